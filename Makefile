@@ -1,0 +1,91 @@
+# Needs only make, Python 3.11 or newer, and a package registry. `make help` lists the targets.
+
+# The first that is new enough: a machine's `python3` may be older than ours. `make PYTHON=...` chooses.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && echo "$$python" && break; done)
+
+VENV := .venv
+RUN := $(VENV)/ready-to-run
+DEV := $(VENV)/ready-to-develop
+BIN := $(VENV)/bin
+
+# uv where it is there (1 s instead of 15); where it isn't, or can't reach its registry, pip does the same.
+define install
+@if command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python $(1); then :; \
+else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $(1); fi
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types floors pins coverage wheel-test migration lock bench format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show what it did
+	@$(BIN)/scan-etl demo
+
+test: $(DEV) ## run every test, on SQLite and on a PostgreSQL of its own; `ARGS=...` goes to pytest
+	@$(BIN)/python -m pytest -n logical $(ARGS)
+
+check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
+
+lint: $(DEV)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(DEV)
+	@$(BIN)/mypy
+
+floors: $(DEV)
+	@$(BIN)/lint-imports --no-logo
+
+pins: ## the requirement files name versions and hashes, and no place to fetch them from
+	@! grep -n '://' requirements/*.txt
+
+# One worker for each hardware thread (`logical`), not for each core: the tests mostly wait.
+coverage: $(DEV)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n logical
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+wheel-test: $(DEV) ## build the wheel and use it in a venv of its own, away from this folder
+	@bash .ci/wheel $(BIN)/python
+
+migration: $(DEV) ## write the next migration from etl/schema.py: make migration MESSAGE="add scans.engine"
+	@test -n "$(MESSAGE)" || { echo 'Say what it does: make migration MESSAGE="add scans.engine"' >&2; exit 1; }
+	@$(BIN)/python .ci/migration.py "$(MESSAGE)"
+
+lock: $(DEV) ## pin the newest versions that pyproject.toml allows
+	@bash .ci/lock $(BIN)
+
+bench: $(DEV) ## measure the speed of the parts and of the whole
+	@$(BIN)/python benchmarks/bench.py
+
+format: $(DEV) ## format the code and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and everything that was built or measured
+	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache .demo
+
+# The environment: made once, and again when a requirement changes. Running needs half of what developing
+# does, so `make demo` doesn't wait for the tools.
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(NEW_ENOUGH)' || { \
+		echo "scan-etl needs Python 3.11 or newer: install it, or name it with 'make PYTHON=/path/to/python3'." >&2; \
+		exit 1; }
+	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) ..."
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(RUN): requirements/run.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	$(call install,--require-hashes -r requirements/run.txt -r requirements/build.txt)
+	$(call install,--no-deps --no-build-isolation --editable .)
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUN)
+	$(call install,--require-hashes -r requirements/dev.txt)
+	@touch $@

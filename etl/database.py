@@ -1,0 +1,355 @@
+"""The engine, its thread, and the few things that differ between SQLite and PostgreSQL.
+
+`dialect.name` is asked in this file alone. Everything else is SQLAlchemy Core over `schema`.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Integer,
+    Table,
+    create_engine,
+    event,
+    exc,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.types import JSON
+
+from etl import schema
+from etl.errors import ConfigError, DatabaseError, ItemError
+from etl.model import Pair
+from etl.schema import HEAD
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_SECONDS = 60
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+def parse_url(url: str) -> URL:
+    """The URL with the driver we use. ConfigError for a database we don't support."""
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise ConfigError("database.url is not a database URL, e.g. sqlite:///scans.db") from error
+    match parsed.drivername:
+        case "sqlite":
+            return parsed
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            return parsed.set(drivername="postgresql+psycopg")
+    raise ConfigError(f"database.url: '{parsed.drivername}' is not supported; use sqlite or postgresql")
+
+
+def shown_url(url: str) -> str:
+    """The URL for people to read, without its password."""
+    return parse_url(url).render_as_string(hide_password=True)
+
+
+def place(url: str) -> str:
+    """Where the rows are, for people: the file of an SQLite database, else the URL without its password."""
+    path = sqlite_path(url)
+    return str(path.absolute()) if path is not None else shown_url(url)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite URL; None for other databases and for SQLite in memory."""
+    parsed = parse_url(url)
+    is_file = parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:")
+    return Path(parsed.database or "") if is_file else None
+
+
+def make_engine(url: str) -> Engine:
+    """An engine that connects on first use. SQLite gets the settings that make its transactions real."""
+    parsed = parse_url(url)
+    if parsed.drivername != "sqlite":
+        return create_engine(
+            parsed,
+            pool_size=1,
+            max_overflow=1,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "scan-etl"},
+        )
+    engine = create_engine(
+        parsed,
+        pool_size=1,
+        max_overflow=1,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None},
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _sqlite_instant(value: datetime) -> str:
+    """The form in which SQLAlchemy's DateTime stores an instant, so that text order is time order."""
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return value.isoformat(" ", "microseconds")[:26]
+
+
+sqlite3.register_adapter(datetime, _sqlite_instant)
+
+
+@contextlib.contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Database errors become ours here, once. The driver's message is kept; statements and values aren't.
+
+    Raises ItemError where the database refuses a value, DatabaseError for all that the caller can't mend.
+    """
+    try:
+        yield
+    except (exc.DataError, exc.IntegrityError) as error:
+        raise ItemError(f"the database refuses a row: {_first_line(error)}", kind="refused_row") from error
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, sqlite3.ProgrammingError):
+            raise  # ours: SQLite says it of a call that can't be right
+        raise DatabaseError(f"database {shown_url(url)}: {_first_line(error)}") from error
+    except exc.TimeoutError as error:
+        raise DatabaseError("the database gave no connection in time") from error
+
+
+def _first_line(error: exc.StatementError) -> str:
+    return (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0][:300]
+
+
+class Database:
+    """One thread that owns the connection: `run(work)` calls `work(connection)` there, in a transaction.
+
+    One writer is what SQLite wants, and on PostgreSQL it keeps the order of lease and settle plain.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = make_engine(url)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
+        return await self.on_thread(lambda: self.run_here(work))
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` on the database's thread. For work of several transactions, which calls `run_here`."""
+        task = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await task
+            raise
+
+    def run_here(self, work: Callable[[Connection], T]) -> T:
+        """The same on the calling thread, for commands that do one thing."""
+        with translated(self.url), self.engine.begin() as connection:
+            return work(connection)
+
+    def close(self) -> None:
+        """End the thread and the connection."""
+        self._thread.shutdown()
+        self.engine.dispose()
+
+
+# What differs between the dialects
+
+
+def in_pairs(connection: Connection, table: Table, pairs: Sequence[Pair]) -> ColumnElement[bool]:
+    """True for the rows of `table` whose key is one of `pairs`: one parameter, however many there are."""
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(pairs)).table_valued("value")
+        wanted = select(func.json_extract(each.c.value, "$[0]"), func.json_extract(each.c.value, "$[1]"))
+    else:
+        ids = [literal([pair[i] for pair in pairs], ARRAY(BigInteger)) for i in (0, 1)]
+        unnested = func.unnest(*ids).table_valued("deployment_id", "scan_id").render_derived()
+        wanted = select(unnested.c.deployment_id, unnested.c.scan_id)
+    return tuple_(table.c.deployment_id, table.c.scan_id).in_(wanted)
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """The INSERT of this dialect that has `on_conflict_do_update` and `excluded`."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def insert_rows(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Insert new rows the fastest way the driver has. JSON columns take JSON text.
+
+    Per scan of five tables, 500 a batch: 12 us by the driver's executemany on SQLite, 5.5 us by binary
+    COPY on PostgreSQL. Core with a dictionary a row takes 30 and 60 us.
+    """
+    if not rows:
+        return
+    names = ", ".join(column.name for column in columns)
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        sql = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - names come from schema.py
+        connection.exec_driver_sql(sql, list(rows))
+        return
+    driver: Any = connection.connection.driver_connection
+    json_at = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
+    with (
+        driver.cursor() as cursor,
+        cursor.copy(f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
+    ):
+        copy.set_types([_copy_type(column) for column in columns])
+        for row in rows:
+            copy.write_row(_with_json(row, json_at) if json_at else row)
+
+
+_COPY_TYPES = {
+    BigInteger: "int8",
+    Integer: "int4",
+    Boolean: "bool",
+    Double: "float8",
+    schema.UtcDateTime: "timestamptz",
+    JSON: "jsonb",
+}
+
+
+def _copy_type(column: Column[Any]) -> str:
+    return _COPY_TYPES.get(type(column.type), "text")
+
+
+def _with_json(row: Sequence[Any], json_at: list[int]) -> list[Any]:
+    wrapped = list(row)
+    for at in json_at:
+        if wrapped[at] is not None:
+            wrapped[at] = Jsonb(wrapped[at], dumps=str.encode)
+    return wrapped
+
+
+def analyze(connection: Connection, table: Table) -> None:
+    """Tell the planner how many rows a table filled just now has."""
+    connection.exec_driver_sql(f"ANALYZE {table.name}")
+
+
+# The schema's version
+
+
+def schema_problem(connection: Connection) -> str | None:
+    """Why this version can't work with the database's schema, as a sentence with the mend; None if it can."""
+    found = revision(connection)
+    if found == HEAD:
+        return None
+    if found is None:
+        return "the database has no tables of scan-etl yet: run `scan-etl db upgrade`"
+    if found < HEAD:
+        return f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`"
+    return f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl"
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision that the database is at; None if no migration has run."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def upgrade(url: str, target: str = "head") -> None:
+    """Bring the schema to `target`. Any number of processes may do it at once: they queue up."""
+    from alembic import command  # noqa: PLC0415 - 0.1 s that only migrations need
+
+    _migrate(url, lambda config: command.upgrade(config, target))
+
+
+def downgrade(url: str, target: str) -> None:
+    """Take the schema back to `target` (`base` for nothing). What the dropped tables held is gone."""
+    from alembic import command  # noqa: PLC0415
+
+    _migrate(url, lambda config: command.downgrade(config, target))
+
+
+def check(url: str) -> None:
+    """Raise DatabaseError unless the schema is at head and equal to `schema.metadata`."""
+    from alembic import command  # noqa: PLC0415
+    from alembic.util import AutogenerateDiffsDetected  # noqa: PLC0415
+
+    if sqlite_path(url) and current(url) is None:
+        raise DatabaseError(f"{shown_url(url)} has no tables of scan-etl yet: run `scan-etl db upgrade`")
+    with closing(Database(url)) as opened:
+        if problem := opened.run_here(schema_problem):
+            raise DatabaseError(problem)
+    try:
+        _migrate(url, command.check)
+    except AutogenerateDiffsDetected as error:
+        raise DatabaseError(f"the tables differ from what this version needs: {error}") from error
+
+
+def current(url: str) -> str | None:
+    """The revision of the database at `url`; None if it has no tables yet, or isn't there."""
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return None
+    with closing(Database(url)) as opened:
+        return opened.run_here(revision)
+
+
+def upgrade_sql(url: str) -> str:
+    """The SQL of all migrations, for people who run it by hand. Needs no database."""
+    from alembic import command  # noqa: PLC0415
+
+    output = io.StringIO()
+    config = _alembic_config(output)
+    config.attributes["url"] = parse_url(url).render_as_string(hide_password=False)
+    command.upgrade(config, "head", sql=True)
+    return output.getvalue()
+
+
+def _migrate(url: str, step: Callable[[Any], None]) -> None:
+    if (path := sqlite_path(url)) and not path.absolute().parent.is_dir():
+        raise DatabaseError(f"database {url}: there is no folder {path.absolute().parent}")
+    engine = make_engine(url)
+    try:
+        with translated(url), engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # Of twelve runs of four concurrent upgrades of an empty database one died without it.
+                connection.execute(text("SELECT pg_advisory_xact_lock(7233620170402)"))
+            config = _alembic_config(io.StringIO())
+            config.attributes["connection"] = connection
+            step(config)
+    finally:
+        engine.dispose()
+
+
+def _alembic_config(output: io.StringIO) -> Any:
+    from alembic.config import Config  # noqa: PLC0415
+
+    here = Path(__file__).parent
+    folder = here / "migrations" if (here / "migrations").is_dir() else here.parent / "migrations"
+    config = Config(output_buffer=output, stdout=output)
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return config

@@ -1,0 +1,89 @@
+"""Errors, grouped by what the caller must do about them.
+
+    ScanEtlError
+    ├── ConfigError      nothing has started: mend the settings or the arguments
+    ├── DatabaseError    the database is away, or its schema isn't at head: mend it, run again
+    ├── TransientError   the same request may succeed later
+    ├── ItemError        this pair will never succeed as it is: a dead letter
+    ├── FatalError       stop; whatever is queued stays queued
+    └── StoppedError     a stop was asked for: the work in hand goes back to the queue
+
+Anything else that reaches the top is a bug and shows its traceback.
+"""
+
+from typing import ClassVar
+
+
+class ScanEtlError(Exception):
+    """Base of all errors that are told to the user in one sentence."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class ConfigError(ScanEtlError):
+    """A setting, an argument or an input file is wrong. The message names it and the mend."""
+
+    exit_code = 2
+
+
+class DatabaseError(ScanEtlError):
+    """The database can't be reached, or its schema isn't the one this version works with."""
+
+    exit_code = 5
+
+
+class ApiError(ScanEtlError):
+    """Something is wrong with one request. `kind` is a short word for filters, e.g. `timeout`."""
+
+    def __init__(self, message: str, *, kind: str, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.http_status = http_status
+
+
+class TransientError(ApiError):
+    """Try again later. `retry_after_seconds` is what the server asked for, None if it didn't ask.
+
+    `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        http_status: int | None = None,
+        retry_after_seconds: float | None = None,
+        spends_attempt: bool = True,
+    ) -> None:
+        super().__init__(message, kind=kind, http_status=http_status)
+        self.retry_after_seconds = retry_after_seconds
+        self.spends_attempt = spends_attempt
+
+
+class ItemError(ApiError):
+    """This pair can't be loaded: it becomes a dead letter with this message."""
+
+
+class FatalError(ApiError):
+    """Stop without touching the queue: all of it, or one deployment's pairs where `deployment_id` is set.
+
+    `stop_code` is the exit code of the process: 3 for the token, 4 for an API that is gone.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        stop_code: int,
+        http_status: int | None = None,
+        deployment_id: int | None = None,
+    ) -> None:
+        super().__init__(message, kind=kind, http_status=http_status)
+        self.stop_code = stop_code
+        self.deployment_id = deployment_id
+
+
+class StoppedError(ScanEtlError):
+    """The run is stopping: the work in hand goes back to the queue as it was."""

@@ -1,0 +1,78 @@
+"""What a run tells those who watch it: one mutable count, and a frozen event for each decision worth a line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from etl.model import Pair
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts of one run so far. The names are those of the summary and of the columns of `runs`."""
+
+    requested: int = 0
+    invalid: int = 0
+    duplicate: int = 0
+    already_final: int = 0
+    discovered: int = 0
+    requests: int = 0
+    fetched: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    waiting: int = 0
+    retried: int = 0
+    rate_limited: int = 0
+    dead: int = 0
+    remaining: int = 0
+    to_do: int = field(default=0)
+    """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line of an input that names no pair. `text` is the whole sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateClosed:
+    """The API refuses: nothing is asked of it for `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairDied:
+    """A pair became a dead letter."""
+
+    pair: Pair
+    error_kind: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStopped:
+    """Nothing more of this deployment is asked; its pairs stay queued."""
+
+    deployment_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesLost:
+    """Verdicts that came too late: another worker had taken the pairs over."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The run ends early, for `reason`; what is in flight may still finish."""
+
+    reason: str
+
+
+Event = BadLine | GateClosed | PairDied | DeploymentStopped | LeasesLost | Stopping
+Tell = Callable[[Event], None]

@@ -1,0 +1,516 @@
+"""From the API's answer about one scan to the rows that are stored. Pure: no clock, no network, no database.
+
+Nothing is lost. A value goes to its column, product or item where its meaning is certain; everything else
+stays, under its own name, in the `extra` of its level (scan, meta, stats). What came other than documented
+is noted as drift.
+
+An answer is read as it came. Only where it turns out to hold what no database takes (NUL, a lone surrogate,
+an integer beyond 64 bits, NaN) is it cleaned as a whole and read again. So cleaning costs the others nothing.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from math import inf, isfinite
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from etl.errors import ItemError
+from etl.model import INT64_MAX, Drift, Pair, ScanRows
+
+DRIFT_UNKNOWN_FIELD = "unknown_field"  # not documented; in `extra`, or among the items if it is a map in stats
+DRIFT_ODD_TYPE = "odd_type"  # documented with another type; in `extra`
+DRIFT_OUT_OF_RANGE = "out_of_range"  # more than its column holds, in `extra`; or NaN or Infinity, now a text
+DRIFT_BAD_TIME = "bad_time"  # a text that is no instant; in `extra`
+DRIFT_NAIVE_TIME = "naive_time"  # an instant without an offset, taken as UTC
+DRIFT_CONFLICT = "conflict"  # `meta.true` isn't `meta.on`: the column has `on`, `extra` has `true`
+DRIFT_BAD_TEXT = "bad_text"  # NUL or a lone surrogate in a text or a name, now U+FFFD
+DRIFT_BIG_NUMBER = "big_number"  # an integer beyond 64 bits, now its decimal text
+
+MAX_DEPTH = 200
+"""Most levels of nesting in an answer; the answer itself is the first. SQLite's JSON ends at 1,000."""
+MAX_DRIFT = 50
+"""Most drift entries of one scan: enough to see what has changed, whatever the answer holds."""
+PATH_MAX_CHARACTERS = 200
+KEY_MAX_CHARACTERS = 128
+"""Longest product and category; a test compares it with `schema.KEY_TEXT_LENGTH`, out of reach from here."""
+NAME_MAX_CHARACTERS = 512
+"""Longest name of an item; a test compares it with `schema.NAME_TEXT_LENGTH`."""
+
+_INT64_MIN: Final = -INT64_MAX - 1
+_EXACT_INT: Final = 2**53  # up to here every integer is a float
+_CACHED_NAMES_MAX_CHARACTERS: Final = 10_000
+_PLAIN: Final = {str, bool, type(None)}  # what never needs a look at its value
+_REPLACEMENT: Final = "\ufffd"
+_BAD_TEXT: Final = re.compile("[\0\ud800-\udfff]")
+_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has more digits than 309
+_DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
+# datetime.fromisoformat alone won't do: it takes `23:28:12xZ`, and drops a NUL at the end.
+_INSTANT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+).fullmatch
+_from_json: Final = msgspec.json.Decoder().decode
+_to_json: Final = msgspec.json.Encoder(order="sorted").encode
+
+_Notes = dict[Drift, None]  # each once, in the order met
+_Items = tuple[tuple[str, str, float], ...]
+
+
+class _OddError(Exception):
+    """A documented field isn't as documented. `found` is what its column holds even so; None: the value is for `extra`."""
+
+    def __init__(self, kind: str, found: object = None) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.found = found
+
+
+class _NeedsCleaningError(Exception):
+    """The answer holds something that can't be stored as it came."""
+
+
+def decode(body: bytes) -> object:
+    """Read JSON, also such as only lenient writers produce.
+
+    Numbers that no float holds, integers past Python's digit limit, NaN and Infinity come back as their
+    literal text. Lone surrogates stay as they are. A byte order mark is skipped; a key that comes twice has
+    its last value. Raises ValueError where it isn't JSON in UTF-8, ItemError (`too_deep`) for deep nesting.
+    """
+    try:
+        try:
+            return _from_json(body)
+        except ValueError:
+            text = body.decode("utf-8-sig")
+            return json.loads(text, parse_int=_literal_int, parse_float=_literal_float, parse_constant=str)
+    except RecursionError as exc:
+        raise _too_deep("$") from exc
+
+
+def _literal_int(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # more digits than sys.get_int_max_str_digits()
+        return text
+
+
+def _literal_float(text: str) -> float | str:
+    number = float(text)
+    return number if isfinite(number) else text
+
+
+def _too_deep(path: str) -> ItemError:
+    return ItemError(f"{path}: the answer is nested more than {MAX_DEPTH} levels deep", kind="too_deep")
+
+
+# Readers: from a field's value to what its column holds. They raise _OddError.
+
+
+def _integer(value: object) -> int:
+    """Of an integer, an integral float, or an integer's decimal text (protobuf's JSON form of 64 bits)."""
+    if type(value) is int:
+        number = value
+    elif (type(value) is float and value.is_integer()) or (type(value) is str and _INTEGER(value)):
+        number = int(value)
+    else:
+        raise _OddError(DRIFT_ODD_TYPE)
+    if _INT64_MIN <= number <= INT64_MAX:
+        return number
+    raise _OddError(DRIFT_OUT_OF_RANGE)
+
+
+def _boolean(value: object) -> bool:
+    if type(value) is bool:
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise _OddError(DRIFT_ODD_TYPE)
+
+
+def _seconds(value: object) -> float:
+    number = _number(value)
+    if number is not None:
+        return number
+    if type(value) is str and _DECIMAL(value) and not _INTEGER(value) and isfinite(float(value)):
+        return float(value)
+    is_number = type(value) is int or (type(value) is str and _DECIMAL(value))
+    raise _OddError(DRIFT_OUT_OF_RANGE if is_number else DRIFT_ODD_TYPE)
+
+
+def _instant(value: object) -> datetime:
+    """In UTC; what is finer than a microsecond is cut off."""
+    if type(value) is not str:
+        raise _OddError(DRIFT_ODD_TYPE)
+    if not _INSTANT(value):
+        raise _OddError(DRIFT_BAD_TIME)
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is not UTC and instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    except ValueError as exc:  # a month 13, a second 60
+        raise _OddError(DRIFT_BAD_TIME) from exc
+    except OverflowError as exc:  # the year 10000 in UTC
+        raise _OddError(DRIFT_OUT_OF_RANGE) from exc
+    if instant.tzinfo is None:
+        raise _OddError(DRIFT_NAIVE_TIME, instant.replace(tzinfo=UTC))
+    return instant
+
+
+def _text(value: object) -> str:
+    """A number or a truth value as its JSON text."""
+    if type(value) is str:
+        return value
+    if type(value) not in (int, float, bool):
+        raise _OddError(DRIFT_ODD_TYPE)
+    _refuse_unstorable(value, 0)
+    return _to_json(value).decode()
+
+
+def _title(value: object) -> str:
+    """As `_text`, and a one-key map as `key: value`: YAML makes one of `fix(feature): Added`."""
+    if type(value) is dict and len(value) == 1:
+        (name,) = value
+        if type(value[name]) is str or type(value[name]) is int:
+            return f"{name}: {_text(value[name])}"
+    return _text(value)
+
+
+def _products(value: object) -> tuple[str, ...]:
+    if type(value) is not list:
+        raise _OddError(DRIFT_ODD_TYPE)
+    for product in value:
+        if type(product) is not str:
+            raise _OddError(DRIFT_ODD_TYPE)
+        if len(product) > KEY_MAX_CHARACTERS:
+            raise _OddError(DRIFT_OUT_OF_RANGE)
+    return tuple(sorted(set(value)))
+
+
+def _object(value: object) -> object:
+    raise _OddError(DRIFT_ODD_TYPE)  # an object needs no reader
+
+
+class _Level(NamedTuple):
+    """The documented fields of an object.
+
+    `ready` is the type of value that needs no reader, `blank` the object with all its fields null, in the
+    order of the columns. Fields at its end that have no reader are known, but not stored.
+    """
+
+    prefix: str
+    ready: type
+    readers: tuple[Callable[[Any], Any], ...]
+    blank: dict[str, None]
+
+
+_SCAN_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "repository_id": _integer,
+    "started_at": _instant,
+    "completed_at": _instant,
+    "exit_code": _integer,
+    "has_logs": _boolean,
+    "enabled_products": _products,
+    "meta": _object,
+    "stats": _object,
+}
+_META_READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("on", "branch", "commit", "config", "repo_url", "ci_job_url", "repository"), _text),
+    "commit_title": _title,
+    "pull_request_id": _text,
+    "pull_request_title": _title,
+    **dict.fromkeys(("commit_author_name", "commit_author_email", "commit_author_username"), _text),
+    "commit_author_image_url": _text,
+    "pull_request_author_username": _text,
+    "pull_request_author_image_url": _text,
+    "true": _text,
+}
+_STATS_READERS: Final = {"findings": _integer, "total_time": _seconds}
+
+_SCAN: Final = _Level(
+    "", dict, tuple(_SCAN_READERS.values()), dict.fromkeys((*_SCAN_READERS, "id", "deployment_id"))
+)
+_META: Final = _Level("meta.", str, tuple(_META_READERS.values()), dict.fromkeys(_META_READERS))
+_STATS: Final = _Level("stats.", float, tuple(_STATS_READERS.values()), dict.fromkeys(_STATS_READERS))
+
+_RENAMED: Final = {"on": "trigger_event", "commit": "commit_sha", "total_time": "total_time_seconds"}
+SCAN_COLUMNS = (*islice(_SCAN.blank, 5), "extra")
+META_COLUMNS = (*(_RENAMED.get(name, name) for name in islice(_META.blank, 16)), "extra")
+STATS_COLUMNS = (*(_RENAMED.get(name, name) for name in _STATS.blank), "extra")
+"""What `ScanRows.scan`, `.meta` and `.stats` hold, in their order."""
+
+_AUTHOR_SLOTS: Final = {name: slot for slot, name in enumerate(META_COLUMNS) if "_author_" in name}
+
+
+def flatten(
+    pair: Pair, document: object, fetched_at: datetime, author: Literal["keep", "hash", "drop"] = "keep"
+) -> ScanRows:
+    """Turn the decoded answer about `pair` into rows.
+
+    `author` says what becomes of the names, e-mail addresses and pictures of the commit's and the pull
+    request's author: `hash` keeps 32 hex digits of BLAKE2b over the text (JSON, where it isn't a text).
+    Raises ItemError, and nothing else, for an answer that isn't an object (kind `not_an_object`), that is
+    about another scan (`wrong_scan`), or that is nested too deep (`too_deep`).
+    """
+    if type(document) is not dict:
+        raise ItemError(f"$: the answer is {_shown(document)}, not an object", kind="not_an_object")
+    _check_id("id", "scan", document.get("id"), pair.scan_id)
+    _check_id("deployment_id", "deployment", document.get("deployment_id"), pair.deployment_id)
+    notes: _Notes = {}
+    try:
+        rows = _rows(document, author, notes, cleaned=False)
+    except (_NeedsCleaningError, UnicodeEncodeError):
+        notes.clear()
+        rows = _rows(_clean(document, "", 1, notes), author, notes, cleaned=True)
+    return ScanRows(pair, fetched_at, *rows, tuple(notes)[:MAX_DRIFT])
+
+
+def _check_id(name: str, noun: str, got: object, asked: int) -> None:
+    if got is None or (type(got) is int and got == asked):
+        return
+    try:
+        same = _integer(got) == asked
+    except _OddError:
+        same = False
+    if not same:
+        message = f"$.{name}: the answer is about {noun} {_shown(got)}, asked was {asked}"
+        raise ItemError(message, kind="wrong_scan")
+
+
+def _shown(value: object) -> str:
+    """A few words for an error message."""
+    if type(value) is str:
+        return f"'{_BAD_TEXT.sub(_REPLACEMENT, value[:40])}'"
+    if type(value) is list or type(value) is dict:
+        return "a list" if type(value) is list else "an object"
+    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
+        return "an integer beyond 64 bits"
+    return "null" if value is None else str(value).lower()
+
+
+def _rows(document: Any, author: str, notes: _Notes, *, cleaned: bool) -> tuple[Any, ...]:
+    """`ScanRows` from `final` to `items`."""
+    row, scan_rest = _read(document, _SCAN, notes)
+    *scan, products, meta_object, stats_object = row
+    meta, meta_extra = _meta(meta_object or {}, author, notes)
+    stats, items, stats_extra = _stats(stats_object or {}, notes)
+    scan_extra = _extra(scan_rest, 1)
+    # JSON has no line breaks of its own, so different rows never give the same content.
+    content = b"\n".join((_to_json((scan, products, meta, stats, items)), scan_extra, meta_extra, stats_extra))
+    # The encoder writes a NUL so. To look for any backslash first is quicker by far.
+    if not cleaned and b"\\" in content and b"\\u0000" in content:
+        raise _NeedsCleaningError
+    return (
+        scan[2] is not None,
+        _digest(content),
+        (*scan, scan_extra.decode() or None),
+        products or (),
+        (*meta, meta_extra.decode() or None),
+        (*stats, stats_extra.decode() or None),
+        items,
+    )
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _read(source: dict[str, Any], level: _Level, notes: _Notes) -> tuple[list[Any], dict[str, Any]]:
+    """The values of the documented fields, in the order of the columns, and all that has no place there.
+
+    A documented field that is null is as good as absent.
+    """
+    whole: dict[str, Any] = level.blank | source  # the documented fields come first, in their order
+    row = list(whole.values())
+    extra = {}
+    if len(row) > len(level.blank):
+        extra = dict(islice(whole.items(), len(level.blank), None))
+        names = tuple(extra)
+        cacheable = len("".join(names)) <= _CACHED_NAMES_MAX_CHARACTERS
+        notes.update((_unknown_fields if cacheable else _unknown_fields.__wrapped__)(level.prefix, names))
+    del row[len(level.readers) :]
+    ready = level.ready
+    for slot, value in enumerate(row):
+        if type(value) is not ready and value is not None:
+            try:
+                row[slot] = level.readers[slot](value)
+            except _OddError as odd:
+                name = tuple(level.blank)[slot]
+                notes[Drift(level.prefix + name, odd.kind)] = None
+                row[slot] = odd.found
+                if odd.found is None:
+                    extra[name] = value
+    return row, extra
+
+
+@lru_cache(maxsize=256)  # the same few names come with every scan
+def _unknown_fields(prefix: str, names: tuple[str, ...]) -> _Notes:
+    paths = [(prefix + name)[:PATH_MAX_CHARACTERS] for name in names[:MAX_DRIFT]]
+    return {Drift(path, DRIFT_UNKNOWN_FIELD): None for path in paths}
+
+
+def _extra(extra: dict[str, Any], depth: int) -> bytes:
+    """As JSON; nothing if it is empty. `depth` is the level of the object that it is the extra of."""
+    if not extra:
+        return b""
+    if not _PLAIN.issuperset(map(type, extra.values())):
+        _refuse_unstorable(extra, depth)
+    return _to_json(extra)
+
+
+def _meta(meta: dict[str, Any], author: str, notes: _Notes) -> tuple[list[Any], bytes]:
+    row, extra = _read(meta, _META, notes)
+    # The published page calls `on` by the name `true`, as YAML reads that word; the scanner sends `on`.
+    other = row.pop()
+    if row[0] is None:
+        row[0] = other
+    elif other is not None and other != row[0]:
+        extra["true"] = meta["true"]
+        notes[Drift("meta.true", DRIFT_CONFLICT)] = None
+    if author != "keep":
+        _hide_authors(row, extra, author)
+    return row, _extra(extra, 2)
+
+
+def _hide_authors(row: list[Any], extra: dict[str, Any], author: str) -> None:
+    """Hide, in place, what is about authors: the columns, and what isn't in them only for its odd type."""
+    for name, slot in _AUTHOR_SLOTS.items():
+        if row[slot] is not None:
+            row[slot] = _pseudonym(row[slot]) if author == "hash" else None
+        elif name in extra:
+            _refuse_unstorable(extra[name], 3)
+            if author == "hash":
+                extra[name] = _pseudonym(extra[name])
+            else:
+                del extra[name]
+
+
+def _pseudonym(value: object) -> str:
+    """Of the clean value: whether the rest of the answer needs cleaning makes no difference."""
+    value = _clean(value, "", 3, {})
+    return _digest(value.encode() if type(value) is str else _to_json(value))
+
+
+def _stats(stats: dict[str, Any], notes: _Notes) -> tuple[list[Any], _Items, bytes]:
+    row, extra = _read(stats, _STATS, notes)
+    if not extra:
+        return row, (), b""
+    odd = {name: extra.pop(name) for name in _STATS.blank if name in extra}
+    numbers: dict[str, dict[str, float]] = {}
+    rest = _take_numbers(extra, None, 2, numbers)
+    items = []
+    for category in sorted(numbers):
+        of_category = numbers[category]
+        for name in sorted(of_category):
+            items.append((category, name, of_category[name]))
+    return row, tuple(items), _extra(rest | odd, 2)
+
+
+def _take_numbers(
+    node: dict[str, Any], category: str | None, depth: int, numbers: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """Put the numbers in `node` into `numbers`, by category and name; return a copy of all the rest.
+
+    The numbers directly in stats, where there is no category yet, stay. `{"a.b": {"c": 1}, "a": {"b": {"c":
+    2}}}` wants one item twice: the first has it in the order of the names, not in that of the answer, so
+    that the same content always gives the same rows.
+    """
+    if depth > MAX_DEPTH:
+        raise _NeedsCleaningError
+    if category is not None and category not in numbers and len("".join(node)) <= NAME_MAX_CHARACTERS:
+        ints = {n: float(v) for n, v in node.items() if type(v) is int and -_EXACT_INT <= v <= _EXACT_INT}
+        if len(ints) == len(node):  # the ordinary case, in half the time
+            numbers[category] = ints
+            return {}
+    rest: dict[str, Any] = {}
+    inner = []
+    taken = numbers.get(category, {}) if category is not None else {}
+    for name, value in node.items():
+        number = None if category is None else _number(value)
+        if type(value) is dict and value:
+            inner.append(name)
+        elif number is None or name in taken or len(name) > NAME_MAX_CHARACTERS:
+            rest[name] = value
+        else:
+            taken[name] = number
+    if category is not None and taken:
+        numbers[category] = taken
+    for name in sorted(inner):
+        below = name if category is None else f"{category}.{name}"
+        left = node[name] if len(below) > KEY_MAX_CHARACTERS else _take_numbers(node[name], below, depth + 1, numbers)
+        if left:
+            rest[name] = left
+    return rest
+
+
+def _number(value: object) -> float | None:
+    """The float that is exactly this number; None if there is none. The text of an integer is a number."""
+    if type(value) is int or type(value) is float:
+        _refuse_unstorable(value, 0)
+        number = value
+    elif type(value) is str and _INTEGER(value):
+        number = int(value)
+    else:
+        return None
+    try:
+        return float(number) if float(number) == number else None
+    except OverflowError:
+        return None
+
+
+def _refuse_unstorable(value: object, depth: int) -> None:
+    """Raise _NeedsCleaningError unless all numbers can be stored and nothing is nested too deep.
+
+    `depth` is the level of the value, if it is an object or a list. Texts aren't looked at: the encoder
+    refuses lone surrogates, and a NUL shows in what it writes.
+    """
+    if type(value) is int:
+        if not _INT64_MIN <= value <= INT64_MAX:
+            raise _NeedsCleaningError
+    elif type(value) is float:
+        if not isfinite(value):
+            raise _NeedsCleaningError
+    elif type(value) is dict or type(value) is list:
+        if depth > MAX_DEPTH:
+            raise _NeedsCleaningError
+        for member in value.values() if type(value) is dict else value:
+            _refuse_unstorable(member, depth + 1)
+
+
+def _clean(value: object, path: str, depth: int, notes: _Notes) -> object:
+    """A copy that can be stored. `depth` is the value's level; the path of a list's member ends in `[]`."""
+    if type(value) is str:
+        text = _BAD_TEXT.sub(_REPLACEMENT, value)
+        if text != value:
+            notes[Drift(path, DRIFT_BAD_TEXT)] = None
+        return text
+    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
+        notes[Drift(path, DRIFT_BIG_NUMBER)] = None
+        return str(Decimal(value))  # str(int) refuses more than 4,300 digits
+    if type(value) is float and not isfinite(value):
+        notes[Drift(path, DRIFT_OUT_OF_RANGE)] = None
+        return {inf: "Infinity", -inf: "-Infinity"}.get(value, "NaN")
+    if type(value) is not dict and type(value) is not list:
+        return value
+    if depth > MAX_DEPTH:
+        raise _too_deep(f"$.{path}")
+    if type(value) is list:
+        members: list[object] = []
+        for member in value:  # a comprehension is a second frame for each level
+            members.append(_clean(member, f"{path}[]"[:PATH_MAX_CHARACTERS], depth + 1, notes))
+        return members
+    cleaned: dict[str, object] = {}
+    # Good names first, so that they stay as they are whatever the bad ones become.
+    for name in sorted(value, key=lambda name: (_BAD_TEXT.search(name) is not None, name)):
+        good = _BAD_TEXT.sub(_REPLACEMENT, name)
+        inside = (f"{path}.{good}" if path else good)[:PATH_MAX_CHARACTERS]
+        if good != name:
+            notes[Drift(inside, DRIFT_BAD_TEXT)] = None
+        while good in cleaned:
+            good += _REPLACEMENT
+        cleaned[good] = _clean(value[name], inside, depth + 1, notes)
+    return cleaned

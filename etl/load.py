@@ -1,0 +1,177 @@
+"""Writes flattened scans. Called inside the transaction that also removes their queue rows.
+
+Whoever removes a queue row holds the only valid lease of that pair until the commit, so no one else
+writes the same scan meanwhile: reading what is there and then inserting is safe.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.sql.expression import bindparam
+
+from etl.database import in_pairs, insert_rows, upsert
+from etl.model import Drift, Pair, ScanRows
+from etl.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
+
+Row = tuple[Any, ...]
+
+
+class Loaded(NamedTuple):
+    """How many scans were new, changed, or the same as (or older than) what is stored."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+class _Stored(NamedTuple):
+    content_hash: str
+    final: bool
+    first_fetched_at: datetime
+    fetched_at: datetime
+
+
+def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -> Loaded:
+    """Store a batch, so that loading it twice, or in another order, gives the same rows.
+
+    A finished scan outranks an unfinished one, then the later answer wins. Rows whose content hash is
+    the same stay as they are, apart from `fetched_at`.
+    """
+    newest = _newest(batch)
+    if not newest:
+        return Loaded(0, 0, 0)
+    stored = _stored(connection, list(newest))
+    new, changed, seen = [], [], []
+    for pair, rows in newest.items():
+        before = stored.get(pair)
+        if before is None:
+            new.append(rows)
+        elif rows.content_hash != before.content_hash and rank(rows) > (before.final, before.fetched_at):
+            changed.append(rows)
+        else:
+            seen.append(rows)
+    if changed:
+        connection.execute(delete(scans).where(in_pairs(connection, scans, [rows.pair for rows in changed])))
+    _insert(
+        connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id
+    )
+    _remember_seen(connection, seen, stored)
+    _count_drift(connection, batch)
+    return Loaded(len(new), len(changed), len(seen))
+
+
+def rank(rows: ScanRows) -> tuple[bool, datetime]:
+    """Of two answers about one scan the one of higher rank is kept."""
+    return rows.final, rows.fetched_at
+
+
+def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
+    newest: dict[Pair, ScanRows] = {}
+    for rows in batch:
+        other = newest.get(rows.pair)
+        if other is None or rank(rows) >= rank(other):
+            newest[rows.pair] = rows
+    return newest
+
+
+def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
+    columns = (
+        scans.c.deployment_id,
+        scans.c.scan_id,
+        scans.c.content_hash,
+        scans.c.completed_at.is_not(None),
+        scans.c.first_fetched_at,
+        scans.c.fetched_at,
+    )
+    found = connection.execute(select(*columns).where(in_pairs(connection, scans, pairs)))
+    return {Pair(row[0], row[1]): _Stored(row[2], bool(row[3]), row[4], row[5]) for row in found}
+
+
+_SCANS = tuple(scans.c)
+_PRODUCTS = tuple(scan_products.c)
+_META = tuple(scan_meta.c)
+_STATS = tuple(scan_stats.c)
+_ITEMS = tuple(scan_stat_items.c)
+
+
+def _insert(
+    connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str
+) -> None:
+    scan_rows: list[Row] = []
+    product_rows: list[Row] = []
+    meta_rows: list[Row] = []
+    stats_rows: list[Row] = []
+    item_rows: list[Row] = []
+    for rows in batch:
+        pair, at = rows.pair, rows.fetched_at
+        first = first_seen.get(pair, at) if first_seen else at
+        scan_rows.append((*pair, *rows.scan, rows.content_hash, min(first, at), at, at, run_id))
+        meta_rows.append(pair + rows.meta)
+        stats_rows.append(pair + rows.stats)
+        product_rows.extend((*pair, product) for product in rows.products)
+        item_rows.extend(pair + item for item in rows.items)
+    insert_rows(connection, scans, _SCANS, scan_rows)
+    insert_rows(connection, scan_products, _PRODUCTS, product_rows)
+    insert_rows(connection, scan_meta, _META, meta_rows)
+    insert_rows(connection, scan_stats, _STATS, stats_rows)
+    insert_rows(connection, scan_stat_items, _ITEMS, item_rows)
+
+
+_SEEN = (
+    update(scans)
+    .where(scans.c.deployment_id == bindparam("deployment"), scans.c.scan_id == bindparam("scan"))
+    .values(first_fetched_at=bindparam("first"), fetched_at=bindparam("last"))
+)
+
+
+def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: dict[Pair, _Stored]) -> None:
+    """Move the two instants of rows that stay: without it a late, older answer could win later."""
+    changes = []
+    for rows in batch:
+        before, at = stored[rows.pair], rows.fetched_at
+        first = min(before.first_fetched_at, at)
+        last = max(before.fetched_at, at) if rows.content_hash == before.content_hash else before.fetched_at
+        if (first, last) != (before.first_fetched_at, before.fetched_at):
+            changes.append({"deployment": rows.pair[0], "scan": rows.pair[1], "first": first, "last": last})
+    if changes:
+        connection.execute(_SEEN, changes)
+
+
+def _count_drift(connection: Connection, batch: Sequence[ScanRows]) -> None:
+    counts = Counter[Drift]()
+    sample: dict[Drift, ScanRows] = {}
+    for rows in batch:
+        for drift in rows.drift:
+            counts[drift] += 1
+            sample[drift] = rows
+    if not counts:
+        return
+    insert = upsert(connection, schema_drift)
+    statement = insert.on_conflict_do_update(
+        index_elements=[schema_drift.c.path, schema_drift.c.kind],
+        set_={
+            "count": schema_drift.c.count + insert.excluded.count,
+            "last_seen_at": insert.excluded.last_seen_at,
+            "sample_deployment_id": insert.excluded.sample_deployment_id,
+            "sample_scan_id": insert.excluded.sample_scan_id,
+        },
+    )
+    # Sorted, so that two workers lock the rows in the same order.
+    connection.execute(
+        statement,
+        [
+            {
+                "path": drift.path,
+                "kind": drift.kind,
+                "count": counts[drift],
+                "first_seen_at": sample[drift].fetched_at,
+                "last_seen_at": sample[drift].fetched_at,
+                "sample_deployment_id": sample[drift].pair.deployment_id,
+                "sample_scan_id": sample[drift].pair.scan_id,
+            }
+            for drift in sorted(counts)
+        ],
+    )

@@ -1,0 +1,126 @@
+"""The frozen data that every floor shares. No behaviour, no imports from the floors above."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+INT64_MAX = 2**63 - 1
+PERISHES_AFTER = timedelta(days=30)
+"""How long the API shows a scan after its start, as far as is known."""
+
+
+class Pair(NamedTuple):
+    """What is asked of the API: one scan of one deployment. Both ids are 1 to 2^63-1."""
+
+    deployment_id: int
+    scan_id: int
+
+
+class Drift(NamedTuple):
+    """A difference between the documented answer and what came.
+
+    `path` has the form `meta.scan_environment`; `kind` is one of the `flatten.DRIFT_*` words.
+    """
+
+    path: str
+    kind: str
+
+
+class ScanRows(NamedTuple):
+    """One answer, flattened: the values of every row it becomes, in the order of the columns in `schema`.
+
+    `scan`, `meta` and `stats` leave out the key and the bookkeeping columns. The `extra` in each is
+    JSON text with sorted keys, or None. `final` means that the scan has completed; `content_hash`
+    is 32 hex digits over all values, so equal hashes mean equal rows.
+    """
+
+    pair: Pair
+    fetched_at: datetime
+    final: bool
+    content_hash: str
+    scan: tuple[int | None, datetime | None, datetime | None, int | None, bool | None, str | None]
+    products: tuple[str, ...]
+    meta: tuple[str | None, ...]
+    stats: tuple[int | None, float | None, str | None]
+    items: tuple[tuple[str, str, float], ...]
+    drift: tuple[Drift, ...]
+
+
+class Lease(NamedTuple):
+    """A pair that this process may work on until the lease ends. `attempts` counts the failures so far."""
+
+    pair: Pair
+    attempts: int
+    expires_at: datetime | None
+
+
+class Done(NamedTuple):
+    """Verdict: the answer is stored, and nothing is left to do for this pair."""
+
+    rows: ScanRows
+
+
+class Waiting(NamedTuple):
+    """Verdict: the answer is stored, but the scan still runs: look again in `delay_seconds`.
+
+    After `expires_at` the API doesn't know the scan any more.
+    """
+
+    rows: ScanRows
+    delay_seconds: float
+    expires_at: datetime
+
+
+class Later(NamedTuple):
+    """Verdict: nothing is stored; look at this pair again in `delay_seconds`. `attempts` is its new count."""
+
+    pair: Pair
+    delay_seconds: float
+    attempts: int
+    error_kind: str | None
+    error: str | None
+
+
+class Dead(NamedTuple):
+    """Verdict: give up on this pair and keep the reason."""
+
+    pair: Pair
+    attempts: int
+    error_kind: str
+    error: str
+    http_status: int | None
+
+
+class Released(NamedTuple):
+    """Verdict: the pair goes back to the queue as it was."""
+
+    pair: Pair
+
+
+Verdict = Done | Waiting | Later | Dead | Released
+
+
+def pair_of(verdict: Verdict) -> Pair:
+    """The pair that a verdict is about."""
+    return verdict.rows.pair if isinstance(verdict, Done | Waiting) else verdict.pair
+
+
+class Settled(NamedTuple):
+    """What a batch of verdicts changed. `lost` counts verdicts whose lease had passed to another worker."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+    waiting: int
+    later: int
+    dead: int
+    released: int
+    lost: int
+
+
+class Enqueued(NamedTuple):
+    """What became of the pairs of one input: `valid` = duplicate + already_final + queued."""
+
+    valid: int
+    duplicate: int
+    already_final: int
+    queued: int

@@ -1,0 +1,216 @@
+"""Tells people what a run does: log lines, a progress line on a terminal, the table at the end."""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from etl.events import (
+    BadLine,
+    DeploymentStopped,
+    Event,
+    GateClosed,
+    LeasesLost,
+    PairDied,
+    Stopping,
+    Tally,
+)
+
+SHOWN_OF_A_KIND = 20
+"""How many lines of one kind are logged in a run before the rest is only counted."""
+ALWAYS_SHOWN = ("requested", "fetched", "dead", "remaining")
+LOG_INTERVAL_SECONDS = 10.0
+SCREEN_INTERVAL_SECONDS = 0.25
+
+
+class _Stderr:
+    """sys.stderr as it is at each call: the progress line puts itself in front of it while it is shown."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def configure_logs(log_format: str, log_level: str) -> None:
+    """Log to stderr: `text` for people, `json` for machines, one object a line."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer(sort_keys=False)
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[log_level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]  # writes, that is all
+        cache_logger_on_first_use=False,
+    )
+
+
+_LINES: dict[type[Event], tuple[str, str]] = {
+    BadLine: ("warning", "line passed over"),
+    GateClosed: ("warning", "the API refuses, waiting"),
+    PairDied: ("warning", "dead letter"),
+    DeploymentStopped: ("error", "deployment stopped, its pairs stay queued"),
+    LeasesLost: ("warning", "leases lost to another worker, nothing written for them"),
+    Stopping: ("warning", "stopping"),
+}
+
+
+class Reporter:
+    """Turns events into log lines, a bounded number of each kind, and counts into progress."""
+
+    def __init__(self, tally: Tally, *, interactive: bool) -> None:
+        self._tally = tally
+        self._interactive = interactive
+        self._told = Counter[type[Event]]()
+        self._log = structlog.get_logger()
+
+    def tell(self, event: Event) -> None:
+        """One log line for an event."""
+        kind = type(event)
+        self._told[kind] += 1
+        if self._told[kind] > SHOWN_OF_A_KIND:
+            return
+        level, text = _LINES[kind]
+        getattr(self._log, level)(text, **_fields(event))
+        if self._told[kind] == SHOWN_OF_A_KIND:
+            self._log.info(f"more lines of this kind are counted, not shown: {text}")
+
+    async def watch(self) -> None:
+        """Show progress until cancelled: a live line on a terminal, a log line an interval elsewhere."""
+        if self._interactive:
+            await self._watch_on_screen()
+        else:
+            await self._watch_in_log()
+
+    async def _watch_in_log(self) -> None:
+        started, before = time.monotonic(), _finished(self._tally)
+        while True:
+            await asyncio.sleep(LOG_INTERVAL_SECONDS)
+            now = _finished(self._tally)
+            rate = (now - before) / LOG_INTERVAL_SECONDS
+            before = now
+            left = max(self._tally.to_do - now, 0)
+            self._log.info(
+                "progress",
+                done=now,
+                total=self._tally.to_do,
+                per_second=round(rate, 1),
+                retried=self._tally.retried,
+                rate_limited=self._tally.rate_limited,
+                dead=self._tally.dead,
+                seconds_left=round(left / rate) if rate else None,
+                seconds=round(time.monotonic() - started),
+            )
+
+    async def _watch_on_screen(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        columns = (
+            TextColumn("fetching"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("", total=None, rate="0", retried=0, dead=0)
+            while True:
+                tally = self._tally
+                speed = progress.tasks[0].speed
+                progress.update(
+                    task,
+                    total=tally.to_do or None,
+                    completed=_finished(tally),
+                    rate=f"{speed:.0f}" if speed else "0",
+                    retried=tally.retried,
+                    dead=tally.dead,
+                )
+                await asyncio.sleep(SCREEN_INTERVAL_SECONDS)
+
+
+def _finished(tally: Tally) -> int:
+    return tally.fetched + tally.dead
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    fields = asdict(event)
+    if isinstance(event, PairDied):
+        fields |= {"pair": f"{event.pair.deployment_id}/{event.pair.scan_id}"}
+    return fields
+
+
+def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> None:
+    """The result of a run on stdout: one JSON object, or a table of the counts that aren't zero."""
+    if as_json:
+        print(json.dumps(summary), flush=True)  # noqa: T201 - the command's output
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in summary.items():
+        if isinstance(value, int) and name != "exit_code" and (value or name in ALWAYS_SHOWN):
+            table.add_row(name.replace("_", " "), f"{value:,}")
+    seconds = summary["duration_seconds"]
+    rate = f" ({summary['fetched'] / seconds:,.0f} scans a second)" if summary["fetched"] and seconds else ""
+    table.add_row("time", f"{seconds:,.1f} s{rate}")
+    table.add_row("rows are in", where)
+    Console().print(table)
+
+
+def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """The result of a small command on stdout: one JSON object, or a line a value."""
+    if as_json:
+        print(json.dumps(result, default=_jsonable), flush=True)  # noqa: T201 - the command's output
+        return
+    for name, value in result.items():
+        print(f"{name.replace('_', ' ')}: {_shown(value)}")  # noqa: T201
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of the same names as a table on stdout."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    if not rows:
+        print(f"{title}: none")  # noqa: T201
+        return
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+    for row in rows:
+        table.add_row(*(escape(str(v) if name.endswith("_id") else _shown(v)) for name, v in row.items()))
+    # A pipe or a log file has no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 400)
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _jsonable(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,327 @@
+"""One run: lease, fetch, flatten, settle, until nothing of it is left or something ends it.
+
+No HTTP and no SQL here: what a run needs is handed in as `Ports`. Each group of errors has one `except`. What
+a failure means for a pair is decided by the pure functions at the end of the file.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError
+from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
+from etl.model import (
+    PERISHES_AFTER,
+    Dead,
+    Done,
+    Later,
+    Lease,
+    Pair,
+    Released,
+    ScanRows,
+    Settled,
+    Verdict,
+    Waiting,
+    pair_of,
+)
+from etl.pacing import backoff_seconds
+
+POLL_SECONDS = 1.0
+"""How often an empty queue is looked at again while work of this run may come back to it."""
+LONGEST_SNOOZE = 14
+"""The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
+BUDGET_EXIT = 4
+
+
+class Ports(Protocol):
+    """What the pipeline asks of the floors below."""
+
+    async def fetch(self, pair: Pair) -> object:
+        """The decoded document of a pair; raises TransientError, ItemError, FatalError, StoppedError."""
+
+    def flatten(self, pair: Pair, document: object, fetched_at: datetime) -> ScanRows:
+        """The rows of a document; raises ItemError."""
+
+    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+        """Up to `limit` due pairs of this run, of all deployments but `without`."""
+
+    async def renew(self, pairs: Sequence[Pair]) -> None:
+        """Lengthen the leases of these pairs."""
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        """Write verdicts; raises ItemError if the database refuses one of the rows."""
+
+    async def next_due_seconds(self, without: Collection[int]) -> float | None:
+        """Seconds until work of this run is due again; None if none will come back."""
+
+    def hush(self) -> None:
+        """Send no more requests: fetches that wait for their turn raise StoppedError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers that a run keeps to. `ahead` bounds the pairs held at a time, and so the memory."""
+
+    concurrency: int
+    ahead: int
+    batch_size: int
+    flush_seconds: float
+    lease_seconds: float
+    max_attempts: int
+    backoff_seconds: float
+    backoff_max_seconds: float
+    snooze_seconds: float
+    grace_seconds: float = 10.0
+    limit: int | None = None
+    max_failures: int | None = None
+    deadline_seconds: float | None = None
+
+
+class Stop:
+    """A request to end a run early, by a signal, a budget or an error. The first reason counts."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.exit_code: int | None = None
+        self.reason = ""
+
+    def ask(self, exit_code: int, reason: str) -> None:
+        """Ask the run to end with `exit_code`: no new leases, and what is in flight may finish."""
+        if not self.asked.is_set():
+            self.exit_code, self.reason = exit_code, reason
+            self.asked.set()
+
+
+async def drain(
+    ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
+) -> None:
+    """Work off what the ports lease. How it ended is in `stop`, `halted` and `tally`.
+
+    `halted` has the deployments of which nothing is asked, and why; those found on the way are added.
+
+    Raises what no pair is to blame for: DatabaseError, and bugs.
+    """
+    try:
+        await _Run(ports, policy, stop, halted, tally, tell).drain()
+    except BaseExceptionGroup as group:
+        known = group.subgroup(ScanEtlError)
+        raise _first(known or group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+class _Run:
+    """The state that the tasks of one run share. `held` is every pair leased and not yet settled."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        policy: Policy,
+        stop: Stop,
+        halted: dict[int, FatalError],
+        tally: Tally,
+        tell: Tell,
+    ) -> None:
+        self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
+        self.tally, self.tell = tally, tell
+        self.held: dict[Pair, Lease] = {}
+        self.todo: asyncio.Queue[Lease | None] = asyncio.Queue()
+        self.verdicts: deque[Verdict] = deque()
+        self.busy = 0
+        self.leased = 0
+        self.flush = asyncio.Event()
+        self.settled = asyncio.Event()
+        self.closing = False
+
+    async def drain(self) -> None:
+        if self.policy.deadline_seconds is not None:
+            seconds = self.policy.deadline_seconds
+            asyncio.get_running_loop().call_later(seconds, self.stop.ask, BUDGET_EXIT, f"deadline of {seconds:g} s")
+        async with asyncio.TaskGroup() as tasks:
+            renewer = tasks.create_task(self.renew_leases())
+            settler = tasks.create_task(self.settle_verdicts())
+            fetchers = [tasks.create_task(self.fetch_pairs()) for _ in range(self.policy.concurrency)]
+            await self.lease_pairs()
+            await self.end(fetchers)
+            self.closing = True
+            self.flush.set()
+            await settler
+            renewer.cancel()
+
+    async def lease_pairs(self) -> None:
+        """Keep up to `ahead` pairs in work, until nothing of this run is left or a stop is asked for."""
+        least = min(self.policy.batch_size, -(-self.policy.ahead // 2))
+        while not self.stop.asked.is_set():
+            room = self.policy.ahead - len(self.held)
+            if self.policy.limit is not None:
+                room = min(room, self.policy.limit - self.leased)
+                if room <= 0 and not self.held:
+                    self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
+                    return
+                least = min(least, max(room, 1))
+            if room < least:
+                await self.pause(POLL_SECONDS)
+                continue
+            leases = await self.ports.lease(room, self.halted)
+            if leases:
+                self.take(leases)
+            elif self.held:
+                await self.pause(POLL_SECONDS)
+            else:
+                seconds = await self.ports.next_due_seconds(self.halted)
+                if seconds is None:
+                    return
+                await self.pause(min(seconds, POLL_SECONDS))
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        self.leased += len(leases)
+        for lease in leases:
+            self.held[lease.pair] = lease
+            self.todo.put_nowait(lease)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait until something is settled, a stop is asked for, or the time is over."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.settled, self.stop.asked)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self.settled.clear()
+
+    async def end(self, fetchers: Sequence[asyncio.Task[None]]) -> None:
+        """Let the fetchers finish: at a stop, for the grace period, and without what they haven't begun."""
+        if self.stop.asked.is_set():
+            self.tell(Stopping(self.stop.reason))
+            self.ports.hush()
+            while not self.todo.empty():
+                if lease := self.todo.get_nowait():
+                    self.decide(Released(lease.pair))
+        for _ in fetchers:
+            self.todo.put_nowait(None)
+        _, late = await asyncio.wait(fetchers, timeout=self.policy.grace_seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def fetch_pairs(self) -> None:
+        while (lease := await self.todo.get()) is not None:
+            self.busy += 1
+            verdict: Verdict = Released(lease.pair)
+            try:
+                if lease.pair.deployment_id not in self.halted:
+                    verdict = await self.attempt(lease)
+            finally:
+                self.busy -= 1
+                self.decide(verdict)
+
+    async def attempt(self, lease: Lease) -> Verdict:
+        try:
+            document = await self.ports.fetch(lease.pair)
+            now = datetime.now(UTC)
+            rows = self.ports.flatten(lease.pair, document, now)
+        except TransientError as error:
+            return after_failure(lease, error, self.policy)
+        except ItemError as error:
+            return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+        except FatalError as error:
+            self.halt(error)
+            return Released(lease.pair)
+        except StoppedError:
+            return Released(lease.pair)
+        return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, now)
+
+    def halt(self, error: FatalError) -> None:
+        """Ask no more of one deployment, or of any."""
+        if error.deployment_id is None:
+            self.stop.ask(error.stop_code, str(error))
+        elif error.deployment_id not in self.halted:
+            self.halted[error.deployment_id] = error
+            self.tell(DeploymentStopped(error.deployment_id, str(error)))
+
+    def decide(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        if len(self.verdicts) >= self.policy.batch_size or (self.busy == 0 and self.todo.empty()):
+            self.flush.set()
+
+    async def settle_verdicts(self) -> None:
+        """Write verdicts in batches: when one is full, when nothing else is in work, or at the latest
+        `flush_seconds` after the one before."""
+        while self.verdicts or not self.closing:
+            if len(self.verdicts) < self.policy.batch_size and not self.closing:
+                try:
+                    async with asyncio.timeout(self.policy.flush_seconds):
+                        await self.flush.wait()
+                except TimeoutError:
+                    pass
+            self.flush.clear()
+            size = min(len(self.verdicts), self.policy.batch_size)
+            if size:
+                await self.write([self.verdicts.popleft() for _ in range(size)])
+                self.settled.set()
+
+    async def write(self, batch: list[Verdict]) -> None:
+        """Settle a batch. If the database refuses it, halve it until the one refused row is alone: it dies."""
+        try:
+            settled = await self.ports.settle(batch)
+        except ItemError as error:
+            if len(batch) > 1:
+                await self.write(batch[: len(batch) // 2])
+                await self.write(batch[len(batch) // 2 :])
+                return
+            pair = pair_of(batch[0])
+            if isinstance(batch[0], Dead) or pair not in self.held:
+                raise
+            batch = [Dead(pair, self.held[pair].attempts + 1, error.kind, str(error), error.http_status)]
+            settled = await self.ports.settle(batch)
+        self.count(batch, settled)
+
+    def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
+        for verdict in batch:
+            self.held.pop(pair_of(verdict), None)
+            if isinstance(verdict, Dead):
+                self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
+        tally = self.tally
+        tally.inserted += settled.inserted
+        tally.updated += settled.updated
+        tally.unchanged += settled.unchanged
+        tally.fetched += settled.inserted + settled.updated + settled.unchanged
+        tally.waiting += settled.waiting
+        tally.retried += settled.later
+        tally.dead += settled.dead
+        if settled.lost:
+            self.tell(LeasesLost(settled.lost))
+        if self.policy.max_failures is not None and tally.dead >= self.policy.max_failures:
+            self.stop.ask(BUDGET_EXIT, f"{tally.dead} dead letters, --max-failures is {self.policy.max_failures}")
+
+    async def renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.policy.lease_seconds / 2)
+            if self.held:
+                await self.ports.renew(list(self.held))
+
+
+def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later | Dead:
+    """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
+    attempts = lease.attempts + error.spends_attempt
+    if attempts >= policy.max_attempts:
+        return Dead(lease.pair, attempts, error.kind, str(error), error.http_status)
+    delay = backoff_seconds(max(attempts, 1), policy.backoff_seconds, policy.backoff_max_seconds)
+    delay = max(delay, min(error.retry_after_seconds or 0, policy.backoff_max_seconds))
+    return Later(lease.pair, delay, attempts, error.kind, str(error))
+
+
+def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
+    """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
+    started_at = rows.scan[1]
+    expires_at = lease.expires_at or (started_at or now) + PERISHES_AFTER
+    if now >= expires_at:
+        return Done(rows)
+    age_seconds = (now - started_at).total_seconds() if started_at else 0.0
+    delay = min(max(age_seconds / 2, policy.snooze_seconds), policy.snooze_seconds * LONGEST_SNOOZE)
+    return Waiting(rows, delay, expires_at)

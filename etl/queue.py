@@ -1,0 +1,331 @@
+"""The queue: one table, one row for every pair that still has to be fetched.
+
+A row is ready when its `due_at` has passed. A lease moves `due_at` into the future and writes the worker's
+token; when it isn't renewed it ends by itself. A verdict counts only while the token still matches.
+All instants come from the database's clock. Lower `priority` goes first.
+"""
+
+import random
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    MetaData,
+    Table,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.expression import bindparam
+
+from etl.database import analyze, in_pairs, insert_rows, upsert
+from etl.load import load_scans
+from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
+from etl.schema import dead_letters, fetch_queue, moved, scans, utc_now
+
+STILL_RUNNING = "still_running"
+"""The `error_kind` of a queue row whose scan had not finished when it was looked at."""
+
+_q = fetch_queue.c
+_KEY = (_q.deployment_id, _q.scan_id)
+
+
+# Filling
+
+_stage = Table(
+    "enqueue_stage",
+    MetaData(),
+    Column("deployment_id", BigInteger, nullable=False),
+    Column("scan_id", BigInteger, nullable=False),
+    prefixes=["TEMPORARY"],
+)
+
+
+def open_stage(connection: Connection) -> None:
+    """Make an empty temporary table for the pairs of one input, so that memory doesn't grow with it."""
+    _stage.drop(connection, checkfirst=True)
+    _stage.create(connection)
+
+
+def stage(connection: Connection, pairs: Sequence[Pair]) -> None:
+    """Add pairs to the temporary table of this connection."""
+    insert_rows(connection, _stage, tuple(_stage.c), pairs)
+
+
+def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool = False) -> Enqueued:
+    """Queue the staged pairs, each once, without those whose stored scan is final (unless `refresh`).
+
+    Final is also a scan that was still unfinished when the API had shown it for the last time.
+
+    A pair that is queued already passes to `batch` and keeps its place, its attempts and its lease.
+    """
+    analyze(connection, _stage)
+    valid = connection.execute(select(func.count()).select_from(_stage)).scalar_one()
+    pairs = select(_stage.c.deployment_id, _stage.c.scan_id).distinct().subquery("pairs")
+    final = (
+        select(1)
+        .where(
+            scans.c.deployment_id == pairs.c.deployment_id,
+            scans.c.scan_id == pairs.c.scan_id,
+            or_(
+                scans.c.completed_at.is_not(None),
+                scans.c.fetched_at > moved(scans.c.started_at, literal(PERISHES_AFTER.total_seconds())),
+            ),
+        )
+        .exists()
+    )
+    distinct = connection.execute(select(func.count()).select_from(pairs)).scalar_one()
+    already_final = 0 if refresh else connection.execute(select(func.count()).select_from(pairs).where(final)).scalar_one()
+    wanted = select(pairs.c.deployment_id, pairs.c.scan_id, literal(batch).label("batch"))
+    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
+    wanted = wanted.where(literal(True) if refresh else ~final).order_by("deployment_id", "scan_id")
+    statement = upsert(connection, fetch_queue).from_select(["deployment_id", "scan_id", "batch"], wanted)
+    changes: dict[str, Any] = {"batch": func.coalesce(statement.excluded.batch, _q.batch)}
+    if refresh:
+        changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
+    connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changes))
+    _stage.drop(connection)
+    return Enqueued(valid, valid - distinct, already_final, distinct - already_final)
+
+
+# Leasing
+
+
+def lease(
+    connection: Connection,
+    token: str,
+    limit: int,
+    lease_seconds: float,
+    *,
+    batch: str | None = None,
+    without: Collection[int] = (),
+) -> list[Lease]:
+    """Take up to `limit` ready pairs, of one batch or fairly from all deployments but those `without`."""
+    if batch is not None:
+        ready = and_(_q.batch == batch, _q.deployment_id.not_in(without)) if without else _q.batch == batch
+        return _take(connection, ready, limit, lease_seconds, token, (_q.due_at,))
+    deployments = [found for found in queued_deployments(connection) if found not in without]
+    random.shuffle(deployments)
+    taken: list[Lease] = []
+    while deployments and len(taken) < limit:
+        share = -(-(limit - len(taken)) // len(deployments))
+        full = []
+        for deployment_id in deployments:
+            some = _take(
+                connection,
+                _q.deployment_id == deployment_id,
+                min(share, limit - len(taken)),
+                lease_seconds,
+                token,
+                (_q.priority, _q.due_at),
+            )
+            taken += some
+            if len(some) == share:
+                full.append(deployment_id)
+        deployments = full
+    return taken
+
+
+def _take(
+    connection: Connection,
+    which: ColumnElement[bool],
+    limit: int,
+    lease_seconds: float,
+    token: str,
+    order: Sequence[ColumnElement[Any]],
+) -> list[Lease]:
+    if limit <= 0:
+        return []
+    ready = (
+        select(*_KEY)
+        .where(which, _q.due_at <= utc_now())
+        .order_by(*order)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("ready")
+    )
+    statement = (
+        update(fetch_queue)
+        .where(tuple_(*_KEY).in_(select(ready.c.deployment_id, ready.c.scan_id)))
+        .values(due_at=moved(utc_now(), literal(lease_seconds)), lease_token=token)
+        .returning(*_KEY, _q.attempts, _q.expires_at)
+    )
+    return [Lease(Pair(row[0], row[1]), row[2], row[3]) for row in connection.execute(statement)]
+
+
+def queued_deployments(connection: Connection) -> list[int]:
+    """The deployments that have rows in the queue: one index look-up each, however many rows they have."""
+    known = select(func.min(_q.deployment_id).label("deployment_id")).cte("known", recursive=True)
+    following = select(func.min(_q.deployment_id)).where(_q.deployment_id > known.c.deployment_id).scalar_subquery()
+    known = known.union_all(select(following).where(known.c.deployment_id.is_not(None)))
+    return list(connection.execute(select(known.c.deployment_id).where(known.c.deployment_id.is_not(None))).scalars())
+
+
+def deployments_of(connection: Connection, batch: str | None) -> list[int]:
+    """The deployments that a batch, or the whole queue, has pairs of."""
+    if batch is None:
+        return queued_deployments(connection)
+    return sorted(connection.execute(select(_q.deployment_id).where(_q.batch == batch).distinct()).scalars())
+
+
+def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
+    """Lengthen the leases of pairs in work, and return how many were still ours."""
+    ours = _ours(connection, token, pairs)
+    statement = update(fetch_queue).where(ours).values(due_at=moved(utc_now(), literal(lease_seconds)))
+    return connection.execute(statement).rowcount
+
+
+# Settling
+
+
+def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_id: str) -> Settled:
+    """Write the verdicts whose lease is still ours, rows and receipts together."""
+    done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
+    waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
+    later = [verdict for verdict in verdicts if isinstance(verdict, Later)]
+    dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
+
+    kept = _remove(connection, token, [verdict.rows.pair for verdict in done])
+    done = [verdict for verdict in done if verdict.rows.pair in kept] if len(kept) < len(done) else done
+    waiting = _wait(connection, token, waiting)
+    buried = _bury(connection, token, dead, run_id)
+    delayed = _delay(connection, token, later)
+    released = _release(connection, token, [verdict.pair for verdict in verdicts if isinstance(verdict, Released)])
+    loaded = load_scans(connection, [verdict.rows for verdict in done] + [verdict.rows for verdict in waiting], run_id)
+    lost = len(verdicts) - len(done) - len(waiting) - delayed - buried - released
+    return Settled(*loaded, len(waiting), delayed, buried, released, lost)
+
+
+def _ours(connection: Connection, token: str, pairs: Sequence[Pair]) -> ColumnElement[bool]:
+    return and_(in_pairs(connection, fetch_queue, pairs), _q.lease_token == token)
+
+
+def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
+    if not pairs:
+        return set()
+    removed = connection.execute(delete(fetch_queue).where(_ours(connection, token, pairs)).returning(*_KEY))
+    kept = {Pair(*row) for row in removed}
+    connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
+    return kept
+
+
+_DELAY = (
+    update(fetch_queue)
+    .where(
+        _q.deployment_id == bindparam("deployment"),
+        _q.scan_id == bindparam("scan"),
+        _q.lease_token == bindparam("ours"),
+    )
+    .values(due_at=moved(utc_now(), bindparam("seconds")), lease_token=None)
+)
+_WAIT = _DELAY.values(error_kind=STILL_RUNNING, error=None, expires_at=bindparam("expiry"))
+_LATER = _DELAY.values(attempts=bindparam("tries"), error_kind=bindparam("kind"), error=bindparam("reason"))
+
+
+def _wait(connection: Connection, token: str, waiting: Sequence[Waiting]) -> list[Waiting]:
+    kept = []
+    for verdict in waiting:
+        values = {**_place(verdict.rows.pair, token, verdict.delay_seconds), "expiry": verdict.expires_at}
+        if connection.execute(_WAIT, values).rowcount:
+            kept.append(verdict)
+    return kept
+
+
+def _delay(connection: Connection, token: str, later: Sequence[Later]) -> int:
+    if not later:
+        return 0
+    values = [
+        {
+            **_place(verdict.pair, token, verdict.delay_seconds),
+            "tries": verdict.attempts,
+            "kind": verdict.error_kind,
+            "reason": verdict.error,
+        }
+        for verdict in later
+    ]
+    return connection.execute(_LATER, values).rowcount
+
+
+def _release(connection: Connection, token: str, pairs: Sequence[Pair]) -> int:
+    if not pairs:
+        return 0
+    ours = _ours(connection, token, pairs)
+    return connection.execute(update(fetch_queue).where(ours).values(due_at=utc_now(), lease_token=None)).rowcount
+
+
+def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:
+    return {"deployment": pair[0], "scan": pair[1], "ours": token, "seconds": delay_seconds}
+
+
+def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str) -> int:
+    if not dead:
+        return 0
+    reasons = {verdict.pair: verdict for verdict in dead}
+    removed = connection.execute(
+        delete(fetch_queue).where(_ours(connection, token, list(reasons))).returning(*fetch_queue.c)
+    )
+    letters = []
+    for row in removed.mappings():
+        reason = reasons[Pair(row["deployment_id"], row["scan_id"])]
+        letters.append(
+            {
+                **row,
+                "lease_token": None,
+                "attempts": reason.attempts,
+                "error_kind": reason.error_kind,
+                "error": reason.error,
+                "http_status": reason.http_status,
+                "run_id": run_id,
+            }
+        )
+    if letters:
+        pairs = [Pair(letter["deployment_id"], letter["scan_id"]) for letter in letters]
+        connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
+        connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
+    return len(letters)
+
+
+# Looking
+
+
+class Left(NamedTuple):
+    """What is still queued of a run's work. `next_due_seconds` is None when nothing will come back to it."""
+
+    remaining: int
+    waiting: int
+    next_due_seconds: float | None
+
+
+def left(connection: Connection, batch: str | None, without: Collection[int] = ()) -> Left:
+    """What is left to do: of a batch, or of the whole queue.
+
+    Of a whole queue a run waits only for retries, not for what others hold or have put off.
+    """
+    running = _q.error_kind.is_not_distinct_from(STILL_RUNNING) & _q.lease_token.is_(None)
+    scope = [_q.batch == batch] if batch is not None else []
+    coming = ~running
+    if batch is None:
+        coming = and_(coming, _q.lease_token.is_(None), or_(_q.error_kind.is_not(None), _q.due_at <= utc_now()))
+    if without:
+        coming = and_(coming, _q.deployment_id.not_in(without))
+    row = connection.execute(
+        select(
+            func.coalesce(func.sum(case((running, 0), else_=1)), 0),
+            func.coalesce(func.sum(case((running, 1), else_=0)), 0),
+            func.min(case((coming, _q.due_at))),
+            utc_now(),
+        ).where(*scope)
+    ).one()
+    seconds = None if row[2] is None else max(0.0, (row[2] - row[3]).total_seconds())
+    return Left(int(row[0]), int(row[1]), seconds)

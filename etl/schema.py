@@ -1,0 +1,278 @@
+"""The only definition of the tables. Their history is in `migrations/`, the views for dashboards too.
+
+Columns are added, never renamed or removed: dashboards depend on their names. All instants are UTC with
+microseconds and come back aware.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import expression
+from sqlalchemy.types import JSON, TypeDecorator
+
+HEAD = "0001"
+"""The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
+
+KEY_TEXT_LENGTH = 128
+NAME_TEXT_LENGTH = 512
+"""Longest text, in characters, that may be part of a key: PostgreSQL refuses index rows past 2,704 bytes."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware instant, stored as UTC. Naive values are refused.
+
+    SQLite drops the offset without a word, so the value is turned into UTC before it gets there.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: an instant needs its offset")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class utc_now(expression.FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's clock, at the moment when the row is written."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+class moved(expression.FunctionElement[datetime]):  # noqa: N801
+    """An instant moved by seconds: `moved(utc_now(), 60)`, `moved(scans.c.started_at, bindparam("s"))`."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(utc_now)
+def _utc_now(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+    return "clock_timestamp()"
+
+
+@compiles(utc_now, "sqlite")
+def _utc_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+    return "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')"
+
+
+@compiles(moved)
+def _moved(element: Any, compiler: Any, **kw: Any) -> str:
+    instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({instant} + make_interval(secs => {seconds}))"
+
+
+@compiles(moved, "sqlite")
+def _moved_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', {instant}, ({seconds}) || ' seconds') || '000')"
+
+
+_Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _key() -> list[Column[Any]]:
+    return [
+        Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("scan_id", BigInteger, primary_key=True, autoincrement=False),
+    ]
+
+
+def _of_scan() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["deployment_id", "scan_id"], ["scans.deployment_id", "scans.scan_id"], ondelete="CASCADE"
+    )
+
+
+scans = Table(
+    "scans",
+    metadata,
+    *_key(),
+    Column("repository_id", BigInteger),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("exit_code", BigInteger),
+    Column("has_logs", Boolean),
+    Column("extra", _Json),
+    Column("content_hash", String(32), nullable=False),
+    Column("first_fetched_at", UtcDateTime, nullable=False),
+    Column("fetched_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("run_id", String(32)),
+    Index(None, "started_at"),
+)
+
+scan_products = Table(
+    "scan_products",
+    metadata,
+    *_key(),
+    Column("product", String(KEY_TEXT_LENGTH), primary_key=True),
+    _of_scan(),
+    sqlite_with_rowid=False,
+)
+
+scan_meta = Table(
+    "scan_meta",
+    metadata,
+    *_key(),
+    Column("trigger_event", Text),
+    Column("branch", Text),
+    Column("commit_sha", Text),
+    Column("config", Text),
+    Column("repo_url", Text),
+    Column("ci_job_url", Text),
+    Column("repository", Text),
+    Column("commit_title", Text),
+    Column("pull_request_id", Text),
+    Column("pull_request_title", Text),
+    Column("commit_author_name", Text),
+    Column("commit_author_email", Text),
+    Column("commit_author_username", Text),
+    Column("commit_author_image_url", Text),
+    Column("pull_request_author_username", Text),
+    Column("pull_request_author_image_url", Text),
+    Column("extra", _Json),
+    _of_scan(),
+)
+
+scan_stats = Table(
+    "scan_stats",
+    metadata,
+    *_key(),
+    Column("findings", BigInteger),
+    Column("total_time_seconds", Double),
+    Column("extra", _Json),
+    _of_scan(),
+)
+
+scan_stat_items = Table(
+    "scan_stat_items",
+    metadata,
+    *_key(),
+    Column("category", String(KEY_TEXT_LENGTH), primary_key=True),
+    Column("name", String(NAME_TEXT_LENGTH), primary_key=True),
+    Column("value", Double, nullable=False),
+    _of_scan(),
+    sqlite_with_rowid=False,
+)
+
+
+def _work() -> list[Column[Any]]:
+    """The columns that a queue row and a dead letter share."""
+    return [
+        *_key(),
+        Column("due_at", UtcDateTime, nullable=False, server_default=utc_now()),
+        Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+        Column("attempts", Integer, nullable=False, server_default=text("0")),
+        Column("lease_token", String(32)),
+        Column("batch", String(32)),
+        Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
+        Column("expires_at", UtcDateTime),
+        Column("error_kind", String(32)),
+        Column("error", Text),
+    ]
+
+
+fetch_queue = Table(
+    "fetch_queue",
+    metadata,
+    *_work(),
+    Index("ix_fetch_queue_due", "deployment_id", "priority", "due_at"),
+    Index(
+        "ix_fetch_queue_batch",
+        "batch",
+        "due_at",
+        sqlite_where=text("batch IS NOT NULL"),
+        postgresql_where=text("batch IS NOT NULL"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    *_work(),
+    Column("died_at", UtcDateTime, nullable=False),
+    Column("http_status", Integer),
+    Column("run_id", String(32)),
+    sqlite_with_rowid=False,
+)
+
+RUN_COUNTS = (
+    "requested",
+    "invalid",
+    "duplicate",
+    "already_final",
+    "discovered",
+    "requests",
+    "fetched",
+    "inserted",
+    "updated",
+    "unchanged",
+    "waiting",
+    "retried",
+    "rate_limited",
+    "dead",
+    "remaining",
+)
+"""The counts in the summary of a run, in the order in which they are shown. Each is a column of `runs`."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String(32), primary_key=True),
+    Column("command", String(32), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in RUN_COUNTS),
+    Column("duration_seconds", Double),
+    Column("exit_code", Integer),
+    Index(None, "started_at"),
+)
+
+schema_drift = Table(
+    "schema_drift",
+    metadata,
+    Column("path", String(200), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("sample_deployment_id", BigInteger, nullable=False),
+    Column("sample_scan_id", BigInteger, nullable=False),
+)

@@ -1,0 +1,102 @@
+"""What the queue holds, and the dead letters: looking at them, sending them round again, dropping them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, case, delete, func, literal, select
+
+from etl.database import upsert
+from etl.queue import STILL_RUNNING
+from etl.schema import dead_letters, fetch_queue, moved, utc_now
+
+_q = fetch_queue.c
+_dead = dead_letters.c
+
+_STATE = case(
+    (_q.lease_token.is_not(None) & (_q.due_at > utc_now()), "leased"),
+    (_q.due_at <= utc_now(), "due"),
+    (_q.error_kind == STILL_RUNNING, "waiting"),
+    (_q.error_kind.is_not(None), "retrying"),
+    else_="scheduled",
+)
+STATES = ("due", "leased", "retrying", "waiting", "scheduled")
+"""What a queue row can be: ready; in a worker's hands; after a failure; its scan still runs; put off by whoever
+queued it."""
+
+
+def depth(connection: Connection) -> list[dict[str, Any]]:
+    """Per deployment: queue rows by state, `dead`, and `oldest_due_at` of the rows that are due."""
+    state = _STATE.label("state")
+    rows = connection.execute(
+        select(_q.deployment_id, state, func.count(), func.min(_q.due_at)).group_by(_q.deployment_id, state)
+    ).all()
+    dead = connection.execute(select(_dead.deployment_id, func.count()).group_by(_dead.deployment_id)).all()
+    empty: dict[str, Any] = {**dict.fromkeys((*STATES, "dead"), 0), "oldest_due_at": None}
+    found = {number: {"deployment_id": number, **empty} for number in sorted({row[0] for row in (*rows, *dead)})}
+    for deployment_id, name, count, oldest in rows:
+        found[deployment_id][name] = count
+        if name == "due":
+            found[deployment_id]["oldest_due_at"] = oldest
+    for deployment_id, count in dead:
+        found[deployment_id]["dead"] = count
+    return list(found.values())
+
+
+def dead_by_kind(connection: Connection) -> dict[str, int]:
+    """How many dead letters there are of each error kind."""
+    rows = connection.execute(select(_dead.error_kind, func.count()).group_by(_dead.error_kind))
+    return {row[0]: row[1] for row in sorted(rows)}
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """A choice of dead letters. What is None doesn't narrow it; the age is since their death."""
+
+    kind: str | None = None
+    deployment_id: int | None = None
+    older_than_seconds: float | None = None
+    newer_than_seconds: float | None = None
+
+    def conditions(self) -> Sequence[ColumnElement[bool]]:
+        """The WHERE of the choice."""
+        found: list[ColumnElement[bool]] = []
+        if self.kind is not None:
+            found.append(_dead.error_kind == self.kind)
+        if self.deployment_id is not None:
+            found.append(_dead.deployment_id == self.deployment_id)
+        if self.older_than_seconds is not None:
+            found.append(_dead.died_at < moved(utc_now(), literal(-self.older_than_seconds)))
+        if self.newer_than_seconds is not None:
+            found.append(_dead.died_at >= moved(utc_now(), literal(-self.newer_than_seconds)))
+        return found
+
+
+def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str, Any]]:
+    """Dead letters, the newest first."""
+    columns = (
+        _dead.deployment_id,
+        _dead.scan_id,
+        _dead.error_kind,
+        _dead.http_status,
+        _dead.attempts,
+        _dead.died_at,
+        _dead.error,
+        _dead.run_id,
+    )
+    order = (_dead.died_at.desc(), _dead.deployment_id, _dead.scan_id)
+    found = connection.execute(select(*columns).where(*which.conditions()).order_by(*order).limit(limit))
+    return [dict(row) for row in found.mappings()]
+
+
+def requeue_dead(connection: Connection, which: Which) -> int:
+    """Put dead letters back into the queue, due now and with all their attempts. Returns how many."""
+    chosen = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at).where(*which.conditions())
+    names = ["deployment_id", "scan_id", "priority", "expires_at"]
+    connection.execute(upsert(connection, fetch_queue).from_select(names, chosen).on_conflict_do_nothing())
+    return drop_dead(connection, which)
+
+
+def drop_dead(connection: Connection, which: Which) -> int:
+    """Delete dead letters for good. Returns how many."""
+    return connection.execute(delete(dead_letters).where(*which.conditions())).rowcount

@@ -1,0 +1,20 @@
+"""Alembic's entry. The program hands in an open connection; offline, only a URL."""
+
+from alembic import context
+from sqlalchemy.engine import make_url
+
+from etl import schema
+
+config = context.config
+connection = config.attributes.get("connection")
+
+if connection is not None:
+    context.configure(connection=connection, target_metadata=schema.metadata, transactional_ddl=True)
+elif context.is_offline_mode():
+    url = make_url(config.attributes["url"])
+    context.configure(url=url, target_metadata=schema.metadata, literal_binds=True, transactional_ddl=True)
+else:
+    raise SystemExit("run migrations by `scan-etl db upgrade`; write one by `make migration`")
+
+with context.begin_transaction():
+    context.run_migrations()

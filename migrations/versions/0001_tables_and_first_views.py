@@ -1,0 +1,364 @@
+"""The tables, and the first two views for dashboards."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+INSTANT = sa.DateTime(timezone=True)
+JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+NOW = {"sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')", "postgresql": "clock_timestamp()"}
+COUNTS = (
+    "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
+    "waiting retried rate_limited dead remaining"
+).split()
+
+
+def now() -> sa.TextClause:
+    return sa.text(NOW[op.get_context().dialect.name])
+
+
+def key() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("deployment_id", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("scan_id", sa.BigInteger, autoincrement=False, nullable=False),
+    ]
+
+
+def of_scan(table: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(
+        ["deployment_id", "scan_id"],
+        ["scans.deployment_id", "scans.scan_id"],
+        name=f"fk_{table}_scans",
+        ondelete="CASCADE",
+    )
+
+
+def work() -> list[sa.Column[Any]]:
+    return [
+        *key(),
+        sa.Column("due_at", INSTANT, nullable=False, server_default=now()),
+        sa.Column("priority", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("lease_token", sa.String(32)),
+        sa.Column("batch", sa.String(32)),
+        sa.Column("enqueued_at", INSTANT, nullable=False, server_default=now()),
+        sa.Column("expires_at", INSTANT),
+        sa.Column("error_kind", sa.String(32)),
+        sa.Column("error", sa.Text),
+    ]
+
+
+def create_scan_tables() -> None:
+    op.create_table(
+        "scans",
+        *key(),
+        sa.Column("repository_id", sa.BigInteger),
+        sa.Column("started_at", INSTANT),
+        sa.Column("completed_at", INSTANT),
+        sa.Column("exit_code", sa.BigInteger),
+        sa.Column("has_logs", sa.Boolean),
+        sa.Column("extra", JSON),
+        sa.Column("content_hash", sa.String(32), nullable=False),
+        sa.Column("first_fetched_at", INSTANT, nullable=False),
+        sa.Column("fetched_at", INSTANT, nullable=False),
+        sa.Column("changed_at", INSTANT, nullable=False),
+        sa.Column("run_id", sa.String(32)),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scans"),
+    )
+    op.create_index("ix_scans_started_at", "scans", ["started_at"])
+    op.create_table(
+        "scan_products",
+        *key(),
+        sa.Column("product", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", "product", name="pk_scan_products"),
+        of_scan("scan_products"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "scan_meta",
+        *key(),
+        sa.Column("trigger_event", sa.Text),
+        sa.Column("branch", sa.Text),
+        sa.Column("commit_sha", sa.Text),
+        sa.Column("config", sa.Text),
+        sa.Column("repo_url", sa.Text),
+        sa.Column("ci_job_url", sa.Text),
+        sa.Column("repository", sa.Text),
+        sa.Column("commit_title", sa.Text),
+        sa.Column("pull_request_id", sa.Text),
+        sa.Column("pull_request_title", sa.Text),
+        sa.Column("commit_author_name", sa.Text),
+        sa.Column("commit_author_email", sa.Text),
+        sa.Column("commit_author_username", sa.Text),
+        sa.Column("commit_author_image_url", sa.Text),
+        sa.Column("pull_request_author_username", sa.Text),
+        sa.Column("pull_request_author_image_url", sa.Text),
+        sa.Column("extra", JSON),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_meta"),
+        of_scan("scan_meta"),
+    )
+    op.create_table(
+        "scan_stats",
+        *key(),
+        sa.Column("findings", sa.BigInteger),
+        sa.Column("total_time_seconds", sa.Double),
+        sa.Column("extra", JSON),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_stats"),
+        of_scan("scan_stats"),
+    )
+    op.create_table(
+        "scan_stat_items",
+        *key(),
+        sa.Column("category", sa.String(128), nullable=False),
+        sa.Column("name", sa.String(512), nullable=False),
+        sa.Column("value", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", "category", "name", name="pk_scan_stat_items"),
+        of_scan("scan_stat_items"),
+        sqlite_with_rowid=False,
+    )
+
+
+def create_work_tables() -> None:
+    op.create_table(
+        "fetch_queue",
+        *work(),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_fetch_queue"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_fetch_queue_due", "fetch_queue", ["deployment_id", "priority", "due_at"])
+    has_batch = sa.text("batch IS NOT NULL")
+    op.create_index(
+        "ix_fetch_queue_batch",
+        "fetch_queue",
+        ["batch", "due_at"],
+        sqlite_where=has_batch,
+        postgresql_where=has_batch,
+    )
+    op.create_table(
+        "dead_letters",
+        *work(),
+        sa.Column("died_at", INSTANT, nullable=False),
+        sa.Column("http_status", sa.Integer),
+        sa.Column("run_id", sa.String(32)),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_dead_letters"),
+        sqlite_with_rowid=False,
+    )
+
+
+def create_run_tables() -> None:
+    op.create_table(
+        "runs",
+        sa.Column("run_id", sa.String(32), nullable=False),
+        sa.Column("command", sa.String(32), nullable=False),
+        sa.Column("version", sa.String(32), nullable=False),
+        sa.Column("started_at", INSTANT, nullable=False),
+        sa.Column("finished_at", INSTANT),
+        *(sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0")) for name in COUNTS),
+        sa.Column("duration_seconds", sa.Double),
+        sa.Column("exit_code", sa.Integer),
+        sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
+    )
+    op.create_index("ix_runs_started_at", "runs", ["started_at"])
+    op.create_table(
+        "schema_drift",
+        sa.Column("path", sa.String(200), nullable=False),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("count", sa.BigInteger, nullable=False),
+        sa.Column("first_seen_at", INSTANT, nullable=False),
+        sa.Column("last_seen_at", INSTANT, nullable=False),
+        sa.Column("sample_deployment_id", sa.BigInteger, nullable=False),
+        sa.Column("sample_scan_id", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("path", "kind", name="pk_schema_drift"),
+    )
+
+
+# `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its julianday() is
+# exact to 40 us only, so whole seconds and microseconds are subtracted apart.
+DURATION = {
+    "sqlite": (
+        "(strftime('%s', s.completed_at) - strftime('%s', s.started_at))"
+        " + (substr(s.completed_at, 21, 6) - substr(s.started_at, 21, 6)) / 1000000.0"
+    ),
+    "postgresql": "EXTRACT(EPOCH FROM s.completed_at - s.started_at)::double precision",
+}
+PRODUCTS = {
+    "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT product FROM scan_products p"
+    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id ORDER BY product))",
+    "postgresql": "(SELECT string_agg(product, ',' ORDER BY product) FROM scan_products p"
+    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
+}
+DAY = {"sqlite": "date({0})", "postgresql": "({0} AT TIME ZONE 'UTC')::date"}
+
+BI_SCAN = """
+CREATE VIEW bi_scan AS
+SELECT
+    s.deployment_id,
+    s.scan_id,
+    s.repository_id,
+    m.repository,
+    m.branch,
+    m.trigger_event,
+    CASE WHEN m.pull_request_id IS NULL THEN 0 ELSE 1 END AS is_pull_request,
+    s.started_at,
+    s.completed_at,
+    {day} AS started_day,
+    {duration} AS duration_seconds,
+    CASE
+        WHEN s.completed_at IS NULL THEN 'running'
+        WHEN s.exit_code = 0 THEN 'passed'
+        WHEN s.exit_code = 1 THEN 'findings'
+        WHEN s.exit_code IS NULL THEN 'unknown'
+        ELSE 'failed'
+    END AS outcome,
+    s.exit_code,
+    t.findings,
+    t.total_time_seconds,
+    {products} AS products,
+    s.has_logs,
+    m.commit_sha,
+    m.commit_title,
+    m.commit_author_name,
+    m.commit_author_email,
+    m.commit_author_username,
+    m.pull_request_id,
+    m.pull_request_title,
+    m.pull_request_author_username,
+    m.config,
+    m.repo_url,
+    m.ci_job_url,
+    s.first_fetched_at,
+    s.fetched_at
+FROM scans s
+LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
+LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
+"""
+
+# `bi_scan_daily`: one row for every repository of the data on every day of the data. A scan whose start
+# lies before 2000 or more than a day after it was fetched is a slip of some clock: it would add
+# a million empty days.
+DAYS = {
+    "sqlite": "SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
+    " UNION ALL SELECT date(day, '+1 day') FROM days, bounds WHERE day < last_day",
+    "postgresql": "SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
+    " UNION ALL SELECT day + 1 FROM days, bounds WHERE day < last_day",
+}
+LATEST_ALLOWED = {
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', s.first_fetched_at, '+1 day')",
+    "postgresql": "s.first_fetched_at + interval '1 day'",
+}
+BI_SCAN_DAILY = """
+CREATE VIEW bi_scan_daily AS
+WITH RECURSIVE
+started AS (
+    SELECT
+        s.deployment_id,
+        s.scan_id,
+        COALESCE(CAST(s.repository_id AS {text}), m.repository, '') AS repository_key,
+        s.repository_id,
+        m.repository,
+        {day} AS day,
+        s.started_at,
+        s.completed_at,
+        s.exit_code,
+        t.findings,
+        {duration} AS duration_seconds
+    FROM scans s
+    LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
+    LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
+    WHERE s.started_at >= '2000-01-01' AND s.started_at < {latest_allowed}
+),
+bounds AS (SELECT MIN(day) AS first_day, MAX(day) AS last_day FROM started),
+days AS ({days}),
+repositories AS (
+    SELECT deployment_id, repository_key, repository_id, repository
+    FROM (
+        SELECT
+            started.*,
+            ROW_NUMBER() OVER (
+                PARTITION BY deployment_id, repository_key
+                ORDER BY CASE WHEN repository IS NULL THEN 1 ELSE 0 END, started_at DESC, scan_id DESC
+            ) AS newest
+        FROM started
+    ) AS named
+    WHERE newest = 1
+),
+daily AS (
+    SELECT
+        deployment_id,
+        repository_key,
+        day,
+        COUNT(*) AS scans,
+        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
+        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
+        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
+        SUM(CASE WHEN completed_at IS NULL THEN 1 ELSE 0 END) AS running,
+        SUM(COALESCE(findings, 0)) AS findings,
+        SUM(duration_seconds) AS duration_seconds_total,
+        AVG(duration_seconds) AS duration_seconds_average,
+        MAX(duration_seconds) AS duration_seconds_longest
+    FROM started
+    GROUP BY deployment_id, repository_key, day
+)
+SELECT
+    d.day,
+    r.deployment_id,
+    r.repository_id,
+    r.repository,
+    COALESCE(x.scans, 0) AS scans,
+    COALESCE(x.passed, 0) AS passed,
+    COALESCE(x.with_findings, 0) AS with_findings,
+    COALESCE(x.failed, 0) AS failed,
+    COALESCE(x.running, 0) AS running,
+    COALESCE(x.findings, 0) AS findings,
+    COALESCE(x.duration_seconds_total, 0) AS duration_seconds_total,
+    x.duration_seconds_average,
+    x.duration_seconds_longest
+FROM days d
+CROSS JOIN repositories r
+LEFT JOIN daily x ON x.day = d.day AND x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key
+"""
+
+
+def create_views() -> None:
+    dialect = op.get_context().dialect.name
+    parts = {
+        "day": DAY[dialect].format("s.started_at"),
+        "duration": DURATION[dialect],
+        "products": PRODUCTS[dialect],
+        "days": DAYS[dialect],
+        "latest_allowed": LATEST_ALLOWED[dialect],
+        "text": "VARCHAR",
+    }
+    for view in (BI_SCAN, BI_SCAN_DAILY):
+        op.execute(sa.text(view.format(**parts).replace(":", r"\:")))
+
+
+def upgrade() -> None:
+    create_scan_tables()
+    create_work_tables()
+    create_run_tables()
+    create_views()
+
+
+def downgrade() -> None:
+    for view in ("bi_scan_daily", "bi_scan"):
+        op.execute(f"DROP VIEW {view}")
+    for table in (
+        "schema_drift",
+        "runs",
+        "dead_letters",
+        "fetch_queue",
+        "scan_stat_items",
+        "scan_stats",
+        "scan_meta",
+        "scan_products",
+        "scans",
+    ):
+        op.drop_table(table)

@@ -1,0 +1,85 @@
+"""Runs the real command in a process of its own, with an environment that holds nothing of the caller's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a finished command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        """The one JSON document on stdout. ValueError, with both streams in it, where there is none."""
+        try:
+            return json.loads(self.stdout)
+        except ValueError as exc:
+            raise ValueError(f"stdout is not JSON: {self}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`scan-etl`, started in `folder`, which is also its home."""
+
+    folder: Path
+
+    def __call__(
+        self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
+    ) -> Outcome:
+        """Run to the end. `environment` is added to the bare one."""
+        done = subprocess.run(
+            self._words(arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+            cwd=self.folder,
+            env=self._environment(environment),
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def start(
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A running command, for tests that send signals. What still runs at the end is killed."""
+        with subprocess.Popen(
+            self._words(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self._environment(environment),
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def _words(self, arguments: tuple[str | Path, ...]) -> list[str]:
+        return [sys.executable, "-m", "etl", *map(str, arguments)]
+
+    def _environment(self, additions: Mapping[str, str] | None) -> dict[str, str]:
+        # Coverage finds its settings in the environment: the lines that a subprocess runs count too.
+        measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        return {
+            "PATH": os.defpath,
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            **measured,
+            **(additions or {}),
+        }

@@ -1,0 +1,274 @@
+"""The queue's promises, on each dialect: one lease at a time, a verdict only by its holder, nothing lost."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from scan_rows import scan_rows
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from etl import queue
+from etl.database import Database
+from etl.model import Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
+from etl.schema import dead_letters, fetch_queue, scans, utc_now
+
+NOTHING = Settled(inserted=0, updated=0, unchanged=0, waiting=0, later=0, dead=0, released=0, lost=0)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+def fill(database: Database, *pairs: Pair, batch: str | None = None, refresh: bool = False) -> Enqueued:
+    database.run_here(queue.open_stage)
+    database.run_here(partial(queue.stage, pairs=pairs))
+    return database.run_here(partial(queue.enqueue_staged, batch=batch, refresh=refresh))
+
+
+def lease(database: Database, token: str, limit: int = 100, seconds: float = 60, **options: Any) -> list[Lease]:
+    return database.run_here(lambda connection: queue.lease(connection, token, limit, seconds, **options))
+
+
+def settle(database: Database, token: str, *verdicts: Verdict) -> Settled:
+    return database.run_here(lambda connection: queue.settle(connection, token, verdicts, "run"))
+
+
+def rows(database: Database) -> list[dict[str, Any]]:
+    statement = select(fetch_queue).order_by(*fetch_queue.primary_key)
+    return database.run_here(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+
+
+def count(database: Database, table: Any) -> int:
+    return database.run_here(lambda connection: connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def pairs(*scan_ids: int, deployment_id: int = 120) -> list[Pair]:
+    return [Pair(deployment_id, scan_id) for scan_id in scan_ids]
+
+
+def end_leases(database: Database) -> None:
+    """Let the time pass that a lease lasts."""
+    database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=utc_now())))
+
+
+def test_a_plain_insert_is_enough_to_queue_a_pair(database: Database) -> None:
+    """Any program may fill the queue: every column but the two ids has a default, and the row is due at once."""
+    sql = text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 5)")
+    database.run_here(lambda connection: connection.execute(sql))
+
+    assert lease(database, "a") == [Lease(Pair(120, 5), 0, None)]
+
+
+def test_each_pair_is_queued_once_and_final_ones_not_at_all(database: Database) -> None:
+    """Duplicates in the input and scans that are stored and final are counted, not queued; `refresh` queues them."""
+    fill(database, *pairs(1))
+    lease(database, "a")
+    settle(database, "a", Done(scan_rows(1)))
+
+    assert fill(database, *pairs(1, 2, 2, 3)) == Enqueued(valid=4, duplicate=1, already_final=1, queued=2)
+    assert [row["scan_id"] for row in rows(database)] == [2, 3]
+    assert fill(database, *pairs(1), refresh=True).queued == 1
+
+
+def test_a_pair_that_is_queued_already_keeps_its_lease_and_passes_to_the_new_batch(database: Database) -> None:
+    """Queueing a pair again neither ends its lease nor forgets its attempts."""
+    fill(database, *pairs(1, 2), batch="first")
+    held = lease(database, "a", limit=1, batch="first")
+    settle(database, "a", *(Later(item.pair, 100, 2, "timeout", "slow") for item in held))
+
+    fill(database, *pairs(1, 2), batch="second")
+
+    found = rows(database)
+    assert [row["batch"] for row in found] == ["second", "second"]
+    assert sorted(row["attempts"] for row in found) == [0, 2]
+    assert len(lease(database, "a", batch="second")) == 1
+
+
+def test_a_leased_pair_is_nobody_elses_until_the_lease_ends(database: Database) -> None:
+    """Two workers never hold the same pair; a lease that isn't renewed returns by itself."""
+    fill(database, *pairs(1, 2, 3))
+
+    assert len(lease(database, "a", limit=2)) == 2
+    assert len(lease(database, "b")) == 1
+    assert lease(database, "c") == []
+    end_leases(database)
+    assert len(lease(database, "c")) == 3
+
+
+def test_renewing_lengthens_only_ones_own_leases(database: Database) -> None:
+    """A renewed lease ends later by the database's clock; other workers' leases stay as they are."""
+    fill(database, *pairs(1, 2))
+    lease(database, "a", limit=1, seconds=10)
+    lease(database, "b", limit=1, seconds=10)
+
+    renewed = database.run_here(lambda connection: queue.renew(connection, "a", pairs(1, 2), 1000))
+
+    assert renewed == 1
+    due = {row["lease_token"]: row["due_at"] for row in rows(database)}
+    assert due["a"] - due["b"] > timedelta(seconds=900)
+
+
+def test_a_finished_pair_leaves_its_rows_and_no_queue_row(database: Database) -> None:
+    """Rows and receipt come together."""
+    fill(database, *pairs(1, 2))
+    lease(database, "a")
+
+    assert settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2))) == NOTHING._replace(inserted=2)
+    assert (count(database, scans), count(database, fetch_queue)) == (2, 0)
+
+
+def test_a_verdict_without_the_lease_changes_nothing(database: Database) -> None:
+    """Whatever a late worker says of a pair that another has taken over is lost, rows included."""
+    fill(database, *pairs(1, 2, 3, 4, 5))
+    lease(database, "late")
+    end_leases(database)
+    lease(database, "new")
+    before = rows(database)
+    soon = datetime.now(UTC)
+
+    settled = settle(
+        database,
+        "late",
+        Done(scan_rows(1)),
+        Waiting(scan_rows(2, completed_at=None), 10, soon),
+        Later(Pair(120, 3), 10, 1, "timeout", "slow"),
+        Dead(Pair(120, 4), 1, "not_found", "gone", 404),
+        Released(Pair(120, 5)),
+    )
+
+    assert settled == NOTHING._replace(lost=5)
+    assert rows(database) == before
+    assert (count(database, scans), count(database, dead_letters)) == (0, 0)
+
+
+def test_the_part_of_a_batch_that_is_still_ours_is_written(database: Database) -> None:
+    """One lost lease doesn't take the others with it."""
+    fill(database, *pairs(1, 2))
+    lease(database, "a")
+    database.run_here(
+        lambda connection: connection.execute(
+            update(fetch_queue).where(fetch_queue.c.scan_id == 1).values(lease_token="b")
+        )
+    )
+
+    assert settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2))) == NOTHING._replace(inserted=1, lost=1)
+    assert [row["scan_id"] for row in rows(database)] == [1]
+
+
+def test_a_running_scan_is_stored_and_waits(database: Database) -> None:
+    """Its rows are there, its queue row is put off, and no attempt is spent."""
+    fill(database, *pairs(1))
+    lease(database, "a")
+    expires_at = datetime(2027, 1, 1, tzinfo=UTC)
+
+    settled = settle(database, "a", Waiting(scan_rows(1, completed_at=None), 300, expires_at))
+
+    assert settled == NOTHING._replace(inserted=1, waiting=1)
+    row = rows(database)[0]
+    assert (row["attempts"], row["lease_token"], row["error_kind"]) == (0, None, queue.STILL_RUNNING)
+    assert row["expires_at"] == expires_at
+    assert database.run_here(lambda connection: queue.left(connection, None)) == queue.Left(0, 1, None)
+
+
+def test_a_failed_pair_comes_back_later_with_its_reason(database: Database) -> None:
+    """The row says when, how often it failed, and why."""
+    fill(database, *pairs(1))
+    lease(database, "a")
+
+    assert settle(database, "a", Later(Pair(120, 1), 50, 3, "timeout", "no answer")) == NOTHING._replace(later=1)
+    row = rows(database)[0]
+    assert (row["attempts"], row["error_kind"], row["error"]) == (3, "timeout", "no answer")
+    assert lease(database, "a") == []
+    left = database.run_here(lambda connection: queue.left(connection, None))
+    assert left.remaining == 1
+    assert left.next_due_seconds is not None
+    assert 30 < left.next_due_seconds <= 50
+
+
+def test_a_released_pair_is_due_at_once_as_it_was(database: Database) -> None:
+    """A stop gives the lease back and spends nothing."""
+    fill(database, *pairs(1))
+    lease(database, "a")
+
+    assert settle(database, "a", Released(Pair(120, 1))) == NOTHING._replace(released=1)
+    assert lease(database, "b") == [Lease(Pair(120, 1), 0, None)]
+
+
+def test_a_dead_pair_moves_with_its_history(database: Database) -> None:
+    """The dead letter keeps what the queue row said, with the last reason, and a second death replaces it."""
+    fill(database, *pairs(1), batch="night")
+    for attempts in (1, 2):
+        lease(database, "a")
+        settle(database, "a", Dead(Pair(120, 1), attempts, "not_found", "gone", 404))
+        fill(database, *pairs(1), batch="night")
+
+    letter = database.run_here(lambda connection: connection.execute(select(dead_letters)).mappings().one())
+    assert (letter["attempts"], letter["error_kind"], letter["error"], letter["http_status"]) == (
+        2,
+        "not_found",
+        "gone",
+        404,
+    )
+    assert (letter["batch"], letter["lease_token"], letter["run_id"]) == ("night", None, "run")
+    lease(database, "a")
+    settle(database, "a", Done(scan_rows(1)))
+    assert count(database, dead_letters) == 0
+
+
+def test_deployments_share_a_lease_fairly(database: Database) -> None:
+    """A deployment with many due pairs doesn't keep the others waiting, and no room is left unused."""
+    fill(database, *pairs(*range(1, 101)), *pairs(1, 2, deployment_id=121), *pairs(*range(1, 50), deployment_id=122))
+
+    taken = [item.pair.deployment_id for item in lease(database, "a", limit=30)]
+
+    assert {number: taken.count(number) for number in (120, 121, 122)} == {120: 14, 121: 2, 122: 14}
+
+
+def test_a_stopped_deployment_is_not_leased(database: Database) -> None:
+    """`without` keeps a deployment's pairs where they are, in a batch and in the whole queue."""
+    fill(database, *pairs(1), *pairs(1, deployment_id=121), batch="b")
+
+    assert [item.pair for item in lease(database, "a", batch="b", without={120})] == [Pair(121, 1)]
+    assert lease(database, "a", without={120}) == []
+    assert [item.pair for item in lease(database, "a")] == [Pair(120, 1)]
+
+
+def test_priority_goes_before_age(database: Database) -> None:
+    """The lower number is leased first."""
+
+    def add(connection: Connection) -> None:
+        for scan_id, priority in ((1, 5), (2, -5), (3, 0)):
+            values = {"deployment_id": 120, "scan_id": scan_id, "priority": priority}
+            connection.execute(insert(fetch_queue).values(values))
+
+    database.run_here(add)
+    order = [lease(database, "a", limit=1)[0].pair.scan_id for _ in range(3)]
+
+    assert order == [2, 3, 1]
+
+
+def test_a_batch_knows_what_will_come_back_to_it(database: Database) -> None:
+    """A run waits for retries and for others' leases on its pairs, not for what is put off or another batch's."""
+    fill(database, *pairs(1, 2), batch="mine")
+    fill(database, *pairs(3), batch="other")
+    left = partial(queue.left, batch="mine")
+
+    assert database.run_here(left).next_due_seconds == 0
+    lease(database, "a", batch="mine", seconds=100)
+    assert 90 < (database.run_here(left).next_due_seconds or 0) <= 100
+    settle(database, "a", Done(scan_rows(1)), Waiting(scan_rows(2, completed_at=None), 1, datetime.now(UTC)))
+    assert database.run_here(left) == queue.Left(0, 1, None)
+
+
+def test_no_more_than_the_limit_is_leased(database: Database) -> None:
+    """The limit holds over all deployments together."""
+    for deployment_id in range(120, 127):
+        fill(database, *pairs(1, 2, 3, deployment_id=deployment_id))
+
+    assert len(lease(database, "a", limit=5)) == 5
+    assert lease(database, "a", limit=0) == []
