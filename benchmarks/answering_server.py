@@ -64,11 +64,16 @@ _LIST = json.dumps(_DEPLOYMENTS).encode()
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
+def scan_body(deployment_id: bytes, scan_id: bytes) -> bytes:
+    """The details of a scan: the same for all, but for the ids."""
+    return _BODY % {b"scan": scan_id, b"deployment": deployment_id}
+
+
 def answer(request: bytes) -> bytes:
     """The whole answer to a request, of which only the first line counts."""
     match request.split(b" ", 2)[1].split(b"/"):
         case [b"", b"api", b"v1", b"deployments", deployment, b"scan", scan]:
-            body = _BODY % {b"scan": scan, b"deployment": deployment}
+            body = scan_body(deployment, scan)
         case [b"", b"api", b"v1", b"deployments"]:
             body = _LIST
         case _:

@@ -20,6 +20,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psycopg
 from answering_server import DEPLOYMENT_ID
@@ -61,13 +62,13 @@ class Bench:
 
     def bare(self, scans: int) -> Used:
         """Only fetch."""
-        return self._measure([HERE / "bare_client.py", self.base_url, str(scans), str(WORKERS)], scans)
+        return self._measure([str(HERE / "bare_client.py"), self.base_url, str(scans), str(WORKERS)], scans)
 
     def lean(self, dialect: str, scans: int) -> Used:
         """Fetch, decode, flatten and write, and nothing else."""
         with self.databases[dialect]() as url:
             pairs = self._pairs(scans)
-            used = self._measure([HERE / "lean_client.py", url, self.base_url, pairs, str(WORKERS)], scans)
+            used = self._measure([str(HERE / "lean_client.py"), url, self.base_url, pairs, str(WORKERS)], scans)
             check_rows(url, scans)
         return used
 
@@ -79,16 +80,17 @@ class Bench:
             check_rows(url, scans)
         return used
 
-    def _pairs(self, scans: int) -> Path:
+    def _pairs(self, scans: int) -> str:
         path = self.folder / f"pairs-{scans}.csv"
         if not path.exists():
             lines = (f"{DEPLOYMENT_ID},{scan_id}\n" for scan_id in range(1, scans + 1))
             path.write_text("deployment_id,scan_id\n" + "".join(lines))
-        return path
+        return str(path)
 
-    def _measure(self, arguments: Sequence[str | Path], scans: int, database_url: str = "") -> Used:
-        command = [sys.executable, "-I", "-S", HERE / "child_usage.py", sys.executable, *arguments]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("SCAN_ETL_", "SEMGREP_"))}
+    def _measure(self, arguments: Sequence[str], scans: int, database_url: str = "") -> Used:
+        command = [sys.executable, "-I", "-S", str(HERE / "child_usage.py"), sys.executable, *arguments]
+        ours = ("SCAN_ETL_", "SEMGREP_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment |= {
             "SCAN_ETL_API__BASE_URL": self.base_url,
             "SCAN_ETL_DATABASE__URL": database_url,
@@ -97,7 +99,7 @@ class Bench:
         done = subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
         used = json.loads(done.stdout.splitlines()[-1])
         if used["exit_code"] != 0:
-            sys.exit(f"{' '.join(map(str, arguments))} failed:\n{done.stdout}{done.stderr[-4000:]}")
+            sys.exit(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr[-4000:]}")
         return Used(
             cpu_us_per_scan=used["cpu_seconds"] / scans * 1e6,
             peak_mib=used["peak_bytes"] / 2**20,
@@ -111,7 +113,7 @@ def check_rows(url: str, scans: int) -> None:
     with closing(sqlite3.connect(path) if path != url else psycopg.connect(url)) as connection:
         for table, rows in ROWS_PER_SCAN.items():
             query = f"SELECT count(*) FROM {table}"  # noqa: S608 - names from above
-            (found,) = connection.execute(query).fetchone()
+            found = next(iter(connection.execute(query)))[0]
             if found != rows * scans:
                 sys.exit(f"{table} has {found} rows instead of {rows * scans}: the figures would be void")
 
@@ -119,11 +121,10 @@ def check_rows(url: str, scans: int) -> None:
 @contextmanager
 def answering_server() -> Iterator[str]:
     """The base URL of the server that answers at once."""
-    with subprocess.Popen(
-        [sys.executable, HERE / "answering_server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
+    command = [sys.executable, str(HERE / "answering_server.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        output: Any = server.stdout  # a pipe, as asked for
+        yield output.readline().strip()
         server.communicate()
 
 

@@ -5,7 +5,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from etl.database import upgrade
@@ -13,8 +13,8 @@ from etl.database import upgrade
 # The server is the one that the tests start for themselves.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from postgres_databases import PostgresDatabases, plain_url  # noqa: E402 - after the path
-from postgres_server import PostgresServer, find_binaries  # noqa: E402
+from postgres_databases import PostgresDatabases, plain_url
+from postgres_server import PostgresServer, find_binaries
 
 NewDatabase = Callable[[], AbstractContextManager[str]]
 """Gives the URL of a new database, which is gone when the block ends."""
@@ -34,19 +34,25 @@ def postgresql_databases() -> Iterator[NewDatabase]:
     """New databases on SCAN_ETL_TEST_POSTGRES_URL if it is set, else on a server of our own."""
     prefix = f"scan_etl_bench_{secrets.token_hex(4)}"
     given = os.environ.get("SCAN_ETL_TEST_POSTGRES_URL")
-    server = None if given else PostgresServer(find_binaries())
-    try:
-        if server:
-            server.start()
-        databases = PostgresDatabases(plain_url(given) if given else server.url(), prefix)
+    with nullcontext(plain_url(given)) if given else _own_server() as server_url:
+        databases = PostgresDatabases(server_url, prefix)
 
         @contextmanager
         def new_database() -> Iterator[str]:
             with databases.database(template=databases.template(upgrade)) as url:
                 yield url
 
-        yield new_database
-        databases.drop_all()
+        try:
+            yield new_database
+        finally:
+            databases.drop_all()
+
+
+@contextmanager
+def _own_server() -> Iterator[str]:
+    server = PostgresServer(find_binaries())
+    try:
+        server.start()
+        yield server.url()
     finally:
-        if server:
-            server.stop()
+        server.stop()

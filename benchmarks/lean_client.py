@@ -160,10 +160,11 @@ async def load(write: Callable[[Rows], None], base_url: str, pairs: Iterator[lis
     thread, turn = ThreadPoolExecutor(max_workers=1), asyncio.Lock()
     on_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
 
-    async def save() -> None:
-        full, batch[:] = batch[:], []
-        async with turn:
-            await on_thread(lambda: write(flatten(full)))
+    async def save(least: int) -> None:
+        async with turn:  # one batch is written, one is filled: memory stays small
+            if len(batch) >= least:
+                full, batch[:] = batch[:], []
+                await on_thread(lambda: write(flatten(full)))
 
     async def fetch(session: aiohttp.ClientSession) -> None:
         for deployment_id, scan_id in pairs:
@@ -171,19 +172,21 @@ async def load(write: Callable[[Rows], None], base_url: str, pairs: Iterator[lis
                 body = await response.read()
             batch.append((decode(body), datetime.now(UTC)))
             if len(batch) >= BATCH:
-                await save()
+                await save(BATCH)
 
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=None),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Authorization": "Bearer benchmark"},
-        raise_for_status=True,
-    ) as session:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(workers):
-                tasks.create_task(fetch(session))
-    await save()
+    async with (
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Authorization": "Bearer benchmark"},
+            raise_for_status=True,
+        ) as session,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for _ in range(workers):
+            tasks.create_task(fetch(session))
+    await save(1)
 
 
 def main(database_url: str, base_url: str, path: str, workers: int) -> None:

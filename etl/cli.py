@@ -239,7 +239,7 @@ def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[
     change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
     with closing(_open(ctx)) as opened:
         count = opened.run_here(partial(change, which=status.Which(**options)))
-    print_result({f"{verb}ed" if verb == "requeue" else "dropped": count}, as_json=_wants_json(ctx))
+    print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=_wants_json(ctx))
 
 
 @failures_group.command("requeue")

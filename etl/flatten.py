@@ -53,7 +53,7 @@ _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has
 _DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 # datetime.fromisoformat alone won't do: it takes `23:28:12xZ`, and drops a NUL at the end.
 _INSTANT: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)?"
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
 ).fullmatch
 _from_json: Final = msgspec.json.Decoder().decode
 _to_json: Final = msgspec.json.Encoder(order="sorted").encode
@@ -63,7 +63,7 @@ _Items = tuple[tuple[str, str, float], ...]
 
 
 class _OddError(Exception):
-    """A documented field isn't as documented. `found` is what its column holds even so; None: the value is for `extra`."""
+    """A documented field isn't as documented. `found` is what its column has even so; None: nothing."""
 
     def __init__(self, kind: str, found: object = None) -> None:
         super().__init__(kind)
@@ -133,11 +133,13 @@ def _boolean(value: object) -> bool:
 
 
 def _seconds(value: object) -> float:
-    number = _number(value)
-    if number is not None:
+    """Of a number, or of a number's text."""
+    if type(value) is str and _DECIMAL(value) and not _INTEGER(value):
+        number: float | None = float(value)
+    else:
+        number = _number(value)
+    if number is not None and isfinite(number):
         return number
-    if type(value) is str and _DECIMAL(value) and not _INTEGER(value) and isfinite(float(value)):
-        return float(value)
     is_number = type(value) is int or (type(value) is str and _DECIMAL(value))
     raise _OddError(DRIFT_OUT_OF_RANGE if is_number else DRIFT_ODD_TYPE)
 
@@ -191,15 +193,17 @@ def _products(value: object) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
-def _object(value: object) -> object:
-    raise _OddError(DRIFT_ODD_TYPE)  # an object needs no reader
+def _object(value: object) -> dict[str, Any]:
+    if type(value) is dict:
+        return value
+    raise _OddError(DRIFT_ODD_TYPE)
 
 
 class _Level(NamedTuple):
     """The documented fields of an object.
 
-    `ready` is the type of value that needs no reader, `blank` the object with all its fields null, in the
-    order of the columns. Fields at its end that have no reader are known, but not stored.
+    `ready` is the type of value that needs no reader, in any of the fields. `blank` is the object with all its
+    fields null, in the order of the columns; those at its end that have no reader are known, but not stored.
     """
 
     prefix: str
@@ -208,34 +212,33 @@ class _Level(NamedTuple):
     blank: dict[str, None]
 
 
-_SCAN_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "repository_id": _integer,
-    "started_at": _instant,
-    "completed_at": _instant,
-    "exit_code": _integer,
-    "has_logs": _boolean,
-    "enabled_products": _products,
-    "meta": _object,
-    "stats": _object,
-}
-_META_READERS: Final[dict[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(("on", "branch", "commit", "config", "repo_url", "ci_job_url", "repository"), _text),
-    "commit_title": _title,
-    "pull_request_id": _text,
-    "pull_request_title": _title,
-    **dict.fromkeys(("commit_author_name", "commit_author_email", "commit_author_username"), _text),
-    "commit_author_image_url": _text,
-    "pull_request_author_username": _text,
-    "pull_request_author_image_url": _text,
-    "true": _text,
-}
-_STATS_READERS: Final = {"findings": _integer, "total_time": _seconds}
+def _level(prefix: str, ready: type, readers: dict[str, Callable[[Any], Any]], *not_stored: str) -> _Level:
+    return _Level(prefix, ready, tuple(readers.values()), dict.fromkeys((*readers, *not_stored)))
 
-_SCAN: Final = _Level(
-    "", dict, tuple(_SCAN_READERS.values()), dict.fromkeys((*_SCAN_READERS, "id", "deployment_id"))
+
+_SCAN: Final = _level(
+    "",
+    type(None),
+    {
+        "repository_id": _integer,
+        "started_at": _instant,
+        "completed_at": _instant,
+        "exit_code": _integer,
+        "has_logs": _boolean,
+        "enabled_products": _products,
+        "meta": _object,
+        "stats": _object,
+    },
+    "id",
+    "deployment_id",
 )
-_META: Final = _Level("meta.", str, tuple(_META_READERS.values()), dict.fromkeys(_META_READERS))
-_STATS: Final = _Level("stats.", float, tuple(_STATS_READERS.values()), dict.fromkeys(_STATS_READERS))
+_META_FIELDS: Final = (
+    "on branch commit config repo_url ci_job_url repository commit_title pull_request_id pull_request_title "
+    "commit_author_name commit_author_email commit_author_username commit_author_image_url "
+    "pull_request_author_username pull_request_author_image_url true"
+).split()
+_META: Final = _level("meta.", str, {name: _title if name.endswith("_title") else _text for name in _META_FIELDS})
+_STATS: Final = _level("stats.", type(None), {"findings": _integer, "total_time": _seconds})
 
 _RENAMED: Final = {"on": "trigger_event", "commit": "commit_sha", "total_time": "total_time_seconds"}
 SCAN_COLUMNS = (*islice(_SCAN.blank, 5), "extra")
@@ -266,7 +269,7 @@ def flatten(
     except (_NeedsCleaningError, UnicodeEncodeError):
         notes.clear()
         rows = _rows(_clean(document, "", 1, notes), author, notes, cleaned=True)
-    return ScanRows(pair, fetched_at, *rows, tuple(notes)[:MAX_DRIFT])
+    return ScanRows._make((pair, fetched_at, *rows, tuple(notes)[:MAX_DRIFT]))
 
 
 def _check_id(name: str, noun: str, got: object, asked: int) -> None:
@@ -294,21 +297,21 @@ def _shown(value: object) -> str:
 
 def _rows(document: Any, author: str, notes: _Notes, *, cleaned: bool) -> tuple[Any, ...]:
     """`ScanRows` from `final` to `items`."""
-    row, scan_rest = _read(document, _SCAN, notes)
-    *scan, products, meta_object, stats_object = row
-    meta, meta_extra = _meta(meta_object or {}, author, notes)
-    stats, items, stats_extra = _stats(stats_object or {}, notes)
-    scan_extra = _extra(scan_rest, 1)
+    row, rest = _read(document, _SCAN, notes)
+    scan, products = row[:5], row[5] or ()
+    meta, meta_extra = _meta(row[6] or {}, author, notes)
+    stats, items, stats_extra = _stats(row[7] or {}, notes)
+    scan_extra = _extra(rest, 1)
     # JSON has no line breaks of its own, so different rows never give the same content.
     content = b"\n".join((_to_json((scan, products, meta, stats, items)), scan_extra, meta_extra, stats_extra))
-    # The encoder writes a NUL so. To look for any backslash first is quicker by far.
+    # A NUL is written so. To look for any backslash first is quicker by far.
     if not cleaned and b"\\" in content and b"\\u0000" in content:
         raise _NeedsCleaningError
     return (
         scan[2] is not None,
         _digest(content),
         (*scan, scan_extra.decode() or None),
-        products or (),
+        products,
         (*meta, meta_extra.decode() or None),
         (*stats, stats_extra.decode() or None),
         items,
@@ -324,23 +327,23 @@ def _read(source: dict[str, Any], level: _Level, notes: _Notes) -> tuple[list[An
 
     A documented field that is null is as good as absent.
     """
-    whole: dict[str, Any] = level.blank | source  # the documented fields come first, in their order
+    prefix, ready, readers, blank = level
+    whole: dict[str, Any] = blank | source  # the documented fields come first, in their order
     row = list(whole.values())
     extra = {}
-    if len(row) > len(level.blank):
-        extra = dict(islice(whole.items(), len(level.blank), None))
+    if len(row) > len(blank):
+        extra = dict(islice(whole.items(), len(blank), None))
         names = tuple(extra)
-        cacheable = len("".join(names)) <= _CACHED_NAMES_MAX_CHARACTERS
-        notes.update((_unknown_fields if cacheable else _unknown_fields.__wrapped__)(level.prefix, names))
-    del row[len(level.readers) :]
-    ready = level.ready
+        is_cacheable = len("".join(names)) <= _CACHED_NAMES_MAX_CHARACTERS
+        notes.update((_unknown_fields if is_cacheable else _unknown_fields.__wrapped__)(prefix, names))
+    del row[len(readers) :]
     for slot, value in enumerate(row):
         if type(value) is not ready and value is not None:
             try:
-                row[slot] = level.readers[slot](value)
+                row[slot] = readers[slot](value)
             except _OddError as odd:
-                name = tuple(level.blank)[slot]
-                notes[Drift(level.prefix + name, odd.kind)] = None
+                name = tuple(blank)[slot]
+                notes[Drift(prefix + name, odd.kind)] = None
                 row[slot] = odd.found
                 if odd.found is None:
                     extra[name] = value
@@ -401,7 +404,7 @@ def _stats(stats: dict[str, Any], notes: _Notes) -> tuple[list[Any], _Items, byt
         return row, (), b""
     odd = {name: extra.pop(name) for name in _STATS.blank if name in extra}
     numbers: dict[str, dict[str, float]] = {}
-    rest = _take_numbers(extra, None, 2, numbers)
+    rest = _take_below(extra, "", numbers)
     items = []
     for category in sorted(numbers):
         of_category = numbers[category]
@@ -410,40 +413,40 @@ def _stats(stats: dict[str, Any], notes: _Notes) -> tuple[list[Any], _Items, byt
     return row, tuple(items), _extra(rest | odd, 2)
 
 
-def _take_numbers(
-    node: dict[str, Any], category: str | None, depth: int, numbers: dict[str, dict[str, float]]
-) -> dict[str, Any]:
-    """Put the numbers in `node` into `numbers`, by category and name; return a copy of all the rest.
+def _take_below(node: dict[str, Any], prefix: str, numbers: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Put the numbers in the objects inside `node` into `numbers`, by category and name; return a copy of the rest.
 
-    The numbers directly in stats, where there is no category yet, stay. `{"a.b": {"c": 1}, "a": {"b": {"c":
-    2}}}` wants one item twice: the first has it in the order of the names, not in that of the answer, so
-    that the same content always gives the same rows.
+    `{"a.b": {"c": 1}, "a": {"b": {"c": 2}}}` wants one item twice: the first has it in the order of the names, not
+    in that of the answer, so that the same content always gives the same rows. The longest category ends the descent.
     """
-    if depth > MAX_DEPTH:
-        raise _NeedsCleaningError
-    if category is not None and category not in numbers and len("".join(node)) <= NAME_MAX_CHARACTERS:
-        ints = {n: float(v) for n, v in node.items() if type(v) is int and -_EXACT_INT <= v <= _EXACT_INT}
-        if len(ints) == len(node):  # the ordinary case, in half the time
-            numbers[category] = ints
-            return {}
-    rest: dict[str, Any] = {}
-    inner = []
-    taken = numbers.get(category, {}) if category is not None else {}
+    rest = dict(node)
+    for name in sorted([name for name, value in node.items() if type(value) is dict and value]):
+        category = prefix + name
+        if len(category) <= KEY_MAX_CHARACTERS:
+            left = _take_numbers(node[name], category, numbers)
+            if left:
+                left = _take_below(left, category + ".", numbers)
+            if left:
+                rest[name] = left
+            else:
+                del rest[name]
+    return rest
+
+
+def _take_numbers(node: dict[str, Any], category: str, numbers: dict[str, dict[str, float]]) -> dict[str, Any]:
+    rest = {}
+    taken = numbers.get(category, {})
     for name, value in node.items():
-        number = None if category is None else _number(value)
-        if type(value) is dict and value:
-            inner.append(name)
-        elif number is None or name in taken or len(name) > NAME_MAX_CHARACTERS:
+        if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:  # `_number` does this too, but not as fast
+            number: float | None = float(value)
+        else:
+            number = _number(value)
+        if number is None or name in taken or len(name) > NAME_MAX_CHARACTERS:
             rest[name] = value
         else:
             taken[name] = number
-    if category is not None and taken:
+    if taken:
         numbers[category] = taken
-    for name in sorted(inner):
-        below = name if category is None else f"{category}.{name}"
-        left = node[name] if len(below) > KEY_MAX_CHARACTERS else _take_numbers(node[name], below, depth + 1, numbers)
-        if left:
-            rest[name] = left
     return rest
 
 
@@ -483,24 +486,13 @@ def _refuse_unstorable(value: object, depth: int) -> None:
 
 def _clean(value: object, path: str, depth: int, notes: _Notes) -> object:
     """A copy that can be stored. `depth` is the value's level; the path of a list's member ends in `[]`."""
-    if type(value) is str:
-        text = _BAD_TEXT.sub(_REPLACEMENT, value)
-        if text != value:
-            notes[Drift(path, DRIFT_BAD_TEXT)] = None
-        return text
-    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
-        notes[Drift(path, DRIFT_BIG_NUMBER)] = None
-        return str(Decimal(value))  # str(int) refuses more than 4,300 digits
-    if type(value) is float and not isfinite(value):
-        notes[Drift(path, DRIFT_OUT_OF_RANGE)] = None
-        return {inf: "Infinity", -inf: "-Infinity"}.get(value, "NaN")
     if type(value) is not dict and type(value) is not list:
-        return value
+        return _clean_scalar(value, path, notes)
     if depth > MAX_DEPTH:
         raise _too_deep(f"$.{path}")
     if type(value) is list:
         members: list[object] = []
-        for member in value:  # a comprehension is a second frame for each level
+        for member in value:  # a comprehension would be a second frame for each level
             members.append(_clean(member, f"{path}[]"[:PATH_MAX_CHARACTERS], depth + 1, notes))
         return members
     cleaned: dict[str, object] = {}
@@ -514,3 +506,16 @@ def _clean(value: object, path: str, depth: int, notes: _Notes) -> object:
             good += _REPLACEMENT
         cleaned[good] = _clean(value[name], inside, depth + 1, notes)
     return cleaned
+
+
+def _clean_scalar(value: object, path: str, notes: _Notes) -> object:
+    if type(value) is str and _BAD_TEXT.search(value):
+        notes[Drift(path, DRIFT_BAD_TEXT)] = None
+        return _BAD_TEXT.sub(_REPLACEMENT, value)
+    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
+        notes[Drift(path, DRIFT_BIG_NUMBER)] = None
+        return str(Decimal(value))  # str(int) refuses more than 4,300 digits
+    if type(value) is float and not isfinite(value):
+        notes[Drift(path, DRIFT_OUT_OF_RANGE)] = None
+        return {inf: "Infinity", -inf: "-Infinity"}.get(value, "NaN")
+    return value

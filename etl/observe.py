@@ -26,6 +26,7 @@ from etl.events import (
 
 SHOWN_OF_A_KIND = 20
 """How many lines of one kind are logged in a run before the rest is only counted."""
+WIDTH_OF_A_FILE = 400
 ALWAYS_SHOWN = ("requested", "fetched", "dead", "remaining")
 LOG_INTERVAL_SECONDS = 10.0
 SCREEN_INTERVAL_SECONDS = 0.25
@@ -162,7 +163,6 @@ def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> N
     if as_json:
         print(json.dumps(summary), flush=True)  # noqa: T201 - the command's output
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -173,7 +173,7 @@ def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> N
     rate = f" ({summary['fetched'] / seconds:,.0f} scans a second)" if summary["fetched"] and seconds else ""
     table.add_row("time", f"{seconds:,.1f} s{rate}")
     table.add_row("rows are in", where)
-    Console().print(table)
+    _print(table)
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -187,7 +187,6 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of the same names as a table on stdout."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -199,9 +198,14 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
     for row in rows:
         table.add_row(*(escape(str(v) if name.endswith("_id") else _shown(v)) for name, v in row.items()))
-    # A pipe or a log file has no width to keep to.
-    console = Console(width=None if sys.stdout.isatty() else 400)
-    console.print(table)
+    _print(table)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    # A pipe or a file has no width to keep to.
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
 
 
 def _shown(value: object) -> str:

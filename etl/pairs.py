@@ -62,7 +62,7 @@ class Chunk(NamedTuple):
 def read_pairs(path: str, *, chunk_size: int = 10_000) -> Iterator[Chunk]:
     """Yield the pairs of one file, or of stdin for `-`: at most `chunk_size` pairs and bad lines at a time.
 
-    A pair that occurs twice comes twice. The last chunk may be empty, for its `lines_read` counts all lines.
+    A pair that occurs twice comes twice. The last chunk may be empty: its `lines_read` counts all lines.
     Raises ConfigError if the file can't be read to its end, isn't UTF-8 or has a header without the ids. The
     lines read before a gzip file breaks off have been yielded by then.
     """

@@ -91,7 +91,10 @@ def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str
 
 def requeue_dead(connection: Connection, which: Which) -> int:
     """Put dead letters back into the queue, due now and with all their attempts. Returns how many."""
-    chosen = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at).where(*which.conditions())
+    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
+    chosen = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at).where(
+        literal(True), *which.conditions()
+    )
     names = ["deployment_id", "scan_id", "priority", "expires_at"]
     connection.execute(upsert(connection, fetch_queue).from_select(names, chosen).on_conflict_do_nothing())
     return drop_dead(connection, which)

@@ -164,4 +164,6 @@ def test_drift_is_counted_over_batches(database: Database) -> None:
 def test_a_batch_of_nothing_is_nothing(database: Database) -> None:
     """An empty batch touches no table."""
     assert load(database) == (0, 0, 0)
-    assert database.run_here(lambda connection: connection.execute(select(func.count()).select_from(scans)).scalar()) == 0
+    assert (
+        database.run_here(lambda connection: connection.execute(select(func.count()).select_from(scans)).scalar()) == 0
+    )

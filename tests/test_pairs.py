@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etl.errors import ConfigError
@@ -476,18 +476,24 @@ FORMS = [
 ]
 
 
-@settings(max_examples=80)
+@example(form=FORMS[1], changes=[(1, [], 3)], plain_lines=22_000)
+@example(form=FORMS[1], changes=[(0, ["#"], 1)], plain_lines=22_000)
+@example(form=FORMS[0], changes=[(1, ["9" * 20], 1)], plain_lines=22_000)
+@settings(max_examples=100)
 @given(
     form=st.sampled_from(FORMS),
-    rows=st.lists(st.lists(CELLS, min_size=1, max_size=5), max_size=12),
+    changes=st.lists(
+        st.tuples(st.integers(0, 3), st.lists(CELLS, max_size=2), st.integers(1, 4)), min_size=1, max_size=4
+    ),
     plain_lines=st.sampled_from([1, 22_000]),
 )
 def test_a_line_is_read_alike_alone_and_among_others(
-    folder: Path, form: tuple[str, str, str, str], rows: list[list[str]], plain_lines: int
+    folder: Path, form: tuple[str, str, str, str], changes: list[tuple[int, list[str], int]], plain_lines: int
 ) -> None:
     """The quick way for blocks of plain lines finds what the way for single lines finds."""
     ending, header, separator, plain = form
-    lines = [separator.join(row) for row in rows]
+    cells = plain.split(separator)
+    lines = [separator.join([*cells[:at], *new, *cells[at + old :]]) for at, new, old in changes]
     alone = [read(written(folder / f"alone{ending}", f"{header}{plain}\n{line}")) for line in lines]
     content = [plain] * plain_lines + lines + [plain] * plain_lines
     pairs, bad_lines = read(written(folder / f"all{ending}", header + "\n".join(content)))

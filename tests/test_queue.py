@@ -44,7 +44,9 @@ def rows(database: Database) -> list[dict[str, Any]]:
 
 
 def count(database: Database, table: Any) -> int:
-    return database.run_here(lambda connection: connection.execute(select(func.count()).select_from(table)).scalar_one())
+    return database.run_here(
+        lambda connection: connection.execute(select(func.count()).select_from(table)).scalar_one()
+    )
 
 
 def pairs(*scan_ids: int, deployment_id: int = 120) -> list[Pair]:
