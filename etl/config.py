@@ -297,17 +297,20 @@ def mask_url(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
         scheme, slashes, rest = "", "", url
+    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
     if scheme != "sqlite" or not rest.startswith("/"):
         user, at, place = rest.rpartition("@")
         if at:
             rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
         else:  # a colon is followed by a port, or the `@` is missing
             rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
-    return scheme + slashes + re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
+    return scheme + slashes + rest
 
 
 def _masked_parameter(match: re.Match[str]) -> str:
-    return f"{match[1]}=***" if _SECRET_NAME.search(unquote(match[1])) else match[0]
+    if not _SECRET_NAME.search(unquote(match[1])):
+        return match[0]
+    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name
 
 
 @dataclass(frozen=True, slots=True, eq=False)

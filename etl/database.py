@@ -345,11 +345,15 @@ def _migrate(url: str, step: Callable[[Any], None]) -> None:
         engine.dispose()
 
 
+def migrations_folder() -> Path:
+    """Where the migrations are: beside the package in a checkout, inside it in an installation."""
+    here = Path(__file__).parent
+    return here / "migrations" if (here / "migrations").is_dir() else here.parent / "migrations"
+
+
 def _alembic_config(output: io.StringIO) -> Any:
     from alembic.config import Config  # noqa: PLC0415
 
-    here = Path(__file__).parent
-    folder = here / "migrations" if (here / "migrations").is_dir() else here.parent / "migrations"
     config = Config(output_buffer=output, stdout=output)
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     return config

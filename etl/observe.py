@@ -63,7 +63,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
     )
 
 
-_LINES: dict[type[Event], tuple[str, str]] = {
+LINES: dict[type[Event], tuple[str, str]] = {
     BadLine: ("warning", "line passed over"),
     GateClosed: ("warning", "the API refuses, waiting"),
     PairDied: ("warning", "dead letter"),
@@ -88,7 +88,7 @@ class Reporter:
         self._told[kind] += 1
         if self._told[kind] > SHOWN_OF_A_KIND:
             return
-        level, text = _LINES[kind]
+        level, text = LINES[kind]
         getattr(self._log, level)(text, **_fields(event))
         if self._told[kind] == SHOWN_OF_A_KIND:
             self._log.info(f"more lines of this kind are counted, not shown: {text}")

@@ -86,7 +86,8 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
         .exists()
     )
     distinct = connection.execute(select(func.count()).select_from(pairs)).scalar_one()
-    already_final = 0 if refresh else connection.execute(select(func.count()).select_from(pairs).where(final)).scalar_one()
+    stored = select(func.count()).select_from(pairs).where(final)
+    already_final = 0 if refresh else connection.execute(stored).scalar_one()
     wanted = select(pairs.c.deployment_id, pairs.c.scan_id, literal(batch).label("batch"))
     # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
     wanted = wanted.where(literal(True) if refresh else ~final).order_by("deployment_id", "scan_id")

@@ -394,15 +394,18 @@ URL_SHAPES = st.sampled_from(
         "postgres:///user:{}@host/name",
         "postgresql:/user:{}@host/name",
         "postgresql//user:{}@host/name",
-        "postgresql://user:x{}/name",
+        "postgresql://user:5432/{}?token=x@host/name",
+        "postgresql://user:5432/x?token={}@host/name",
         "user:{}@host/name",
         "mysql://user:{}@host/name",
         "sqlite://user:{}@host/name",
         "https://user:{}@semgrep.dev",
     ]
 )
-URLS = st.builds(str.format, URL_SHAPES, PASSWORDS) | PASSWORDS.map(
-    lambda password: "postgresql://[::1]:5432/name?sslmode=require&PASSWORD=" + password.replace("&", "%26")
+URLS = (
+    st.builds(str.format, URL_SHAPES, PASSWORDS)
+    | PASSWORDS.map(lambda password: "postgresql://user:x" + password.replace("@", "%40"))
+    | PASSWORDS.map(lambda password: "postgresql://[::1]:5432/name?a=b&PASSWORD=" + password.replace("&", "%26"))
 )
 
 

@@ -92,8 +92,8 @@ def test_loading_twice_equals_loading_once(database: Database) -> None:
 
 def test_the_order_of_arrival_does_not_matter(database: Database) -> None:
     """Whatever the order of four answers, the rows are those of the newest finished one."""
-    running = {"completed_at": None, "exit_code": None, "enabled_products": [], "stats": {}}
-    answers = [
+    running: dict[str, Any] = {"completed_at": None, "exit_code": None, "enabled_products": [], "stats": {}}
+    answers: list[dict[str, Any]] = [
         {"minutes": 1, **running},
         {"minutes": 2, **running, "meta": {"branch": "renamed"}},
         {"minutes": 3, "stats": {"errors": {"a": 1}}},
@@ -142,7 +142,7 @@ def test_a_changed_answer_replaces_the_child_rows(database: Database) -> None:
 def test_the_largest_ids_and_texts_come_back_equal(database: Database) -> None:
     """Ids up to 2^63-1, text of every plane and a long one, and exact JSON numbers survive each dialect."""
     odd = "\U0001f680 ﷽ 'quoted' \\ % _ \t\n" + "x" * 10_000
-    extra = {"shiny": {"list": [1, 2.5, None, True, "\U0001f680"], "small": 5e-324, "exact": 2**63 - 1}}
+    extra: dict[str, Any] = {"shiny": {"list": [1, 2.5, None, True, "\U0001f680"], "small": 5e-324, "exact": 2**63 - 1}}
     rows = scan_rows(2**63 - 1, deployment_id=2**63 - 1, repository_id=2**63 - 1, meta={"branch": odd}, **extra)
 
     load(database, rows)

@@ -479,7 +479,7 @@ FORMS = [
 @example(form=FORMS[1], changes=[(1, [], 3)], plain_lines=22_000)
 @example(form=FORMS[1], changes=[(0, ["#"], 1)], plain_lines=22_000)
 @example(form=FORMS[0], changes=[(1, ["9" * 20], 1)], plain_lines=22_000)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     form=st.sampled_from(FORMS),
     changes=st.lists(

@@ -179,11 +179,11 @@ def create_run_tables() -> None:
     )
 
 
-# `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its julianday() is
-# exact to 40 us only, so whole seconds and microseconds are subtracted apart.
+# `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its date functions round
+# to milliseconds, so whole seconds and microseconds are subtracted apart.
 DURATION = {
     "sqlite": (
-        "(strftime('%s', s.completed_at) - strftime('%s', s.started_at))"
+        "(strftime('%s', substr(s.completed_at, 1, 19)) - strftime('%s', substr(s.started_at, 1, 19)))"
         " + (substr(s.completed_at, 21, 6) - substr(s.started_at, 21, 6)) / 1000000.0"
     ),
     "postgresql": "EXTRACT(EPOCH FROM s.completed_at - s.started_at)::double precision",
@@ -194,7 +194,7 @@ PRODUCTS = {
     "postgresql": "(SELECT string_agg(product, ',' ORDER BY product) FROM scan_products p"
     " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
 }
-DAY = {"sqlite": "date({0})", "postgresql": "({0} AT TIME ZONE 'UTC')::date"}
+DAY = {"sqlite": "substr({0}, 1, 10)", "postgresql": "({0} AT TIME ZONE 'UTC')::date"}
 
 BI_SCAN = """
 CREATE VIEW bi_scan AS

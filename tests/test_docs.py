@@ -1,0 +1,82 @@
+"""The documentation names what there is: commands, options, tables, columns, views."""
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from sqlalchemy import inspect
+
+from etl.cli import cli
+from etl.database import Database
+from etl.events import Event
+from etl.observe import LINES
+from etl.schema import metadata
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TABLES = (ROOT / "docs" / "tables.md").read_text()
+
+
+def commands(group: click.Group, prefix: str = "") -> list[str]:
+    """All commands, those of groups by their full name."""
+    found = []
+    for name, command in group.commands.items():
+        found += commands(command, f"{name} ") if isinstance(command, click.Group) else [prefix + name]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(cli))
+def test_the_readme_names_every_command(command: str) -> None:
+    """A command that isn't in the README doesn't exist for users."""
+    assert f"scan-etl {command}" in README
+
+
+@pytest.mark.parametrize("command", commands(cli))
+def test_every_command_and_option_has_a_help_text(command: str) -> None:
+    """`--help` explains itself."""
+    found: click.Command = cli
+    for word in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+
+    assert found.help
+    options = [param for param in found.params if isinstance(param, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_the_readme_names_no_command_that_there_is_not() -> None:
+    """Every `scan-etl WORD` in the README is a command."""
+    named = set(re.findall(r"scan-etl ([a-z]+)\b", README))
+
+    assert named <= set(cli.commands), named - set(cli.commands)
+
+
+@pytest.mark.parametrize("table", [table.name for table in metadata.sorted_tables])
+def test_the_docs_name_every_column(table: str) -> None:
+    """docs/tables.md has a section for each table, with all its columns."""
+    sections = {part.split("`")[1]: part for part in TABLES.split("\n### ")[1:]}
+    shared = sections["fetch_queue"] if table == "dead_letters" else ""
+    key = {"deployment_id", "scan_id"}
+
+    missing = {column.name for column in metadata.tables[table].c if f"`{column.name}`" not in sections[table] + shared}
+    assert missing <= key
+
+
+@pytest.mark.parametrize("view", ["bi_scan", "bi_scan_daily"])
+def test_the_docs_name_every_column_of_a_view(sqlite_url: str, view: str) -> None:
+    """What dashboards may select is written down."""
+    section = TABLES.split(f"\n### `{view}`")[1].split("\n### ")[0]
+    with closing(Database(sqlite_url)) as database:
+        columns = database.run_here(
+            lambda connection: [column["name"] for column in inspect(connection).get_columns(view)]
+        )
+
+    assert [name for name in columns if f"`{name}`" not in section] == []
+
+
+def test_every_event_has_a_log_line() -> None:
+    """An event without words would be a KeyError at the worst moment."""
+    assert set(LINES) == set(get_args(Event))

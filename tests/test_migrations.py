@@ -1,0 +1,103 @@
+"""Migrations are code: up, down, and equal to the declared tables, on each dialect."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from alembic.script import ScriptDirectory
+from command import Command
+from sqlalchemy import inspect, text
+
+from etl import database as db
+from etl.database import Database
+from etl.errors import DatabaseError
+from etl.schema import HEAD, metadata
+
+
+def names(url: str) -> set[str]:
+    """Tables and views."""
+    with closing(Database(url)) as opened:
+        inspector = inspect(opened.engine)
+        return {*inspector.get_table_names(), *inspector.get_view_names()} - {"alembic_version"}
+
+
+def test_head_is_the_newest_revision() -> None:
+    """The constant that runs compare with is what `migrations/` ends with."""
+    assert ScriptDirectory(str(db.migrations_folder())).get_current_head() == HEAD
+
+
+def test_up_and_down_and_up_again(empty_database_url: str) -> None:
+    """Every migration can be taken back, and the tables at head are those of `schema.py`."""
+    db.upgrade(empty_database_url)
+    db.check(empty_database_url)
+    full = names(empty_database_url)
+    assert full == {*metadata.tables, "bi_scan", "bi_scan_daily"}
+
+    db.downgrade(empty_database_url, "base")
+    assert names(empty_database_url) == set()
+    assert db.current(empty_database_url) is None
+
+    db.upgrade(empty_database_url)
+    assert names(empty_database_url) == full
+
+
+def test_the_offline_sql_makes_the_same_tables(empty_database_url: str) -> None:
+    """`db sql` is what a DBA may run by hand instead of `db upgrade`."""
+    script = db.upgrade_sql(empty_database_url)
+    statements = [part for part in script.split(";\n") if part.strip().strip("-") not in ("", "BEGIN", "COMMIT")]
+    with closing(Database(empty_database_url)) as opened:
+
+        def work(connection: object) -> None:
+            for statement in statements:
+                connection.exec_driver_sql(statement)  # type: ignore[attr-defined]  # a Connection
+
+        opened.run_here(work)
+
+    db.check(empty_database_url)
+
+
+def test_four_upgrades_at_once_are_one(empty_postgres_url: str) -> None:
+    """Whoever comes second waits, and finds it done."""
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(db.upgrade, empty_postgres_url) for _ in range(4)]:
+            done.result(60)
+
+    db.check(empty_postgres_url)
+
+
+def test_check_finds_a_missing_column(database_url: str) -> None:
+    """A table that somebody has changed by hand is named."""
+    with closing(Database(database_url)) as opened:
+        opened.run_here(
+            lambda connection: connection.execute(text("ALTER TABLE schema_drift DROP COLUMN sample_scan_id"))
+        )
+
+    with pytest.raises(DatabaseError, match="sample_scan_id"):
+        db.check(database_url)
+
+
+def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:
+    """An old scan-etl refuses a database that a newer one has upgraded, and says so."""
+    with closing(Database(database_url)) as opened:
+        opened.run_here(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+
+    outcome = cli("run", environment={"SCAN_ETL_DATABASE__URL": database_url, "SEMGREP_APP_TOKEN": "t"})
+
+    assert outcome.exit_code == 5
+    assert "newer than this version knows" in outcome.stderr
+
+
+def test_sqlite_makes_itself_and_its_commands_say_what_is_missing(cli: Command) -> None:
+    """A run creates the file; `status` and `db check` don't, and name the command that does."""
+    token = {"SEMGREP_APP_TOKEN": "t"}
+
+    assert cli("status", environment=token).exit_code == 5
+    assert "scan-etl db upgrade" in cli("db", "check", environment=token).stderr
+    assert cli("db", "current", environment=token).stdout == "none\n"
+    assert not (cli.folder / "scans.db").exists()
+    assert cli("enqueue", "-", stdin="120 1", environment=token).exit_code == 0
+    assert cli("db", "check", environment=token).exit_code == 0
+    assert cli("db", "current", environment=token).stdout == f"{HEAD}\n"
+    assert "CREATE TABLE scans" in cli("db", "sql", environment=token).stdout
+    assert cli("db", "downgrade", "base", "--yes", environment=token).exit_code == 0
+    assert cli("db", "check", environment=token).exit_code == 5

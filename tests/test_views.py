@@ -1,0 +1,117 @@
+"""The views for dashboards, on known data, on each dialect."""
+
+from contextlib import closing
+from datetime import date
+from typing import Any
+
+from scan_rows import scan_rows
+from sqlalchemy import Connection, text
+
+from etl.database import Database
+from etl.load import load_scans
+from etl.model import ScanRows
+
+
+def query(url: str, sql: str, *batch: ScanRows) -> list[tuple[Any, ...]]:
+    """Load a batch, then ask."""
+
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
+        load_scans(connection, batch, "run")
+        return [tuple(row) for row in connection.execute(text(sql))]
+
+    with closing(Database(url)) as database:
+        return database.run_here(work)
+
+
+def at(day: int, time: str) -> str:
+    return f"2026-02-{day:02} {time}+00:00"
+
+
+def test_a_scan_is_one_wide_row(database_url: str) -> None:
+    """Duration in seconds with microseconds, the products in one text, and a readable outcome."""
+    sql = (
+        "SELECT scan_id, repository, is_pull_request, duration_seconds, outcome, products, findings, started_day"
+        " FROM bi_scan ORDER BY scan_id"
+    )
+    found = query(
+        database_url,
+        sql,
+        scan_rows(1, started_at=at(1, "23:59:59.999999"), completed_at=at(2, "00:01:00.000001")),
+        scan_rows(2, exit_code=1, meta={"repository": "acme/web", "pull_request_id": "7"}, enabled_products=[]),
+        scan_rows(3, exit_code=-9),
+        scan_rows(4, exit_code=None),
+        scan_rows(5, completed_at=None, exit_code=None),
+        scan_rows(6, started_at=None, meta=None, stats=None),
+    )
+
+    assert [(*row[:7], str(row[7])) for row in found] == [
+        (1, "acme/pay", 0, 60.000002, "passed", "sast,secrets", 3, "2026-02-01"),
+        (2, "acme/web", 1, 90.25, "findings", None, 3, "2026-03-01"),
+        (3, "acme/pay", 0, 90.25, "failed", "sast,secrets", 3, "2026-03-01"),
+        (4, "acme/pay", 0, 90.25, "unknown", "sast,secrets", 3, "2026-03-01"),
+        (5, "acme/pay", 0, None, "running", "sast,secrets", 3, "2026-03-01"),
+        (6, None, 0, None, "passed", "sast,secrets", None, "None"),
+    ]
+
+
+def test_the_daily_view_is_dense(database_url: str) -> None:
+    """Every repository has a row on every day of the data, with zeros where nothing ran."""
+    sql = (
+        "SELECT day, repository, scans, passed, with_findings, failed, running, findings, duration_seconds_total,"
+        " duration_seconds_average, duration_seconds_longest FROM bi_scan_daily ORDER BY day, repository"
+    )
+    found = query(
+        database_url,
+        sql,
+        scan_rows(1, started_at=at(1, "10:00:00"), completed_at=at(1, "10:00:10")),
+        scan_rows(2, started_at=at(1, "23:59:59"), completed_at=at(2, "00:00:29"), exit_code=1),
+        scan_rows(3, started_at=at(3, "00:00:00"), completed_at=at(3, "00:00:05"), exit_code=2),
+        scan_rows(4, repository_id=8, meta={"repository": "acme/web"}, started_at=at(2, "08:00:00"), completed_at=None),
+    )
+
+    day = date(2026, 2, 1)
+    assert [(date.fromisoformat(str(row[0])), row[1], *map(as_number, row[2:])) for row in found] == [
+        (day, "acme/pay", 2, 1, 1, 0, 0, 6, 40.0, 20.0, 30.0),
+        (day, "acme/web", 0, 0, 0, 0, 0, 0, 0.0, None, None),
+        (day.replace(day=2), "acme/pay", 0, 0, 0, 0, 0, 0, 0.0, None, None),
+        (day.replace(day=2), "acme/web", 1, 0, 0, 0, 1, 3, 0.0, None, None),
+        (day.replace(day=3), "acme/pay", 1, 0, 0, 1, 0, 3, 5.0, 5.0, 5.0),
+        (day.replace(day=3), "acme/web", 0, 0, 0, 0, 0, 0, 0.0, None, None),
+    ]
+
+
+def as_number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def test_a_renamed_repository_is_one_repository_under_its_newest_name(database_url: str) -> None:
+    """The API's number counts, and without one the name."""
+    found = query(
+        database_url,
+        "SELECT repository_id, repository, SUM(scans) FROM bi_scan_daily GROUP BY 1, 2 ORDER BY 2",
+        scan_rows(1, started_at=at(1, "10:00:00"), meta={"repository": "acme/zebra"}),
+        scan_rows(2, started_at=at(2, "10:00:00"), meta={"repository": "acme/ant"}),
+        scan_rows(3, started_at=at(3, "10:00:00"), meta={}),
+        scan_rows(4, repository_id=None, started_at=at(1, "10:00:00"), meta={"repository": "acme/bee"}),
+    )
+
+    assert [(row[0], row[1], int(row[2])) for row in found] == [(7, "acme/ant", 3), (None, "acme/bee", 1)]
+
+
+def test_a_wrong_clock_does_not_stretch_the_calendar(database_url: str) -> None:
+    """A start in the year 1 or 9000 is in `bi_scan`, but adds no days to the daily view."""
+    found = query(
+        database_url,
+        "SELECT (SELECT COUNT(*) FROM bi_scan), COUNT(*), SUM(scans) FROM bi_scan_daily",
+        scan_rows(1, started_at=at(1, "10:00:00")),
+        scan_rows(2, started_at="0001-01-01T00:00:00Z"),
+        scan_rows(3, started_at="9000-01-01T00:00:00Z"),
+    )
+
+    assert [tuple(map(int, found[0]))] == [(3, 1, 1)]
+
+
+def test_views_of_nothing_are_empty(database_url: str) -> None:
+    """A fresh database gives no rows and no error."""
+    assert query(database_url, "SELECT * FROM bi_scan") == []
+    assert query(database_url, "SELECT * FROM bi_scan_daily") == []
