@@ -342,9 +342,13 @@ def config_show(ctx: click.Context) -> None:
 
 
 @cli.command("demo")
-@click.option("--scans", type=click.IntRange(1, 1_000_000), default=3000, show_default=True, metavar="N")
+@click.option(
+    "--scans", type=click.IntRange(1, 1_000_000), default=3000, show_default=True, metavar="N", help="Scans to fetch."
+)
 @click.option("--rate", type=click.FloatRange(1), default=1000, show_default=True, metavar="N", help="Per second.")
-@click.option("--database-url", default="sqlite:///scan-etl-demo.db", show_default=True, metavar="URL")
+@click.option(
+    "--database-url", default="sqlite:///scan-etl-demo.db", show_default=True, metavar="URL", help="Where the rows go."
+)
 @as_json
 @click.pass_context
 def demo_command(ctx: click.Context, /, scans: int, rate: float, database_url: str) -> None:
@@ -375,18 +379,18 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 @cli.command("sandbox")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
 @click.option("--scans", type=click.IntRange(0), default=10_000, show_default=True, help="Scans at the start.")
 @click.option("--scans-per-day", type=float, default=500.0, show_default=True, help="New ones that arrive.")
-@click.option("--repositories", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--deployment", type=click.IntRange(1), default=120, show_default=True, metavar="ID")
+@click.option("--repositories", type=click.IntRange(1), default=100, show_default=True, help="How many.")
+@click.option("--deployment", type=click.IntRange(1), default=120, show_default=True, metavar="ID", help="Its id.")
 @click.option("--token", default="sandbox-token", show_default=True, help="The one token that it takes.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that each answer takes.")
 @click.option("--latency-spread", type=click.FloatRange(0), default=0.0, help="Up to so many seconds more.")
 @click.option("--rate-limit", type=float, metavar="N", help="Answer 429 above N requests a second.")
-@click.option("--retry-after", type=click.Choice(["seconds", "date", "absent"]), default="seconds")
+@click.option("--retry-after", type=click.Choice(["seconds", "date", "absent"]), default="seconds", help="In a 429.")
 @click.option("--rate-limit-headers", is_flag=True, help="Send X-RateLimit-* headers.")
 @click.option(
     "--fault",

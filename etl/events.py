@@ -44,6 +44,25 @@ class GateClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class GateOpened:
+    """The wait is over, and requests go out again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAway:
+    """What worked before fails now: one probe an interval, until it works again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApiBack:
+    """The API works again after `seconds`. No pair has spent an attempt on it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PairDied:
     """A pair became a dead letter."""
 
@@ -74,5 +93,5 @@ class Stopping:
     reason: str
 
 
-Event = BadLine | GateClosed | PairDied | DeploymentStopped | LeasesLost | Stopping
+Event = BadLine | GateClosed | GateOpened | ApiAway | ApiBack | PairDied | DeploymentStopped | LeasesLost | Stopping
 Tell = Callable[[Event], None]

@@ -4,8 +4,9 @@ Nothing is lost. A value goes to its column, product or item where its meaning i
 stays, under its own name, in the `extra` of its level (scan, meta, stats). What came other than documented
 is noted as drift.
 
-An answer is read as it came. Only where it turns out to hold what no database takes (NUL, a lone surrogate,
-an integer beyond 64 bits, NaN) is it cleaned as a whole and read again. So cleaning costs the others nothing.
+An answer is read as it came. Only where its rows turn out to hold text that no database takes (NUL, a lone
+surrogate) is it cleaned as a whole and read again, so that cleaning costs the others nothing. Numbers that no
+JSON column takes (NaN, integers beyond 64 bits) are cleaned where they are left over, in `extra`.
 """
 
 import json
@@ -60,6 +61,7 @@ _to_json: Final = msgspec.json.Encoder(order="sorted").encode
 
 _Notes = dict[Drift, None]  # each once, in the order met
 _Items = tuple[tuple[str, str, float], ...]
+_CleanLeaf = Callable[[Any, str, _Notes], Any]
 
 
 class _OddError(Exception):
@@ -71,8 +73,8 @@ class _OddError(Exception):
         self.found = found
 
 
-class _NeedsCleaningError(Exception):
-    """The answer holds something that can't be stored as it came."""
+class _BadTextError(Exception):
+    """A text in the answer can't be stored as it came."""
 
 
 def decode(body: bytes) -> object:
@@ -169,8 +171,8 @@ def _text(value: object) -> str:
         return value
     if type(value) not in (int, float, bool):
         raise _OddError(DRIFT_ODD_TYPE)
-    _refuse_unstorable(value, 0)
-    return _to_json(value).decode()
+    storable = _clean_number(value, "", {})
+    return storable if type(storable) is str else _to_json(storable).decode()
 
 
 def _title(value: object) -> str:
@@ -266,9 +268,9 @@ def flatten(
     notes: _Notes = {}
     try:
         rows = _rows(document, author, notes, cleaned=False)
-    except (_NeedsCleaningError, UnicodeEncodeError):
+    except (_BadTextError, UnicodeEncodeError):
         notes.clear()
-        rows = _rows(_clean(document, "", 1, notes), author, notes, cleaned=True)
+        rows = _rows(_clean(document, "", 1, notes, _clean_text), author, notes, cleaned=True)
     return ScanRows._make((pair, fetched_at, *rows, tuple(notes)[:MAX_DRIFT]))
 
 
@@ -301,12 +303,12 @@ def _rows(document: Any, author: str, notes: _Notes, *, cleaned: bool) -> tuple[
     scan, products = row[:5], row[5] or ()
     meta, meta_extra = _meta(row[6] or {}, author, notes)
     stats, items, stats_extra = _stats(row[7] or {}, notes)
-    scan_extra = _extra(rest, 1)
+    scan_extra = _extra(rest, _SCAN, notes)
     # JSON has no line breaks of its own, so different rows never give the same content.
     content = b"\n".join((_to_json((scan, products, meta, stats, items)), scan_extra, meta_extra, stats_extra))
     # A NUL is written so. To look for any backslash first is quicker by far.
     if not cleaned and b"\\" in content and b"\\u0000" in content:
-        raise _NeedsCleaningError
+        raise _BadTextError
     return (
         scan[2] is not None,
         _digest(content),
@@ -356,12 +358,13 @@ def _unknown_fields(prefix: str, names: tuple[str, ...]) -> _Notes:
     return {Drift(path, DRIFT_UNKNOWN_FIELD): None for path in paths}
 
 
-def _extra(extra: dict[str, Any], depth: int) -> bytes:
-    """As JSON; nothing if it is empty. `depth` is the level of the object that it is the extra of."""
+def _extra(extra: dict[str, Any], level: _Level, notes: _Notes) -> bytes:
+    """As JSON; nothing if it is empty."""
     if not extra:
         return b""
-    if not _PLAIN.issuperset(map(type, extra.values())):
-        _refuse_unstorable(extra, depth)
+    depth = 2 if level.prefix else 1
+    if not _PLAIN.issuperset(map(type, extra.values())) and not _is_storable(extra, depth):
+        return _to_json(_clean(extra, level.prefix[:-1], depth, notes, _clean_number))
     return _to_json(extra)
 
 
@@ -376,25 +379,24 @@ def _meta(meta: dict[str, Any], author: str, notes: _Notes) -> tuple[list[Any], 
         notes[Drift("meta.true", DRIFT_CONFLICT)] = None
     if author != "keep":
         _hide_authors(row, extra, author)
-    return row, _extra(extra, 2)
+    return row, _extra(extra, _META, notes)
 
 
 def _hide_authors(row: list[Any], extra: dict[str, Any], author: str) -> None:
     """Hide, in place, what is about authors: the columns, and what isn't in them only for its odd type."""
     for name, slot in _AUTHOR_SLOTS.items():
         if row[slot] is not None:
-            row[slot] = _pseudonym(row[slot]) if author == "hash" else None
+            row[slot] = _pseudonym(row[slot], name) if author == "hash" else None
         elif name in extra:
-            _refuse_unstorable(extra[name], 3)
+            pseudonym = _pseudonym(extra.pop(name), name)
             if author == "hash":
-                extra[name] = _pseudonym(extra[name])
-            else:
-                del extra[name]
+                extra[name] = pseudonym
 
 
-def _pseudonym(value: object) -> str:
+def _pseudonym(value: object, name: str) -> str:
     """Of the clean value: whether the rest of the answer needs cleaning makes no difference."""
-    value = _clean(value, "", 3, {})
+    for clean_leaf in (_clean_text, _clean_number):
+        value = _clean(value, f"meta.{name}", 3, {}, clean_leaf)
     return _digest(value.encode() if type(value) is str else _to_json(value))
 
 
@@ -410,7 +412,7 @@ def _stats(stats: dict[str, Any], notes: _Notes) -> tuple[list[Any], _Items, byt
         of_category = numbers[category]
         for name in sorted(of_category):
             items.append((category, name, of_category[name]))
-    return row, tuple(items), _extra(rest | odd, 2)
+    return row, tuple(items), _extra(rest | odd, _STATS, notes)
 
 
 def _take_below(node: dict[str, Any], prefix: str, numbers: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -453,65 +455,66 @@ def _take_numbers(node: dict[str, Any], category: str, numbers: dict[str, dict[s
 def _number(value: object) -> float | None:
     """The float that is exactly this number; None if there is none. The text of an integer is a number."""
     if type(value) is int or type(value) is float:
-        _refuse_unstorable(value, 0)
         number = value
     elif type(value) is str and _INTEGER(value):
         number = int(value)
     else:
         return None
     try:
-        return float(number) if float(number) == number else None
+        return float(number) if float(number) == number and isfinite(number) else None
     except OverflowError:
         return None
 
 
-def _refuse_unstorable(value: object, depth: int) -> None:
-    """Raise _NeedsCleaningError unless all numbers can be stored and nothing is nested too deep.
+def _is_storable(value: object, depth: int) -> bool:
+    """Whether all numbers can be stored as they are, and nothing is nested too deep.
 
-    `depth` is the level of the value, if it is an object or a list. Texts aren't looked at: the encoder
-    refuses lone surrogates, and a NUL shows in what it writes.
+    `depth` is the level of the value, if it is an object or a list. Texts aren't looked at: the encoder refuses
+    lone surrogates, and a NUL shows in what it writes.
     """
     if type(value) is int:
-        if not _INT64_MIN <= value <= INT64_MAX:
-            raise _NeedsCleaningError
-    elif type(value) is float:
-        if not isfinite(value):
-            raise _NeedsCleaningError
-    elif type(value) is dict or type(value) is list:
+        return _INT64_MIN <= value <= INT64_MAX
+    if type(value) is float:
+        return isfinite(value)
+    if type(value) is dict or type(value) is list:
         if depth > MAX_DEPTH:
-            raise _NeedsCleaningError
+            return False
         for member in value.values() if type(value) is dict else value:
-            _refuse_unstorable(member, depth + 1)
+            if not _is_storable(member, depth + 1):
+                return False
+    return True
 
 
-def _clean(value: object, path: str, depth: int, notes: _Notes) -> object:
-    """A copy that can be stored. `depth` is the value's level; the path of a list's member ends in `[]`."""
+def _clean(value: object, path: str, depth: int, notes: _Notes, clean_leaf: _CleanLeaf) -> object:
+    """A copy with clean leaves and names. `depth` is the value's level; the path of a list's member ends in `[]`."""
     if type(value) is not dict and type(value) is not list:
-        return _clean_scalar(value, path, notes)
+        return clean_leaf(value, path, notes)
     if depth > MAX_DEPTH:
         raise _too_deep(f"$.{path}")
     if type(value) is list:
         members: list[object] = []
         for member in value:  # a comprehension would be a second frame for each level
-            members.append(_clean(member, f"{path}[]"[:PATH_MAX_CHARACTERS], depth + 1, notes))
+            members.append(_clean(member, f"{path}[]"[:PATH_MAX_CHARACTERS], depth + 1, notes, clean_leaf))
         return members
     cleaned: dict[str, object] = {}
     # Good names first, so that they stay as they are whatever the bad ones become.
     for name in sorted(value, key=lambda name: (_BAD_TEXT.search(name) is not None, name)):
-        good = _BAD_TEXT.sub(_REPLACEMENT, name)
-        inside = (f"{path}.{good}" if path else good)[:PATH_MAX_CHARACTERS]
-        if good != name:
-            notes[Drift(inside, DRIFT_BAD_TEXT)] = None
+        inside = _BAD_TEXT.sub(_REPLACEMENT, f"{path}.{name}" if path else name)[:PATH_MAX_CHARACTERS]
+        good = clean_leaf(name, inside, notes)
         while good in cleaned:
             good += _REPLACEMENT
-        cleaned[good] = _clean(value[name], inside, depth + 1, notes)
+        cleaned[good] = _clean(value[name], inside, depth + 1, notes, clean_leaf)
     return cleaned
 
 
-def _clean_scalar(value: object, path: str, notes: _Notes) -> object:
+def _clean_text(value: Any, path: str, notes: _Notes) -> Any:
     if type(value) is str and _BAD_TEXT.search(value):
         notes[Drift(path, DRIFT_BAD_TEXT)] = None
         return _BAD_TEXT.sub(_REPLACEMENT, value)
+    return value
+
+
+def _clean_number(value: Any, path: str, notes: _Notes) -> Any:
     if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
         notes[Drift(path, DRIFT_BIG_NUMBER)] = None
         return str(Decimal(value))  # str(int) refuses more than 4,300 digits

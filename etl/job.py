@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from etl import __version__, queue, runs
+from etl import __version__, budgets, queue, runs
 from etl.config import Settings, Tokens
 from etl.database import Database, schema_problem, sqlite_path, upgrade
 from etl.errors import ConfigError, DatabaseError, FatalError, StoppedError, TransientError
@@ -105,6 +105,27 @@ def fill(database: Database, order: Order) -> dict[str, int]:
     enqueue(database, order, None, tally, Reporter(tally, interactive=False).tell, lambda: False)
     names = ("requested", "invalid", "duplicate", "already_final")
     return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}
+
+
+class _Budget:
+    """One token's line of time, in the database."""
+
+    def __init__(self, database: Database, token: str) -> None:
+        self._database = database
+        self._key = budgets.key_of(token)
+        self._is_open = False
+
+    async def reserve(self, seconds: float) -> float:
+        return await self._database.run(partial(self._reserve, seconds=seconds))
+
+    def _reserve(self, connection: Connection, seconds: float) -> float:
+        if not self._is_open:
+            budgets.open_budget(connection, self._key)
+            self._is_open = True
+        return budgets.reserve(connection, self._key, seconds)
+
+    async def hold(self, seconds: float) -> None:
+        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds))
 
 
 class _Ports:
@@ -202,7 +223,7 @@ async def _work(this: _Run) -> None:
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
         else:
             this.tally.to_do = (await database.run(partial(queue.left, batch=None))).remaining
-        async with Semgrep(this.settings.api, this.tokens, this.tally, tell) as semgrep:
+        async with Semgrep(this.settings.api, this.tokens, partial(_Budget, database), this.tally, tell) as semgrep:
             await _check_tokens(this, semgrep)
             ports = _Ports(database, semgrep, this.settings, this.run_id, this.batch)
             await drain(ports, _policy(this.order, this.settings), this.stop, this.halted, this.tally, tell)

@@ -55,9 +55,7 @@ def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -
             seen.append(rows)
     if changed:
         connection.execute(delete(scans).where(in_pairs(connection, scans, [rows.pair for rows in changed])))
-    _insert(
-        connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id
-    )
+    _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
     _count_drift(connection, batch)
     return Loaded(len(new), len(changed), len(seen))
@@ -97,9 +95,7 @@ _STATS = tuple(scan_stats.c)
 _ITEMS = tuple(scan_stat_items.c)
 
 
-def _insert(
-    connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str
-) -> None:
+def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str) -> None:
     scan_rows: list[Row] = []
     product_rows: list[Row] = []
     meta_rows: list[Row] = []

@@ -14,10 +14,13 @@ from typing import Any
 import structlog
 
 from etl.events import (
+    ApiAway,
+    ApiBack,
     BadLine,
     DeploymentStopped,
     Event,
     GateClosed,
+    GateOpened,
     LeasesLost,
     PairDied,
     Stopping,
@@ -55,9 +58,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[log_level.upper()]
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]  # writes, that is all
         cache_logger_on_first_use=False,
     )
@@ -66,6 +67,9 @@ def configure_logs(log_format: str, log_level: str) -> None:
 LINES: dict[type[Event], tuple[str, str]] = {
     BadLine: ("warning", "line passed over"),
     GateClosed: ("warning", "the API refuses, waiting"),
+    GateOpened: ("info", "the API may be asked again"),
+    ApiAway: ("warning", "the API is away, waiting for it"),
+    ApiBack: ("info", "the API is back"),
     PairDied: ("warning", "dead letter"),
     DeploymentStopped: ("error", "deployment stopped, its pairs stay queued"),
     LeasesLost: ("warning", "leases lost to another worker, nothing written for them"),

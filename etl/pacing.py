@@ -1,4 +1,9 @@
-"""How fast one token may ask: a ceiling, a gate that closes when the API refuses, and the arithmetic of waits."""
+"""How fast one token may ask: reserved time slots, a gate that closes when the API refuses, and a pace that adapts.
+
+All workers of a token share one line of time, kept in the database: each reserves the next piece of it, asks at
+its pace while that lasts, and reserves another one meanwhile. So together they never ask faster than one worker may,
+without a round trip a request. Seconds come from the monotonic clock.
+"""
 
 import asyncio
 import math
@@ -7,20 +12,43 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
 from etl.errors import StoppedError
 
-FIRST_REFUSAL_SECONDS = 1.0
-"""How long the gate closes when the API refuses and doesn't say for how long. Doubles with each refusal in a row."""
+WINDOW_SECONDS = 0.25
+"""The longest piece of time reserved at once. A worker that dies wastes at most two; a refusal that another
+worker met holds this one back after two at the latest."""
+LATE_SECONDS = 0.04
+"""How late a slot may be used. What is later is lost, or the requests of a stalled worker would come in a heap."""
+FIRST_GATE_SECONDS = 1.0
+LONGEST_GUESS_SECONDS = 60.0
+"""How long the gate closes when the API refuses without saying for how long: doubles with each refusal in a row."""
+BELOW_LIMIT = 0.95
+"""After a refusal the pace is this share of what the API accepted in the second before."""
+CLIMB_A_SECOND = 0.004
+"""By which share of that the pace then rises a second; the climb doubles with every `CALM_SECONDS` without refusal."""
+CALM_SECONDS = 10.0
+SLOWEST_RATE = 0.1
+
+
+class Budget(Protocol):
+    """A token's line of time, shared by all its workers."""
+
+    async def reserve(self, seconds: float) -> float:
+        """Take the next free piece, `seconds` long. Returns in how many seconds it begins, 0 for now."""
+
+    async def hold(self, seconds: float) -> None:
+        """Let nothing begin in the next `seconds`, for anyone."""
 
 
 def make_limiter(rate: float) -> AsyncLimiter:
     """At most `rate` acquisitions a second, with a burst of a tenth of it.
 
-    `AsyncLimiter(rate, 1)` lets twice the rate through in the first second; windows shorter than a
-    tenth of a second fall short of the rate, for timers aren't that fine.
+    `AsyncLimiter(rate, 1)` lets twice the rate through in the first second; periods shorter than a tenth of a
+    second fall short of the rate, for timers aren't that fine.
     """
     return AsyncLimiter(rate / 10, 0.1) if rate >= 10 else AsyncLimiter(1, 1 / rate)
 
@@ -34,7 +62,7 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
     except ValueError:
         try:
             at = parsedate_to_datetime(header)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
         seconds = (at - now).total_seconds()
@@ -48,58 +76,156 @@ def backoff_seconds(failures: int, first: float, longest: float) -> float:
 
 
 class Pace:
-    """The pace of one token. Every request passes `acquire`; answers are reported back.
+    """The pace of one token in this process. Every request passes `acquire`, and its answer is reported.
 
-    While the API refuses, the gate is closed for all who ask. Seconds come from the monotonic clock.
+    `on_gate` is told the seconds for which the gate closes, and 0 when it opens.
     """
 
     def __init__(
-        self,
-        rate: float,
-        max_wait_seconds: float,
-        *,
-        on_gate: Callable[[float], None] = lambda _seconds: None,
+        self, ceiling: float, max_wait_seconds: float, budget: Budget, on_gate: Callable[[float], None]
     ) -> None:
-        self.rate = rate
-        self._limiter = make_limiter(rate)
+        self._ceiling = ceiling
+        self.rate = ceiling
         self._max_wait_seconds = max_wait_seconds
+        self._budget = budget
         self._on_gate = on_gate
+        self._limiter = make_limiter(ceiling)
+        self._turn = asyncio.Lock()
+        self._closed = asyncio.Event()
+        self._running = asyncio.Event()
+        self._running.set()
+        # The window in use, and the one reserved meanwhile.
+        self._next_at = self._begins_at = self._ends_at = 0.0
+        self._used = 0
+        self._length_seconds = WINDOW_SECONDS / 4
+        self._ahead: asyncio.Task[tuple[float, float]] | None = None
+        # The gate.
         self._opens_at = 0.0
+        self._gate_closed = False
         self._refused_since: float | None = None
         self._refusals_in_a_row = 0
-        self._closed = asyncio.Event()
+        # What the API accepts.
+        self._second = 0
+        self._accepted = self._accepted_before = 0
+        self._known_limit = ceiling
+        self._refused_at = self._raised_at = -math.inf
 
     async def acquire(self) -> None:
         """Wait for the turn of one request. StoppedError once the pace is closed."""
-        while (wait := self._opens_at - time.monotonic()) > 0 or self._closed.is_set():
-            if self._closed.is_set():
-                raise StoppedError("no more requests")
-            try:
-                async with asyncio.timeout(wait):
-                    await self._closed.wait()
-            except TimeoutError:
-                pass
+        async with self._turn:
+            while True:
+                await self._running.wait()
+                now = time.monotonic()
+                if now < self._opens_at or self._closed.is_set():
+                    await self.sleep(self._opens_at - now)
+                    continue
+                if self._gate_closed:
+                    self._gate_closed = False
+                    self._on_gate(0.0)
+                at = max(self._next_at, now - LATE_SECONDS)
+                if at >= self._ends_at:
+                    await self._next_window()
+                    continue
+                if at > now:
+                    await self.sleep(at - now)
+                    if self._opens_at > at or not self._running.is_set():
+                        continue
+                break
+            self._next_at = at + 1 / self.rate
+            self._used += 1
+            if self._ahead is None and self._ends_at - at < (self._ends_at - self._begins_at) / 2:
+                self._ahead = asyncio.create_task(self._reserve())
         await self._limiter.acquire()
+
+    async def _next_window(self) -> None:
+        """Take the window that was reserved meanwhile, or wait for one. Its length follows the demand."""
+        if self._used * 2 > (self._ends_at - self._begins_at) * self.rate:
+            self._length_seconds *= 2
+        else:
+            self._length_seconds = self._used * 1.5 / self.rate
+        ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
+        self._begins_at, self._ends_at = await ahead
+        self._next_at = max(self._next_at, self._begins_at)
+        self._used = 0
+
+    async def _reserve(self) -> tuple[float, float]:
+        seconds = max(min(self._length_seconds, WINDOW_SECONDS), 1 / self.rate)
+        begins_in_seconds = await self._budget.reserve(seconds)
+        begins_at = time.monotonic() + begins_in_seconds
+        return begins_at, begins_at + seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; StoppedError as soon as the pace is closed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        except TimeoutError:
+            return
+        raise StoppedError("no more requests")
+
+    def pause(self) -> None:
+        """Let nobody through until `resume`."""
+        self._running.clear()
+
+    def resume(self) -> None:
+        """End a pause."""
+        self._running.set()
 
     def accepted(self) -> None:
         """The API answered a request, whatever it said of the scan."""
-        if self._refused_since is not None:
-            self._refused_since = None
-            self._refusals_in_a_row = 0
+        now = time.monotonic()
+        self._count(now, 1)
+        self._refused_since = None
+        self._refusals_in_a_row = 0
+        if self.rate < self._ceiling:
+            self._climb(now)
 
-    def refused(self, retry_after: float | None) -> bool:
-        """The API asked for less. Close the gate; False once it has refused for longer than we bear."""
+    def _count(self, now: float, answers: int) -> None:
+        if int(now) != self._second:
+            self._accepted_before = self._accepted if int(now) == self._second + 1 else 0
+            self._second, self._accepted = int(now), 0
+        self._accepted += answers
+
+    def _climb(self, now: float) -> None:
+        calm = now - self._refused_at
+        step = self._known_limit * CLIMB_A_SECOND * 2 ** min(calm // CALM_SECONDS, 20)
+        self.rate = min(self._ceiling, self.rate + step * min(now - self._raised_at, 1.0))
+        self._raised_at = now
+
+    async def refused(self, retry_after: float | None) -> bool:
+        """The API asked for less: close the gate for all workers, and go on slower after it.
+
+        False once it has refused everything for longer than we bear.
+        """
         now = time.monotonic()
         if self._refused_since is None:
             self._refused_since = now
         if now >= self._opens_at:
             self._refusals_in_a_row += 1
-            wait = retry_after or backoff_seconds(self._refusals_in_a_row, FIRST_REFUSAL_SECONDS, 60)
-            wait = min(wait, self._max_wait_seconds)
-            self._opens_at = now + wait
-            self._on_gate(wait)
+            self._slow_down(now)
+            guess = min(FIRST_GATE_SECONDS * 2.0 ** (self._refusals_in_a_row - 1), LONGEST_GUESS_SECONDS)
+            await self.hold(retry_after or guess)
         return now - self._refused_since < self._max_wait_seconds
+
+    def _slow_down(self, now: float) -> None:
+        self._count(now, 0)
+        lately = self._accepted + self._accepted_before * (1 - now % 1)
+        self._known_limit = min(self.rate, max(lately, self.rate / 4, SLOWEST_RATE))
+        self.rate = max(self._known_limit * BELOW_LIMIT, min(SLOWEST_RATE, self._ceiling))
+        self._refused_at = self._raised_at = now
+
+    async def hold(self, seconds: float) -> None:
+        """Close the gate for `seconds`, but for no longer than we bear."""
+        seconds = min(seconds, self._max_wait_seconds)
+        self._opens_at = max(self._opens_at, time.monotonic() + seconds)
+        if not self._gate_closed:
+            self._gate_closed = True
+            self._on_gate(seconds)
+        await self._budget.hold(seconds)
 
     def close(self) -> None:
         """No more requests: whoever waits for its turn gets StoppedError."""
         self._closed.set()
+        self._running.set()
+        if self._ahead is not None:
+            self._ahead.cancel()

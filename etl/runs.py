@@ -17,9 +17,7 @@ def start_run(connection: Connection, run_id: str, command: str, version: str) -
 
 def update_run(connection: Connection, run_id: str, counts: Mapping[str, int]) -> None:
     """Bring the counts of a run up to date."""
-    connection.execute(
-        update(runs).where(runs.c.run_id == run_id).values({name: counts[name] for name in RUN_COUNTS})
-    )
+    connection.execute(update(runs).where(runs.c.run_id == run_id).values({name: counts[name] for name in RUN_COUNTS}))
 
 
 def finish_run(connection: Connection, summary: Mapping[str, Any]) -> None:

@@ -276,3 +276,10 @@ schema_drift = Table(
     Column("sample_deployment_id", BigInteger, nullable=False),
     Column("sample_scan_id", BigInteger, nullable=False),
 )
+
+rate_budgets = Table(
+    "rate_budgets",
+    metadata,
+    Column("token_key", String(32), primary_key=True),
+    Column("next_free_at", UtcDateTime, nullable=False),
+)

@@ -1,13 +1,15 @@
 """The Semgrep API: the only file that speaks HTTP.
 
-Every answer becomes a decoded document or one of our errors, here and nowhere else. The token goes into the
-Authorization header only; error texts are cleaned of it.
+Every answer becomes a decoded document or one of our errors, here and in `answers`. The token goes into the
+Authorization header only; error texts are cleaned of it. Bad news is believed only after a second question: a 404
+after the token has proved good, failures in a row after something that worked before has been asked again.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -17,54 +19,71 @@ import stamina
 from yarl import URL
 
 from etl import __version__
+from etl.answers import (
+    TOKEN_EXIT,
+    UNAVAILABLE_EXIT,
+    NotFoundError,
+    deployment_ids,
+    document,
+    meaning,
+    one_line,
+    quota,
+    quoted,
+    token_missing,
+    token_of_another,
+    token_without_scope,
+)
 from etl.config import ApiSettings, Tokens
 from etl.errors import FatalError, ItemError, TransientError
-from etl.events import GateClosed, Tally, Tell
-from etl.flatten import decode
+from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
 from etl.model import Pair
-from etl.pacing import Pace, retry_after_seconds
+from etl.pacing import Budget, Pace, backoff_seconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES = 2_000
-QUOTED_CHARACTERS = 200
 BELIEVED_SECONDS = 60.0
 """How long an answer of `GET /api/v1/deployments` counts when a 404 is judged by it."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
-
-TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
-RETRIED_STATUSES = frozenset({408, 413, 425})
-"""What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
-FATAL_STATUSES = {
-    401: ("token_refused", "the token is refused", TOKEN_EXIT),
-    403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
-    410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
-}
-
+SUSPICIOUS_FAILURES = 5
+"""So many different pairs failing one after the other make the API suspect, not the pairs."""
+FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
+DEPLOYMENTS = "/api/v1/deployments"
 
 # The run counts retries and tells of them in its own words.
 stamina.instrumentation.set_on_retry_hooks([])
 
 
-class _NotFoundError(Exception):
-    """A 404: true only if the token is good."""
+@dataclass(slots=True)
+class _Credit:
+    """What is known of one token: its pace, what it may see, and how the API has answered it lately."""
+
+    token: str
+    pace: Pace
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    visible: frozenset[int] = frozenset()
+    asked_at: float = -BELIEVED_SECONDS
+    worked: str = DEPLOYMENTS
+    failing: set[str] = field(default_factory=set)
+    back_at: float = 0.0
 
 
 class Semgrep:
     """The API for any number of deployments. Use it as an async context manager.
 
-    All requests of one token share one pace. `tally` counts requests, retries and refusals as they happen.
+    `budget_of(token)` gives the line of time that all workers of a token share. `tally` counts requests, retries
+    and refusals as they happen.
     """
 
-    def __init__(self, settings: ApiSettings, tokens: Tokens, tally: Tally, tell: Tell) -> None:
+    def __init__(
+        self, settings: ApiSettings, tokens: Tokens, budget_of: Callable[[str], Budget], tally: Tally, tell: Tell
+    ) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._budget_of = budget_of
         self._tally = tally
         self._tell = tell
-        self._paces: dict[str, Pace] = {}
-        self._hushed = False
-        self._seen: dict[str, tuple[float, frozenset[int]]] = {}
-        self._asking: dict[str, asyncio.Lock] = {}
+        self._credits: dict[str, _Credit] = {}
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
         ).on(_quick_retry)
@@ -91,6 +110,7 @@ class Semgrep:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.hush()
         await self._session.close()
 
     async def scan(self, pair: Pair) -> object:
@@ -99,91 +119,131 @@ class Semgrep:
         Raises TransientError, ItemError (this scan is gone), FatalError (the token, or the whole endpoint)
         and StoppedError.
         """
-        token = self._token(pair.deployment_id)
+        credit = self._credit(pair.deployment_id)
         path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
         try:
-            return await self._patiently(path, token)
-        except _NotFoundError as error:
-            await self._judge_not_found(pair, token)
+            found = await self._patiently(path, credit)
+        except NotFoundError as error:
+            visible = await self._visible(credit)
+            if visible and pair.deployment_id not in visible:
+                raise token_of_another(pair.deployment_id, visible) from error
             raise ItemError(f"no such scan: {error}", kind="not_found", http_status=404) from error
+        except TransientError as error:
+            if error.spends_attempt and await self._is_away(credit, path, error):
+                error.spends_attempt = False
+            raise
         except FatalError as error:
             if error.stop_code == TOKEN_EXIT:
                 error.deployment_id = pair.deployment_id
             raise
+        credit.worked = path
+        if credit.failing:
+            credit.failing.clear()
+        return found
 
     async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
         deployments of which none is `wanted`."""
-        token = self._token(deployment_id)
+        credit = self._credit(deployment_id)
         try:
-            visible = await self._visible(token)
+            visible = await self._visible(credit)
         except FatalError as error:
             error.deployment_id = deployment_id
             raise
         if visible and visible.isdisjoint(wanted):
-            raise _token_of_another(deployment_id, visible)
+            raise token_of_another(deployment_id, visible)
 
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
-        self._hushed = True
-        for pace in self._paces.values():
-            pace.close()
+        for credit in self._credits.values():
+            credit.pace.close()
 
-    def _pace_of(self, token: str) -> Pace:
-        pace = self._paces.get(token)
-        if pace is None:
-            pace = self._paces[token] = Pace(
-                self._settings.rate,
-                self._settings.max_wait_seconds,
-                on_gate=lambda seconds: self._tell(GateClosed(seconds)),
-            )
-            if self._hushed:
-                pace.close()
-        return pace
-
-    def _token(self, deployment_id: int) -> str:
+    def _credit(self, deployment_id: int) -> _Credit:
         token = self._tokens.for_deployment(deployment_id)
         if token is None:
-            raise FatalError(
-                f"no token for deployment {deployment_id}:"
-                f" set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN__{deployment_id}",
-                kind="token_missing",
-                stop_code=TOKEN_EXIT,
-                deployment_id=deployment_id,
-            )
-        return token
+            raise token_missing(deployment_id)
+        credit = self._credits.get(token)
+        if credit is None:
+            pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
+            credit = self._credits[token] = _Credit(token, pace)
+        return credit
 
-    async def _judge_not_found(self, pair: Pair, token: str) -> None:
-        """Return if a 404 can be believed. A token without the Web API scope gets 404 for everything."""
-        visible = await self._visible(token)
-        if visible and pair.deployment_id not in visible:
-            raise _token_of_another(pair.deployment_id, visible)
+    def _tell_gate(self, seconds: float) -> None:
+        self._tell(GateClosed(round(seconds, 1)) if seconds else GateOpened())
 
-    async def _visible(self, token: str) -> frozenset[int]:
-        lock = self._asking.setdefault(token, asyncio.Lock())
-        async with lock:
-            asked_at, visible = self._seen.get(token, (-BELIEVED_SECONDS, frozenset[int]()))
-            if time.monotonic() - asked_at < BELIEVED_SECONDS:
-                return visible
-            try:
-                answer = await self._patiently("/api/v1/deployments", token)
-            except _NotFoundError as error:
+    async def _visible(self, credit: _Credit) -> frozenset[int]:
+        """The deployments that a token sees: exactly one, as the API says of itself."""
+        async with credit.asking:
+            if time.monotonic() - credit.asked_at >= BELIEVED_SECONDS:
+                try:
+                    credit.visible = deployment_ids(await self._patiently(DEPLOYMENTS, credit))
+                except NotFoundError as error:
+                    raise token_without_scope() from error
+                credit.asked_at = time.monotonic()
+            return credit.visible
+
+    async def _is_away(self, credit: _Credit, path: str, error: TransientError) -> bool:
+        """Whether the API is to blame for a failure. Then wait until it works again, and let nobody else ask.
+
+        A few pairs that always fail look like an outage when only they are left. So what has worked before is
+        asked again: if that works, the pairs are to blame. FatalError (exit 4) if it is away for too long.
+        """
+        failed_at = time.monotonic()
+        credit.failing.add(path)
+        if len(credit.failing) < SUSPICIOUS_FAILURES:
+            return False
+        async with credit.asking:
+            if credit.back_at > failed_at:
+                return True
+            if path not in credit.failing:
+                return False
+            is_away = not await self._works(credit, paused=False)
+            if is_away:
+                self._tell(ApiAway(str(error)))
+                async with self._pausing(credit):
+                    await self._wait_for(credit, error)
+                credit.back_at = time.monotonic()
+                self._tell(ApiBack(round(credit.back_at - failed_at, 1)))
+            credit.failing.clear()
+            return is_away
+
+    @contextlib.asynccontextmanager
+    async def _pausing(self, credit: _Credit) -> AsyncIterator[None]:
+        credit.pace.pause()
+        try:
+            yield
+        finally:
+            credit.pace.resume()
+
+    async def _wait_for(self, credit: _Credit, error: TransientError) -> None:
+        began_at, probes = time.monotonic(), 0
+        while True:
+            probes += 1
+            await credit.pace.sleep(backoff_seconds(probes, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
+            if await self._works(credit, paused=True):
+                return
+            if time.monotonic() - began_at >= self._settings.max_wait_seconds:
                 raise FatalError(
-                    "the token lacks the Web API scope (404 from /api/v1/deployments): make one with 'Web API'"
-                    " enabled in Semgrep's settings, Tokens; if it has the scope, look at api.base_url",
-                    kind="token_without_scope",
-                    stop_code=TOKEN_EXIT,
-                    http_status=404,
-                ) from error
-            visible = _deployment_ids(answer)
-            self._seen[token] = time.monotonic(), visible
-            return visible
+                    f"the API has been away for {self._settings.max_wait_seconds:g} s: {error}",
+                    kind="api_away",
+                    stop_code=UNAVAILABLE_EXIT,
+                )
 
-    async def _patiently(self, path: str, token: str) -> object:
+    async def _works(self, credit: _Credit, *, paused: bool) -> bool:
+        """Ask once more for what has worked before."""
+        try:
+            await self._get(credit.worked, credit, past_the_gate=paused)
+        except TransientError:
+            return False
+        except (NotFoundError, ItemError):
+            credit.worked = DEPLOYMENTS
+        return True
+
+    async def _patiently(self, path: str, credit: _Credit) -> object:
         """One GET with the quick retries. The retrying machinery starts at the first failure only: it
         costs 32 us a call, a third of a whole request."""
         try:
-            return await self._get(path, token)
+            return await self._get(path, credit)
         except TransientError as error:
             first: TransientError | None = error
 
@@ -193,80 +253,55 @@ class Semgrep:
                 error, first = first, None
                 raise error
             self._tally.retried += 1
-            return await self._get(path, token)
+            return await self._get(path, credit)
 
         return await self._retrying(again)
 
-    async def _get(self, path: str, token: str) -> object:
+    async def _get(self, path: str, credit: _Credit, *, past_the_gate: bool = False) -> object:
         """One request: the decoded body of a 200, or the error that the answer means."""
-        pace = self._pace_of(token)
-        await pace.acquire()
+        pace, settings = credit.pace, self._settings
+        if not past_the_gate:
+            await pace.acquire()
         self._tally.requests += 1
-        url = URL(self._settings.base_url + path, encoded=True)
-        with _translated(path, self._settings.timeout_seconds):
+        url = URL(settings.base_url + path, encoded=True)
+        headers = {"Authorization": f"Bearer {credit.token}"}
+        with _translated(path, settings.timeout_seconds):
             async with (
-                asyncio.timeout(self._settings.timeout_seconds),
-                self._session.get(
-                    url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False
-                ) as response,
+                asyncio.timeout(settings.timeout_seconds),
+                self._session.get(url, headers=headers, allow_redirects=False) as response,
             ):
-                if response.status == 200:
-                    body = await _read(response, self._settings.max_body_bytes)
+                status, answered = response.status, response.headers
+                if status == 200:
+                    body = await _read(response, settings.max_body_bytes)
                 else:
-                    with contextlib.suppress(aiohttp.ClientError, TransientError):
-                        body = b""
-                        body = await _read(response, ERROR_BODY_BYTES, cut=True)
-        if response.status == 200:
+                    body = await _read_some(response)
+        now = datetime.now(UTC)
+        if (left := quota(answered, now)) and left[0] <= 0:
+            await pace.hold(left[1])
+        if status == 200:
             pace.accepted()
-            return _document(response, body, path)
-        said = f"HTTP {response.status} from {path}{_quote(body, token)}"
-        wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
-        if response.status == 429:
-            raise self._refusal(said, wait, pace)
-        pace.accepted()
-        raise _meaning(response.status, said, wait, response.headers.get("Location", ""))
+            return document(body, answered.get("Content-Type", "application/json"), path)
+        error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
+        if isinstance(error, TransientError) and (status == 429 or (status == 503 and error.retry_after_seconds)):
+            await self._refused(error, pace)
+        else:
+            pace.accepted()
+        raise error
 
-    def _refusal(self, said: str, wait: float | None, pace: Pace) -> TransientError | FatalError:
-        """A 429 closes the gate for all who use the token. No pair is to blame, so it spends no attempt."""
-        self._tally.rate_limited += 1
-        if pace.refused(wait):
-            return TransientError(said, kind="rate_limited", http_status=429, spends_attempt=False)
-        return FatalError(
-            f"the API has refused every request for {self._settings.max_wait_seconds:g} s: {said}",
-            kind="rate_limited",
-            stop_code=UNAVAILABLE_EXIT,
-            http_status=429,
-        )
-
-
-def _meaning(status: int, said: str, wait: float | None, location: str) -> Exception:
-    """The error that an answer other than 200 and 429 stands for."""
-    if status in FATAL_STATUSES:
-        kind, sentence, stop_code = FATAL_STATUSES[status]
-        return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
-    if status == 404:
-        return _NotFoundError(said)
-    if 300 <= status < 400:
-        place = URL(location).host or "nowhere"
-        said = f"{said}: redirected to {place}, not followed; look at api.base_url"
-    if status < 400 or status in RETRIED_STATUSES or status >= 500:
-        return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
-    return ItemError(said, kind="http_status", http_status=status)
-
-
-def _token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError:
-    names = ", ".join(map(str, sorted(visible)))
-    return FatalError(
-        f"the token for deployment {deployment_id} belongs to deployment {names}:"
-        f" set SEMGREP_APP_TOKEN__{deployment_id} to a token of its own",
-        kind="token_of_another_deployment",
-        stop_code=TOKEN_EXIT,
-        deployment_id=deployment_id,
-    )
+    async def _refused(self, error: TransientError, pace: Pace) -> None:
+        """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
+        self._tally.rate_limited += error.http_status == 429
+        if not await pace.refused(error.retry_after_seconds):
+            raise FatalError(
+                f"the API has refused every request for {self._settings.max_wait_seconds:g} s: {error}",
+                kind="rate_limited",
+                stop_code=UNAVAILABLE_EXIT,
+                http_status=error.http_status,
+            )
 
 
 def _quick_retry(error: Exception) -> bool | float:
-    """Whether to try again in place, or after how many seconds. A refusal waits at the gate instead."""
+    """Whether to try again in place, or after how many seconds. A refused one waits at the gate instead."""
     if not isinstance(error, TransientError):
         return False
     if error.kind == "rate_limited":
@@ -284,69 +319,34 @@ def _translated(path: str, timeout_seconds: float) -> Iterator[None]:
         raise TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout") from error
     except aiohttp.ClientConnectorCertificateError as error:
         raise FatalError(
-            f"the server's certificate isn't trusted: {error.certificate_error}",
+            f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
             kind="tls",
             stop_code=UNAVAILABLE_EXIT,
         ) from error
     except aiohttp.ClientConnectorError as error:
-        raise TransientError(f"can't connect to {error.host}: {error.os_error}", kind="connection") from error
+        raise TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection") from error
     except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-        raise TransientError(f"broken answer from {path}: {_short(error)}", kind="broken_answer") from error
+        raise TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise TransientError(f"connection lost at {path}: {_short(error)}", kind="connection") from error
+        raise TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection") from error
 
 
-def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS]
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
-    """The body, unpacked. Past `limit` bytes it is cut, or refused with ItemError."""
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, unpacked. ItemError past `limit` bytes."""
     content = response.content
     body = await content.readany()
-    while not content.at_eof():
-        if len(body) > limit:
-            break
+    while not content.at_eof() and len(body) <= limit:
         body += await content.readany()
     if len(body) <= limit:
         return body
     response.close()
-    if cut:
-        return body[:limit]
-    raise ItemError(
-        f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200
-    )
+    raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
 
 
-def _document(response: aiohttp.ClientResponse, body: bytes, path: str) -> object:
-    kind = response.headers.get("Content-Type", "application/json")
-    if "json" not in kind.lower():
-        raise TransientError(
-            f"{path} answered 200 with {kind[:60]!r}, not JSON: {_quote(body, '')[2:]}",
-            kind="not_json",
-            http_status=200,
-        )
+async def _read_some(response: aiohttp.ClientResponse) -> bytes:
+    """The beginning of an error's body. That it can't be read doesn't change what the status says."""
     try:
-        return decode(body)
-    except ValueError as error:
-        raise TransientError(
-            f"broken JSON from {path} ({len(body)} bytes): {_short(error)}",
-            kind="broken_json",
-            http_status=200,
-        ) from error
-
-
-def _quote(body: bytes, token: str) -> str:
-    """A piece of an answer for a person to read, on one line, without the token."""
-    text = " ".join(body.decode("utf-8", "replace").split())
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    if token:
-        text = text.replace(token, "***")
-    return f": {text[:QUOTED_CHARACTERS]}" if text else ""
-
-
-def _deployment_ids(answer: object) -> frozenset[int]:
-    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none."""
-    found = answer.get("deployments") if isinstance(answer, dict) else None
-    ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-    return frozenset(int(str(value)) for value in ids if str(value).isdecimal())
+        return await _read(response, ERROR_BODY_BYTES)
+    except (aiohttp.ClientError, ItemError):
+        response.close()
+        return b""

@@ -1,10 +1,11 @@
 """Fixtures that every test file may use: databases of one test each, a server to crash, the command."""
 
+import json
 import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         chosen = (parameters.get(name) for name in ("database_url", "empty_database_url"))
         if "postgres_databases" in names or "start_postgres" in names or "postgresql" in chosen:
             item.add_marker(pytest.mark.postgresql)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """A lone surrogate in a failure's text can't travel between xdist's processes: the run would just crash."""
+    report = yield
+    return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
 def _databases(config: pytest.Config) -> PostgresDatabases:

@@ -2,12 +2,13 @@
 
 import re
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import click
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from etl.cli import cli
 from etl.database import Database
@@ -80,3 +81,14 @@ def test_the_docs_name_every_column_of_a_view(sqlite_url: str, view: str) -> Non
 def test_every_event_has_a_log_line() -> None:
     """An event without words would be a KeyError at the worst moment."""
     assert set(LINES) == set(get_args(Event))
+
+
+def test_the_readmes_queries_run(database_url: str) -> None:
+    """What the README tells a dashboard to ask is valid SQL on each dialect."""
+    blocks = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    statements = [part for block in blocks for part in block.split(";") if part.strip()]
+    with closing(Database(database_url)) as database:
+        for statement in statements:
+            database.run_here(partial(Connection.exec_driver_sql, statement=statement))
+
+    assert len(statements) >= 6

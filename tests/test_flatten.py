@@ -511,7 +511,7 @@ def test_depth_is_limited_whatever_becomes_of_authors() -> None:
     document = {"meta": {"commit_author_name": nested(MAX_DEPTH)}}
 
     for author in ("hash", "drop"):
-        with pytest.raises(ItemError, match="nested more than 200 levels"):
+        with pytest.raises(ItemError, match=r"^\$\.meta\.commit_author_name\.a.*nested more than 200 levels"):
             flat(document, author=author)
 
 
@@ -759,7 +759,7 @@ def test_names_that_become_equal_by_cleaning_all_survive() -> None:
     assert rows.content_hash == again.content_hash
 
 
-@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**4200])
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 2**64, 10**300])
 def test_integers_beyond_64_bits_become_texts(number: int) -> None:
     """Their digits are kept, and the change is told."""
     rows = flat({"repository_id": number, "x": [{"y": number}], "meta": {"z": number}, "stats": {"w": number}})
@@ -768,7 +768,7 @@ def test_integers_beyond_64_bits_become_texts(number: int) -> None:
     assert scan_of(rows)["extra"] == {"repository_id": str(number), "x": [{"y": str(number)}]}
     assert (meta_of(rows)["extra"], stats_of(rows)["extra"]) == ({"z": str(number)}, {"w": str(number)})
     assert drift_of(rows) >= {
-        ("repository_id", "out_of_range" if abs(number) < 10**309 else "odd_type"),
+        ("repository_id", "out_of_range"),
         ("repository_id", "big_number"),
         ("x[].y", "big_number"),
         ("meta.z", "big_number"),
@@ -778,7 +778,26 @@ def test_integers_beyond_64_bits_become_texts(number: int) -> None:
 
 def test_integers_of_any_size_are_survived() -> None:
     """An integer of more digits than Python prints is kept all the same."""
-    assert scan_of(flat({"x": 10**5000}))["extra"] == {"x": "1" + "0" * 5000}
+    digits = "1" + "0" * 5000
+    rows = flat({"x": 10**5000, "meta": {"branch": 10**5000}, "stats": {"m": {"n": 10**5000}}})
+
+    assert scan_of(rows)["extra"] == {"x": digits}
+    assert meta_of(rows)["branch"] == digits
+    assert (rows.items, stats_of(rows)["extra"]) == ((), {"m": {"n": digits}})
+
+
+def test_a_number_never_becomes_a_product() -> None:
+    """A list with an integer beyond 64 bits is no list of texts, although that integer is kept as one."""
+    rows = flat({"enabled_products": ["sast", 2**63], "x\0": 1})
+
+    assert rows.products == ()
+    assert scan_of(rows)["extra"] == {"enabled_products": ["sast", str(2**63)], f"x{BAD}": 1}
+    assert drift_of(rows) == {
+        ("enabled_products", ODD_TYPE),
+        ("enabled_products[]", "big_number"),
+        (f"x{BAD}", "bad_text"),
+        (f"x{BAD}", "unknown_field"),
+    }
 
 
 @pytest.mark.parametrize(("number", "text"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")])
@@ -990,9 +1009,8 @@ deep_values = st.builds(nested, st.integers(100, 260), st.sampled_from("{["))
 def objects(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
     """Objects with any of the documented fields, and a few of their own."""
     known = st.fixed_dictionaries({}, optional=fields)
-    return st.builds(
-        lambda unknown, documented: unknown | documented, st.dictionaries(texts, values, max_size=3), known
-    )
+    own_names = texts.filter(lambda name: name not in ("id", "deployment_id"))
+    return st.builds(lambda some, others: some | others, st.dictionaries(own_names, values, max_size=3), known)
 
 
 stats_objects = objects({"findings": values, "total_time": values, "m": st.dictionaries(texts, values, max_size=5)})
@@ -1146,16 +1164,17 @@ def shuffled(value: Any, chance: random.Random) -> Any:
     return {name: shuffled(value[name], chance) for name in order}
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(documents)
 @example({"meta": {"on": 5, "true": "5"}})
+@example({"\ud800": 2**63, "enabled_products": [2**63]})
 @example({"stats": {"a.": {"b": 1}, "a": {"": {"b": 2}, "\0": {"b": 3}}}})
 def test_every_leaf_is_found_again(document: dict[str, Any]) -> None:
     """No value of an answer is lost, whatever its type and wherever it stands."""
     check_kept(document, flat(document))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(documents, st.sampled_from(["keep", "hash", "drop"]))
 def test_rows_hold_only_what_every_database_takes(document: dict[str, Any], author: str) -> None:
     """No NUL, no lone surrogate, no NaN, no integer beyond 64 bits, no key that is too long or there twice."""
@@ -1171,7 +1190,7 @@ def test_rows_hold_only_what_every_database_takes(document: dict[str, Any], auth
     assert rows.final is (rows.scan[2] is not None)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(documents, st.randoms(use_true_random=False))
 def test_the_order_of_names_changes_nothing(document: dict[str, Any], chance: random.Random) -> None:
     """Two answers that differ only in the order of their names give the same rows and the same hash."""
@@ -1181,7 +1200,7 @@ def test_the_order_of_names_changes_nothing(document: dict[str, Any], chance: ra
     assert drift_of(again) == drift_of(rows) or len(rows.drift) == MAX_DRIFT
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(values | deep_values | st.dictionaries(names, values | deep_values, max_size=4))
 def test_any_json_value_becomes_rows_or_one_sentence(document: object) -> None:
     """Nothing that JSON can say ends in a traceback."""
@@ -1200,7 +1219,7 @@ def outcome(document: object) -> ItemError | None:
     return None
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(values)
 def test_what_was_written_is_read(value: object) -> None:
     """Reading gives back what any writer of JSON was given; NaN and Infinity as their texts."""
@@ -1217,7 +1236,7 @@ def finite(value: Any) -> Any:
     return storable(value) if isinstance(value, float) else value
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.binary(max_size=40)
     | st.text(st.sampled_from('{}[]",:0123456789.eE+-\\ud8adNaNInfinitytrue \0\ufeff')).map(str.encode)

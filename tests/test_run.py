@@ -286,7 +286,7 @@ def test_a_database_that_is_away_is_exit_5(cli: Command) -> None:
     outcome = cli("run", "-", stdin="120 1", environment={"SEMGREP_APP_TOKEN": TOKEN, "SCAN_ETL_DATABASE__URL": url})
 
     assert outcome.exit_code == 5
-    assert outcome.stderr.startswith("Error: database postgresql+psycopg://someone:***@127.0.0.1:1/nothing")
+    assert outcome.stderr.startswith("Error: database postgresql://someone:***@127.0.0.1:1/nothing")
     assert "hunter2" not in outcome.stderr
     assert "Traceback" not in outcome.stderr
 

@@ -177,6 +177,12 @@ def create_run_tables() -> None:
         sa.Column("sample_scan_id", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("path", "kind", name="pk_schema_drift"),
     )
+    op.create_table(
+        "rate_budgets",
+        sa.Column("token_key", sa.String(32), nullable=False),
+        sa.Column("next_free_at", INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint("token_key", name="pk_rate_budgets"),
+    )
 
 
 # `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its date functions round
@@ -351,6 +357,7 @@ def downgrade() -> None:
     for view in ("bi_scan_daily", "bi_scan"):
         op.execute(f"DROP VIEW {view}")
     for table in (
+        "rate_budgets",
         "schema_drift",
         "runs",
         "dead_letters",

@@ -1,0 +1,134 @@
+"""What an HTTP answer of the API means. Pure: statuses, headers and bodies in, our errors and numbers out."""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from etl.errors import ApiError, FatalError, ItemError, TransientError
+from etl.flatten import decode
+from etl.pacing import retry_after_seconds
+
+QUOTED_CHARACTERS = 200
+TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
+RETRIED_STATUSES = frozenset({408, 413, 425})
+"""What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
+FATAL_STATUSES = {
+    401: ("token_refused", "the token is refused", TOKEN_EXIT),
+    403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
+    410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
+}
+_EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
+
+
+class NotFoundError(Exception):
+    """A 404: it says something of the scan only if the token is good."""
+
+
+def document(body: bytes, content_type: str, path: str) -> object:
+    """The decoded body of a 200. TransientError if it isn't whole JSON: the next answer may be."""
+    if "json" not in content_type.lower():
+        raise TransientError(
+            f"{path} answered 200 with {content_type[:60]!r}, not JSON{quoted(body, '')}",
+            kind="not_json",
+            http_status=200,
+        )
+    try:
+        return decode(body)
+    except ValueError as error:
+        raise TransientError(
+            f"broken JSON from {path} ({len(body)} bytes): {one_line(error)}", kind="broken_json", http_status=200
+        ) from error
+
+
+def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -> ApiError | NotFoundError:
+    """The error that a status other than 200 stands for. `said` is what a person should read of the answer."""
+    if status in FATAL_STATUSES:
+        kind, sentence, stop_code = FATAL_STATUSES[status]
+        return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
+    if status == 404:
+        return NotFoundError(said)
+    if status == 429:
+        return TransientError(said, kind="rate_limited", http_status=429, spends_attempt=False)
+    if 300 <= status < 400:
+        place = urlsplit(headers.get("Location", "")).netloc or "nowhere"
+        said = f"{said}: redirected to {one_line(place)}, not followed; look at api.base_url"
+    if status < 400 or status in RETRIED_STATUSES or status >= 500:
+        wait = retry_after_seconds(headers.get("Retry-After"), now)
+        return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
+    return ItemError(said, kind="http_status", http_status=status)
+
+
+def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None:
+    """Requests left, and the seconds until there are more, by RateLimit-* or X-RateLimit-* headers.
+
+    The forms of the IETF drafts (`RateLimit: limit=100, remaining=50, reset=5`, `RateLimit: "default";r=50;t=5`,
+    `RateLimit-Remaining`) and the older X-RateLimit ones, whose reset is a wait or an epoch. None without them.
+    """
+    remaining, reset = headers.get("X-RateLimit-Remaining"), headers.get("X-RateLimit-Reset")
+    if remaining is None:
+        remaining, reset = headers.get("RateLimit-Remaining"), headers.get("RateLimit-Reset")
+    if remaining is None:
+        whole = headers.get("RateLimit", "")
+        found = re.search(r"\b(?:remaining|r)=(\d+)", whole), re.search(r"\b(?:reset|t)=(\d+)", whole)
+        remaining, reset = (match and match[1] for match in found)
+    try:
+        left, seconds = int(remaining or ""), float(reset or "")
+    except ValueError:
+        return None
+    seconds = seconds - now.timestamp() if seconds > _EPOCH_SECONDS else seconds
+    return (left, seconds) if left >= 0 and 0 < seconds < _EPOCH_SECONDS else None
+
+
+def deployment_ids(answer: object) -> frozenset[int]:
+    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none."""
+    found = answer.get("deployments") if isinstance(answer, dict) else None
+    ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return frozenset(int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+
+
+def token_missing(deployment_id: int) -> FatalError:
+    """There is no token for a deployment."""
+    return FatalError(
+        f"no token for deployment {deployment_id}: set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN__{deployment_id}",
+        kind="token_missing",
+        stop_code=TOKEN_EXIT,
+        deployment_id=deployment_id,
+    )
+
+
+def token_without_scope() -> FatalError:
+    """The deployments call gives 404, as everything does for a token without the scope."""
+    return FatalError(
+        "the token lacks the Web API scope (404 from /api/v1/deployments): make one with 'Web API' enabled in"
+        " Semgrep's settings, Tokens; if it has the scope, look at api.base_url",
+        kind="token_without_scope",
+        stop_code=TOKEN_EXIT,
+        http_status=404,
+    )
+
+
+def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError:
+    """The token works, but for other deployments than this one."""
+    names = ", ".join(map(str, sorted(visible)))
+    return FatalError(
+        f"the token for deployment {deployment_id} belongs to deployment {names}:"
+        f" set SEMGREP_APP_TOKEN__{deployment_id} to a token of its own",
+        kind="token_of_another_deployment",
+        stop_code=TOKEN_EXIT,
+        deployment_id=deployment_id,
+    )
+
+
+def quoted(body: bytes, token: str) -> str:
+    """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
+    text = body.decode("utf-8", "replace")
+    if token:
+        text = text.replace(token, "***")
+    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    return f": {text[:QUOTED_CHARACTERS]}" if text else ""
+
+
+def one_line(error: object) -> str:
+    """An error's text, cut to one short line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS]
