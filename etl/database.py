@@ -43,7 +43,7 @@ from sqlalchemy.types import JSON
 
 from etl import schema
 from etl.config import mask_url
-from etl.errors import ConfigError, DatabaseError, ItemError
+from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, ItemError
 from etl.model import Pair
 from etl.schema import HEAD
 
@@ -134,9 +134,12 @@ def translated(url: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        raise DatabaseError(f"database {mask_url(url)}: {_first_line(error)}") from error
+        is_away = error.connection_invalidated or isinstance(error, exc.OperationalError)
+        raise (DatabaseAwayError if is_away else DatabaseError)(
+            f"database {mask_url(url)}: {_first_line(error)}"
+        ) from error
     except exc.TimeoutError as error:
-        raise DatabaseError("the database gave no connection in time") from error
+        raise DatabaseAwayError("the database gave no connection in time") from error
 
 
 def _first_line(error: exc.StatementError) -> str:

@@ -2,7 +2,8 @@
 
     ScanEtlError
     ├── ConfigError      nothing has started: mend the settings or the arguments
-    ├── DatabaseError    the database is away, or its schema isn't at head: mend it, run again
+    ├── DatabaseError    the database can't be worked with, e.g. its schema isn't at head: mend it, run again
+    │   └── DatabaseAwayError    it may be back in a while
     ├── TransientError   the same request may succeed later
     ├── ItemError        this pair will never succeed as it is: a dead letter
     ├── FatalError       stop; whatever is queued stays queued
@@ -30,6 +31,10 @@ class DatabaseError(ScanEtlError):
     """The database can't be reached, or its schema isn't the one this version works with."""
 
     exit_code = 5
+
+
+class DatabaseAwayError(DatabaseError):
+    """The connection is lost or refused, or the database is busy: the same work may succeed later."""
 
 
 class ApiError(ScanEtlError):

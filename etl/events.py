@@ -63,6 +63,20 @@ class ApiBack:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseAway:
+    """The database doesn't answer; work goes on when it does."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack:
+    """The database answers again, after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PairDied:
     """A pair became a dead letter."""
 
@@ -93,5 +107,17 @@ class Stopping:
     reason: str
 
 
-Event = BadLine | GateClosed | GateOpened | ApiAway | ApiBack | PairDied | DeploymentStopped | LeasesLost | Stopping
+Event = (
+    BadLine
+    | GateClosed
+    | GateOpened
+    | ApiAway
+    | ApiBack
+    | DatabaseAway
+    | DatabaseBack
+    | PairDied
+    | DeploymentStopped
+    | LeasesLost
+    | Stopping
+)
 Tell = Callable[[Event], None]

@@ -5,25 +5,23 @@ import math
 import os
 import secrets
 import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection
-
-from etl import __version__, budgets, queue, runs
+from etl import __version__, queue, runs
 from etl.config import Settings, Tokens
 from etl.database import Database, schema_problem, sqlite_path, upgrade
 from etl.errors import ConfigError, DatabaseError, FatalError, StoppedError, TransientError
 from etl.events import BadLine, DeploymentStopped, Stopping, Tally, Tell
-from etl.flatten import flatten
-from etl.model import Lease, Pair, Settled, Verdict
 from etl.observe import Reporter
 from etl.pairs import read_pairs
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
+from etl.ports import PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 
@@ -32,6 +30,9 @@ AHEAD_SECONDS = 10
 DEAD_EXIT = 1
 TOKEN_EXIT = 3
 SAVE_INTERVAL_SECONDS = 10.0
+DATABASE_PATIENCE_SECONDS = 30.0
+LONGEST_STOP_SECONDS = 40.0
+"""A stop that takes longer, as with a database that neither answers nor fails, ends the process as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ class Order:
     limit: int | None = None
     max_failures: int | None = None
     deadline_seconds: float | None = None
+    forever: bool = False
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long to bear a database that is away."""
+        return math.inf if self.forever else DATABASE_PATIENCE_SECONDS
 
 
 def open_database(url: str, *, create: bool) -> Database:
@@ -107,69 +114,6 @@ def fill(database: Database, order: Order) -> dict[str, int]:
     return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}
 
 
-class _Budget:
-    """One token's line of time, in the database."""
-
-    def __init__(self, database: Database, token: str) -> None:
-        self._database = database
-        self._key = budgets.key_of(token)
-        self._is_open = False
-
-    async def reserve(self, seconds: float) -> float:
-        return await self._database.run(partial(self._reserve, seconds=seconds))
-
-    def _reserve(self, connection: Connection, seconds: float) -> float:
-        if not self._is_open:
-            budgets.open_budget(connection, self._key)
-            self._is_open = True
-        return budgets.reserve(connection, self._key, seconds)
-
-    async def hold(self, seconds: float) -> None:
-        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds))
-
-
-class _Ports:
-    """What the pipeline needs, bound to one run's token, batch and settings."""
-
-    def __init__(
-        self, database: Database, semgrep: Semgrep, settings: Settings, run_id: str, batch: str | None
-    ) -> None:
-        self._database = database
-        self._semgrep = semgrep
-        self._lease_seconds = settings.queue.lease_seconds
-        self._run_id = run_id
-        self._batch = batch
-        self._token = secrets.token_hex(16)
-        self.fetch = semgrep.scan
-        self.hush = semgrep.hush
-        self.flatten = partial(flatten, author=settings.privacy.author)
-
-    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
-        def work(connection: Connection) -> list[Lease]:
-            return queue.lease(
-                connection,
-                self._token,
-                limit,
-                self._lease_seconds,
-                batch=self._batch,
-                without=frozenset(without),
-            )
-
-        return await self._database.run(work)
-
-    async def renew(self, pairs: Sequence[Pair]) -> None:
-        await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
-
-    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        return await self._database.run(
-            lambda connection: queue.settle(connection, self._token, verdicts, self._run_id)
-        )
-
-    async def next_due_seconds(self, without: Collection[int]) -> float | None:
-        left = await self._database.run(partial(queue.left, batch=self._batch, without=frozenset(without)))
-        return left.next_due_seconds
-
-
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What the parts of one run share. `batch` marks the queue rows of its files; None is the whole queue."""
@@ -181,6 +125,7 @@ class _Run:
     reporter: Reporter
     run_id: str
     batch: str | None
+    token: str
     tally: Tally
     stop: Stop
     halted: dict[int, FatalError]
@@ -202,14 +147,15 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
     reporter = Reporter(tally, interactive=interactive)
     batch = run_id if order.files else None
     with closing(open_database(settings.database.url, create=True)) as database:
-        this = _Run(order, settings, tokens, database, reporter, run_id, batch, tally, Stop(), {})
+        token = secrets.token_hex(16)
+        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, Stop(), {})
         await database.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
         with _signals(this.stop):
             await _work(this)
         left = await database.run(partial(queue.left, batch=batch))
         tally.remaining, tally.waiting = left.remaining, left.waiting
         summary = _summary(this, time.monotonic() - started)
-        await database.run(partial(runs.finish_run, summary=summary))
+        await database.run(partial(runs.finish_run, summary=summary, token=token))
         return summary
 
 
@@ -221,11 +167,14 @@ async def _work(this: _Run) -> None:
         if this.order.files:
             stopped = this.stop.asked.is_set
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
-        else:
+        elif not this.order.forever:
             this.tally.to_do = (await database.run(partial(queue.left, batch=None))).remaining
-        async with Semgrep(this.settings.api, this.tokens, partial(_Budget, database), this.tally, tell) as semgrep:
+        patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
+        budget_of = partial(TokenBudget, patient)
+        async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
+            semgrep.gives_up = not this.order.forever
             await _check_tokens(this, semgrep)
-            ports = _Ports(database, semgrep, this.settings, this.run_id, this.batch)
+            ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.token)
             await drain(ports, _policy(this.order, this.settings), this.stop, this.halted, this.tally, tell)
     except (FatalError, TransientError) as error:
         this.stop.ask(error.stop_code if isinstance(error, FatalError) else BUDGET_EXIT, str(error))
@@ -250,9 +199,12 @@ async def _check_tokens(this: _Run, semgrep: Semgrep) -> None:
 
 
 async def _save_counts(this: _Run) -> None:
+    """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
+    sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
     while True:
+        with suppress(DatabaseError):
+            await this.database.run(partial(sign, counts=_counts(this.tally)))
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
-        await this.database.run(partial(runs.update_run, run_id=this.run_id, counts=_counts(this.tally)))
 
 
 def _counts(tally: Tally) -> dict[str, int]:
@@ -285,6 +237,7 @@ def _policy(order: Order, settings: Settings) -> Policy:
         limit=order.limit,
         max_failures=order.max_failures,
         deadline_seconds=order.deadline_seconds,
+        forever=order.forever,
     )
 
 
@@ -305,6 +258,9 @@ def _signals(stop: Stop) -> Iterator[None]:
     def handle(number: int, _frame: object) -> None:
         if stop.asked.is_set():
             os._exit(128 + number)
+        last_resort = threading.Timer(LONGEST_STOP_SECONDS, os._exit, (128 + number,))
+        last_resort.daemon = True
+        last_resort.start()
         loop.call_soon_threadsafe(stop.ask, 128 + number, f"{signal.Signals(number).name} received")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -5,6 +5,7 @@ a failure means for a pair is decided by the pure functions at the end of the fi
 """
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Policy:
     limit: int | None = None
     max_failures: int | None = None
     deadline_seconds: float | None = None
+    forever: bool = False
 
 
 class Stop:
@@ -173,6 +175,9 @@ class _Run:
                 self.take(leases)
             elif self.held:
                 await self.pause(POLL_SECONDS)
+            elif self.policy.forever:
+                # Workers that were started together shouldn't all ask at once for ever.
+                await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
             else:
                 seconds = await self.ports.next_due_seconds(self.halted)
                 if seconds is None:

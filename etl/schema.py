@@ -283,3 +283,13 @@ rate_budgets = Table(
     Column("token_key", String(32), primary_key=True),
     Column("next_free_at", UtcDateTime, nullable=False),
 )
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("token", String(32), primary_key=True),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("run_id", String(32), nullable=False),
+)

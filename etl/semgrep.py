@@ -83,6 +83,8 @@ class Semgrep:
         self._budget_of = budget_of
         self._tally = tally
         self._tell = tell
+        self.gives_up = True
+        """Whether an API that is away for longer than max_wait_seconds ends the run."""
         self._credits: dict[str, _Credit] = {}
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
@@ -222,7 +224,7 @@ class Semgrep:
             await credit.pace.sleep(backoff_seconds(probes, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
             if await self._works(credit, paused=True):
                 return
-            if time.monotonic() - began_at >= self._settings.max_wait_seconds:
+            if self.gives_up and time.monotonic() - began_at >= self._settings.max_wait_seconds:
                 raise FatalError(
                     f"the API has been away for {self._settings.max_wait_seconds:g} s: {error}",
                     kind="api_away",
@@ -291,7 +293,7 @@ class Semgrep:
     async def _refused(self, error: TransientError, pace: Pace) -> None:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
         self._tally.rate_limited += error.http_status == 429
-        if not await pace.refused(error.retry_after_seconds):
+        if not await pace.refused(error.retry_after_seconds) and self.gives_up:
             raise FatalError(
                 f"the API has refused every request for {self._settings.max_wait_seconds:g} s: {error}",
                 kind="rate_limited",

@@ -183,6 +183,15 @@ def create_run_tables() -> None:
         sa.Column("next_free_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("token_key", name="pk_rate_budgets"),
     )
+    op.create_table(
+        "workers",
+        sa.Column("token", sa.String(32), nullable=False),
+        sa.Column("started_at", INSTANT, nullable=False),
+        sa.Column("seen_at", INSTANT, nullable=False),
+        sa.Column("version", sa.String(32), nullable=False),
+        sa.Column("run_id", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("token", name="pk_workers"),
+    )
 
 
 # `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its date functions round
@@ -357,6 +366,7 @@ def downgrade() -> None:
     for view in ("bi_scan_daily", "bi_scan"):
         op.execute(f"DROP VIEW {view}")
     for table in (
+        "workers",
         "rate_budgets",
         "schema_drift",
         "runs",

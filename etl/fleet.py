@@ -1,0 +1,70 @@
+"""Several worker processes on one machine, to use its cores: `worker --processes N`."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+RESTART_SECONDS = 1.0
+LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
+"""Exit codes that a new start wouldn't change."""
+
+
+def run_processes(count: int, arguments: Sequence[str]) -> int:
+    """Keep `count` workers of this command line running until a signal, and return the exit code.
+
+    One that crashes is started again. One that ends for a lasting reason (settings, token, database) ends them all.
+    """
+    words = [sys.executable, "-m", "etl", *_without_processes(arguments)]
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    # A group of their own: Ctrl-C reaches them through us, once.
+    workers = [_start(words) for _ in range(count)]
+    exit_code = 0
+    while not received and not exit_code:
+        time.sleep(0.2)
+        for place, worker in enumerate(workers):
+            code = worker.poll()
+            if code is None:
+                continue
+            if code in LASTING_EXITS:
+                exit_code = code
+                break
+            time.sleep(RESTART_SECONDS)
+            workers[place] = _start(words)
+    return _end(workers, received, exit_code)
+
+
+def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(words, start_new_session=True)  # noqa: S603 - our own command line
+
+
+def _end(workers: Sequence[subprocess.Popen[bytes]], received: list[int], exit_code: int) -> int:
+    """Pass the stop on and wait; a second signal ends them at once."""
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(received[0] if received else signal.SIGTERM)
+    while any(worker.poll() is None for worker in workers):
+        if len(received) > 1:
+            for worker in workers:
+                worker.kill()
+        time.sleep(0.1)
+    return 128 + received[0] if received else exit_code
+
+
+def _without_processes(arguments: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for word in arguments:
+        if skip or word.startswith("--processes="):
+            skip = False
+        elif word == "--processes":
+            skip = True
+        else:
+            kept.append(word)
+    return kept

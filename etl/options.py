@@ -1,0 +1,116 @@
+"""What the commands share: their options, the settings in force, the event loop."""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from etl.config import Settings, load_settings
+from etl.observe import configure_logs
+
+SETTING_OF = {
+    "database_url": "database.url",
+    "log_format": "observe.log_format",
+    "log_level": "observe.log_level",
+    "rate": "api.rate",
+    "concurrency": "api.concurrency",
+}
+"""The options that stand for a setting."""
+
+Result = TypeVar("Result")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Duration(click.ParamType[float]):
+    """`90`, `90s`, `10m`, `2h` or `7d`, as seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; fails with an example of what is right."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if not found or float(found[1]) == 0:
+            self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+# Options that many commands share
+
+
+def given(ctx: click.Context) -> dict[str, Any]:
+    kept: dict[str, Any] = ctx.find_root().meta.setdefault("etl.given", {})
+    return kept
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    """A shared option is welcome before and after the command's name; the last one counts."""
+    if value is not None and param.name is not None:
+        given(ctx)[param.name] = value
+
+
+_option = partial(click.option, expose_value=False, callback=_keep)
+
+
+def _all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    def decorate(command: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+common = _all_of(
+    _option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML."),
+    _option("--database-url", metavar="URL", help="Where the rows go: sqlite:///FILE or postgresql://..."),
+    _option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on stderr."),
+    _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."),
+)
+pace = _all_of(
+    _option("--rate", type=float, metavar="N", help="Requests a second for a token."),
+    _option("--concurrency", type=int, metavar="N", help="Requests in flight."),
+)
+as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
+budget = _all_of(
+    click.option("--refresh", is_flag=True, help="Fetch final scans again."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Fetch at most N pairs, then exit 4."),
+    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop at N dead letters: exit 4."),
+    click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 2h: exit 4."),
+)
+strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
+files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
+which_dead = _all_of(
+    click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found."),
+    click.option("--deployment", "deployment_id", type=int, metavar="ID", help="Only this deployment."),
+    click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
+    click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
+)
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    chosen = given(ctx)
+    settings = load_settings(
+        config_file=chosen.get("config"),
+        flags={setting: chosen[name] for name, setting in SETTING_OF.items() if name in chosen},
+        environ=os.environ,
+        directory=Path.cwd(),
+    )
+    configure_logs(settings.observe.log_format, settings.observe.log_level)
+    return settings
+
+
+def wants_json(ctx: click.Context) -> bool:
+    return bool(given(ctx).get("json"))
+
+
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        import uvloop  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)

@@ -1,0 +1,134 @@
+"""What the pipeline asks for, answered by the database and the API: the seam between the two floors."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from etl import budgets, queue
+from etl.config import Settings
+from etl.database import Database
+from etl.errors import DatabaseAwayError
+from etl.events import DatabaseAway, DatabaseBack, Tell
+from etl.flatten import flatten
+from etl.model import Lease, Pair, Settled, Verdict
+from etl.pacing import backoff_seconds
+from etl.semgrep import Semgrep
+
+T = TypeVar("T")
+
+PATIENCE_AFTER_STOP_SECONDS = 10.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+
+
+class PatientDatabase:
+    """A database that may go away and come back: the same work is tried again until then, and told of once.
+
+    That is safe for all work of a run: what has been committed without our hearing of it has taken the lease
+    with it, so that it isn't done twice.
+    """
+
+    def __init__(self, database: Database, patience_seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
+        self._database = database
+        self._patience_seconds = patience_seconds
+        self._stopping = stopping
+        self._tell = tell
+        self._away_since: float | None = None
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, committed. DatabaseAwayError once patience is over, soon after a stop."""
+        tries = 0
+        while True:
+            try:
+                result = await self._database.run(work)
+            except DatabaseAwayError as error:
+                tries += 1
+                if self._is_over(error):
+                    raise
+                await asyncio.sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
+            else:
+                if self._away_since is not None:
+                    self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+                    self._away_since = None
+                return result
+
+    def _is_over(self, error: DatabaseAwayError) -> bool:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._tell(DatabaseAway(str(error)))
+        patience = PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._patience_seconds
+        return now - self._away_since > patience
+
+
+class TokenBudget:
+    """One token's line of time, in the database."""
+
+    def __init__(self, database: PatientDatabase, token: str) -> None:
+        self._database = database
+        self._key = budgets.key_of(token)
+        self._is_open = False
+
+    async def reserve(self, seconds: float) -> float:
+        """Take the next free piece of `seconds`; returns in how many it begins."""
+        return await self._database.run(partial(self._reserve, seconds=seconds))
+
+    def _reserve(self, connection: Connection, seconds: float) -> float:
+        if not self._is_open:
+            budgets.open_budget(connection, self._key)
+            self._is_open = True
+        return budgets.reserve(connection, self._key, seconds)
+
+    async def hold(self, seconds: float) -> None:
+        """Let no piece begin in the next `seconds`."""
+        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds))
+
+
+class RunPorts:
+    """What the pipeline needs, bound to one run's lease token, batch and settings."""
+
+    def __init__(
+        self,
+        database: PatientDatabase,
+        semgrep: Semgrep,
+        settings: Settings,
+        run_id: str,
+        batch: str | None,
+        token: str,
+    ) -> None:
+        self._database = database
+        self._lease_seconds = settings.queue.lease_seconds
+        self._run_id = run_id
+        self._batch = batch
+        self._token = token
+        self.fetch = semgrep.scan
+        self.hush = semgrep.hush
+        self.flatten = partial(flatten, author=settings.privacy.author)
+
+    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+        """Up to `limit` pairs that are due."""
+        # Bound now: the pipeline may stop another deployment while this waits.
+        barred = frozenset(without)
+        return await self._database.run(
+            lambda connection: queue.lease(
+                connection, self._token, limit, self._lease_seconds, batch=self._batch, without=barred
+            )
+        )
+
+    async def renew(self, pairs: Sequence[Pair]) -> None:
+        """Lengthen the leases of these pairs."""
+        await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        """Write verdicts, those whose lease is still ours."""
+        return await self._database.run(
+            lambda connection: queue.settle(connection, self._token, verdicts, self._run_id)
+        )
+
+    async def next_due_seconds(self, without: Collection[int]) -> float | None:
+        """Seconds until work of this run is due again; None if none will come back."""
+        left = await self._database.run(partial(queue.left, batch=self._batch, without=frozenset(without)))
+        return left.next_due_seconds
