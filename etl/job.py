@@ -25,8 +25,6 @@ from etl.ports import PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 
-AHEAD_SECONDS = 10
-"""For how long a worker leases work ahead: enough to keep it busy, little enough to share."""
 DEAD_EXIT = 1
 TOKEN_EXIT = 3
 SAVE_INTERVAL_SECONDS = 10.0
@@ -223,10 +221,9 @@ def _summary(this: _Run, seconds: float) -> dict[str, Any]:
 
 def _policy(order: Order, settings: Settings) -> Policy:
     concurrency, batch_size = settings.api.concurrency, settings.database.batch_size
-    ahead = min(2 * batch_size + concurrency, math.ceil(settings.api.rate * AHEAD_SECONDS))
     return Policy(
         concurrency=concurrency,
-        ahead=max(2 * concurrency, ahead),
+        ahead=2 * (concurrency + batch_size),
         batch_size=batch_size,
         flush_seconds=settings.database.flush_seconds,
         lease_seconds=settings.queue.lease_seconds,

@@ -6,6 +6,7 @@ a failure means for a pair is decided by the pure functions at the end of the fi
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from etl.pacing import backoff_seconds
 
 POLL_SECONDS = 1.0
 """How often an empty queue is looked at again while work of this run may come back to it."""
+AHEAD_SECONDS = 10
+"""For how long a worker leases work ahead: enough to keep it busy, little enough to share."""
 LONGEST_SNOOZE = 14
 """The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
 BUDGET_EXIT = 4
@@ -64,7 +67,7 @@ class Ports(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The numbers that a run keeps to. `ahead` bounds the pairs held at a time, and so the memory."""
+    """The numbers that a run keeps to. `ahead` is the most pairs held at a time: it bounds the memory."""
 
     concurrency: int
     ahead: int
@@ -137,8 +140,11 @@ class _Run:
         self.verdicts: deque[Verdict] = deque()
         self.busy = 0
         self.leased = 0
+        self.decided = 0
+        self.measured_at, self.measured, self.per_second = time.monotonic(), 0, 0.0
         self.flush = asyncio.Event()
-        self.settled = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.low_water = 0
         self.closing = False
 
     async def drain(self) -> None:
@@ -158,16 +164,16 @@ class _Run:
 
     async def lease_pairs(self) -> None:
         """Keep up to `ahead` pairs in work, until nothing of this run is left or a stop is asked for."""
-        least = min(self.policy.batch_size, -(-self.policy.ahead // 2))
         while not self.stop.asked.is_set():
-            room = self.policy.ahead - len(self.held)
+            wanted, undone = self.ahead(), self.todo.qsize() + self.busy
+            room = min(wanted - undone, self.policy.ahead - len(self.held))
             if self.policy.limit is not None:
                 room = min(room, self.policy.limit - self.leased)
                 if room <= 0 and not self.held:
                     self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
                     return
-                least = min(least, max(room, 1))
-            if room < least:
+            self.low_water = wanted // 2
+            if self.held and (room <= 0 or undone > self.low_water):
                 await self.pause(POLL_SECONDS)
                 continue
             leases = await self.ports.lease(room, self.halted)
@@ -184,6 +190,17 @@ class _Run:
                     return
                 await self.pause(min(seconds, POLL_SECONDS))
 
+    def ahead(self) -> int:
+        """How many pairs to hold: what this worker gets done in `AHEAD_SECONDS`, so that others get theirs too."""
+        now = time.monotonic()
+        elapsed = now - self.measured_at
+        if elapsed >= 1 or not self.per_second:
+            self.per_second = (self.decided - self.measured) / max(elapsed, 0.01)
+        if elapsed >= 1:
+            self.measured_at, self.measured = now, self.decided
+        least = 2 * self.policy.concurrency
+        return max(least, min(self.policy.ahead, round(self.per_second * AHEAD_SECONDS)))
+
     def take(self, leases: Sequence[Lease]) -> None:
         self.leased += len(leases)
         for lease in leases:
@@ -191,12 +208,12 @@ class _Run:
             self.todo.put_nowait(lease)
 
     async def pause(self, seconds: float) -> None:
-        """Wait until something is settled, a stop is asked for, or the time is over."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.settled, self.stop.asked)]
+        """Wait until there is room for more, a stop is asked for, or the time is over."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.stop.asked)]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        self.settled.clear()
+        self.changed.clear()
 
     async def end(self, fetchers: Sequence[asyncio.Task[None]]) -> None:
         """Let the fetchers finish: at a stop, for the grace period, and without what they haven't begun."""
@@ -251,6 +268,9 @@ class _Run:
 
     def decide(self, verdict: Verdict) -> None:
         self.verdicts.append(verdict)
+        self.decided += 1
+        if self.todo.qsize() + self.busy == self.low_water:
+            self.changed.set()
         if len(self.verdicts) >= self.policy.batch_size or (self.busy == 0 and self.todo.empty()):
             self.flush.set()
 
@@ -268,7 +288,7 @@ class _Run:
             size = min(len(self.verdicts), self.policy.batch_size)
             if size:
                 await self.write([self.verdicts.popleft() for _ in range(size)])
-                self.settled.set()
+                self.changed.set()
 
     async def write(self, batch: list[Verdict]) -> None:
         """Settle a batch. If the database refuses it, halve it until the one refused row is alone: it dies."""
