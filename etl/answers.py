@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from etl.cleaning import decode
 from etl.errors import ApiError, FatalError, ItemError, TransientError
-from etl.flatten import decode
 from etl.pacing import retry_after_seconds
 
 QUOTED_CHARACTERS = 200
@@ -48,15 +48,24 @@ def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -
         return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
     if status == 404:
         return NotFoundError(said)
+    wait = retry_after_seconds(headers.get("Retry-After"), now)
     if status == 429:
-        return TransientError(said, kind="rate_limited", http_status=429, spends_attempt=False)
+        return TransientError(
+            said, kind="rate_limited", http_status=429, retry_after_seconds=wait, spends_attempt=False
+        )
     if 300 <= status < 400:
-        place = urlsplit(headers.get("Location", "")).netloc or "nowhere"
-        said = f"{said}: redirected to {one_line(place)}, not followed; look at api.base_url"
+        said = f"{said}: redirected to {_host(headers.get('Location', ''))}, not followed; look at api.base_url"
     if status < 400 or status in RETRIED_STATUSES or status >= 500:
-        wait = retry_after_seconds(headers.get("Retry-After"), now)
         return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
     return ItemError(said, kind="http_status", http_status=status)
+
+
+def _host(url: str) -> str:
+    """Where a URL leads, without its query, which may hold a secret."""
+    try:
+        return one_line(urlsplit(url).netloc or "nowhere")
+    except ValueError:
+        return "nowhere"
 
 
 def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None:

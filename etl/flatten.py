@@ -9,59 +9,57 @@ surrogate) is it cleaned as a whole and read again, so that cleaning costs the o
 JSON column takes (NaN, integers beyond 64 bits) are cleaned where they are left over, in `extra`.
 """
 
-import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from etl.cleaning import (
+    BAD_TEXT,
+    DRIFT_OUT_OF_RANGE,
+    EXACT_INT,
+    INT64_MIN,
+    PATH_MAX_CHARACTERS,
+    REPLACEMENT,
+    Notes,
+    clean,
+    clean_number,
+    clean_text,
+    is_storable,
+)
 from etl.errors import ItemError
 from etl.model import INT64_MAX, Drift, Pair, ScanRows
 
 DRIFT_UNKNOWN_FIELD = "unknown_field"  # not documented; in `extra`, or among the items if it is a map in stats
 DRIFT_ODD_TYPE = "odd_type"  # documented with another type; in `extra`
-DRIFT_OUT_OF_RANGE = "out_of_range"  # more than its column holds, in `extra`; or NaN or Infinity, now a text
 DRIFT_BAD_TIME = "bad_time"  # a text that is no instant; in `extra`
 DRIFT_NAIVE_TIME = "naive_time"  # an instant without an offset, taken as UTC
 DRIFT_CONFLICT = "conflict"  # `meta.true` isn't `meta.on`: the column has `on`, `extra` has `true`
-DRIFT_BAD_TEXT = "bad_text"  # NUL or a lone surrogate in a text or a name, now U+FFFD
-DRIFT_BIG_NUMBER = "big_number"  # an integer beyond 64 bits, now its decimal text
 
-MAX_DEPTH = 200
-"""Most levels of nesting in an answer; the answer itself is the first. SQLite's JSON ends at 1,000."""
 MAX_DRIFT = 50
 """Most drift entries of one scan: enough to see what has changed, whatever the answer holds."""
-PATH_MAX_CHARACTERS = 200
 KEY_MAX_CHARACTERS = 128
 """Longest product and category; a test compares it with `schema.KEY_TEXT_LENGTH`, out of reach from here."""
 NAME_MAX_CHARACTERS = 512
 """Longest name of an item; a test compares it with `schema.NAME_TEXT_LENGTH`."""
 
-_INT64_MIN: Final = -INT64_MAX - 1
-_EXACT_INT: Final = 2**53  # up to here every integer is a float
 _CACHED_NAMES_MAX_CHARACTERS: Final = 10_000
 _PLAIN: Final = {str, bool, type(None)}  # what never needs a look at its value
-_REPLACEMENT: Final = "\ufffd"
-_BAD_TEXT: Final = re.compile("[\0\ud800-\udfff]")
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has more digits than 309
 _DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
 # datetime.fromisoformat alone won't do: it takes `23:28:12xZ`, and drops a NUL at the end.
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
 ).fullmatch
-_from_json: Final = msgspec.json.Decoder().decode
 _to_json: Final = msgspec.json.Encoder(order="sorted").encode
 
-_Notes = dict[Drift, None]  # each once, in the order met
 _Items = tuple[tuple[str, str, float], ...]
-_CleanLeaf = Callable[[Any, str, _Notes], Any]
 
 
 class _OddError(Exception):
@@ -77,39 +75,6 @@ class _BadTextError(Exception):
     """A text in the answer can't be stored as it came."""
 
 
-def decode(body: bytes) -> object:
-    """Read JSON, also such as only lenient writers produce.
-
-    Numbers that no float holds, integers past Python's digit limit, NaN and Infinity come back as their
-    literal text. Lone surrogates stay as they are. A byte order mark is skipped; a key that comes twice has
-    its last value. Raises ValueError where it isn't JSON in UTF-8, ItemError (`too_deep`) for deep nesting.
-    """
-    try:
-        try:
-            return _from_json(body)
-        except ValueError:
-            text = body.decode("utf-8-sig")
-            return json.loads(text, parse_int=_literal_int, parse_float=_literal_float, parse_constant=str)
-    except RecursionError as exc:
-        raise _too_deep("$") from exc
-
-
-def _literal_int(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:  # more digits than sys.get_int_max_str_digits()
-        return text
-
-
-def _literal_float(text: str) -> float | str:
-    number = float(text)
-    return number if isfinite(number) else text
-
-
-def _too_deep(path: str) -> ItemError:
-    return ItemError(f"{path}: the answer is nested more than {MAX_DEPTH} levels deep", kind="too_deep")
-
-
 # Readers: from a field's value to what its column holds. They raise _OddError.
 
 
@@ -121,7 +86,7 @@ def _integer(value: object) -> int:
         number = int(value)
     else:
         raise _OddError(DRIFT_ODD_TYPE)
-    if _INT64_MIN <= number <= INT64_MAX:
+    if INT64_MIN <= number <= INT64_MAX:
         return number
     raise _OddError(DRIFT_OUT_OF_RANGE)
 
@@ -171,7 +136,7 @@ def _text(value: object) -> str:
         return value
     if type(value) not in (int, float, bool):
         raise _OddError(DRIFT_ODD_TYPE)
-    storable = _clean_number(value, "", {})
+    storable = clean_number(value, "", {})
     return storable if type(storable) is str else _to_json(storable).decode()
 
 
@@ -265,12 +230,12 @@ def flatten(
         raise ItemError(f"$: the answer is {_shown(document)}, not an object", kind="not_an_object")
     _check_id("id", "scan", document.get("id"), pair.scan_id)
     _check_id("deployment_id", "deployment", document.get("deployment_id"), pair.deployment_id)
-    notes: _Notes = {}
+    notes: Notes = {}
     try:
         rows = _rows(document, author, notes, cleaned=False)
     except (_BadTextError, UnicodeEncodeError):
         notes.clear()
-        rows = _rows(_clean(document, "", 1, notes, _clean_text), author, notes, cleaned=True)
+        rows = _rows(clean(document, "", 1, notes, clean_text), author, notes, cleaned=True)
     return ScanRows._make((pair, fetched_at, *rows, tuple(notes)[:MAX_DRIFT]))
 
 
@@ -289,15 +254,15 @@ def _check_id(name: str, noun: str, got: object, asked: int) -> None:
 def _shown(value: object) -> str:
     """A few words for an error message."""
     if type(value) is str:
-        return f"'{_BAD_TEXT.sub(_REPLACEMENT, value[:40])}'"
+        return f"'{BAD_TEXT.sub(REPLACEMENT, value[:40])}'"
     if type(value) is list or type(value) is dict:
         return "a list" if type(value) is list else "an object"
-    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
+    if type(value) is int and not INT64_MIN <= value <= INT64_MAX:
         return "an integer beyond 64 bits"
     return "null" if value is None else str(value).lower()
 
 
-def _rows(document: Any, author: str, notes: _Notes, *, cleaned: bool) -> tuple[Any, ...]:
+def _rows(document: Any, author: str, notes: Notes, *, cleaned: bool) -> tuple[Any, ...]:
     """`ScanRows` from `final` to `items`."""
     row, rest = _read(document, _SCAN, notes)
     scan, products = row[:5], row[5] or ()
@@ -324,7 +289,7 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def _read(source: dict[str, Any], level: _Level, notes: _Notes) -> tuple[list[Any], dict[str, Any]]:
+def _read(source: dict[str, Any], level: _Level, notes: Notes) -> tuple[list[Any], dict[str, Any]]:
     """The values of the documented fields, in the order of the columns, and all that has no place there.
 
     A documented field that is null is as good as absent.
@@ -353,22 +318,22 @@ def _read(source: dict[str, Any], level: _Level, notes: _Notes) -> tuple[list[An
 
 
 @lru_cache(maxsize=256)  # the same few names come with every scan
-def _unknown_fields(prefix: str, names: tuple[str, ...]) -> _Notes:
+def _unknown_fields(prefix: str, names: tuple[str, ...]) -> Notes:
     paths = [(prefix + name)[:PATH_MAX_CHARACTERS] for name in names[:MAX_DRIFT]]
     return {Drift(path, DRIFT_UNKNOWN_FIELD): None for path in paths}
 
 
-def _extra(extra: dict[str, Any], level: _Level, notes: _Notes) -> bytes:
+def _extra(extra: dict[str, Any], level: _Level, notes: Notes) -> bytes:
     """As JSON; nothing if it is empty."""
     if not extra:
         return b""
     depth = 2 if level.prefix else 1
-    if not _PLAIN.issuperset(map(type, extra.values())) and not _is_storable(extra, depth):
-        return _to_json(_clean(extra, level.prefix[:-1], depth, notes, _clean_number))
+    if not _PLAIN.issuperset(map(type, extra.values())) and not is_storable(extra, depth):
+        return _to_json(clean(extra, level.prefix[:-1], depth, notes, clean_number))
     return _to_json(extra)
 
 
-def _meta(meta: dict[str, Any], author: str, notes: _Notes) -> tuple[list[Any], bytes]:
+def _meta(meta: dict[str, Any], author: str, notes: Notes) -> tuple[list[Any], bytes]:
     row, extra = _read(meta, _META, notes)
     # The published page calls `on` by the name `true`, as YAML reads that word; the scanner sends `on`.
     other = row.pop()
@@ -395,12 +360,12 @@ def _hide_authors(row: list[Any], extra: dict[str, Any], author: str) -> None:
 
 def _pseudonym(value: object, name: str) -> str:
     """Of the clean value: whether the rest of the answer needs cleaning makes no difference."""
-    for clean_leaf in (_clean_text, _clean_number):
-        value = _clean(value, f"meta.{name}", 3, {}, clean_leaf)
+    for clean_leaf in (clean_text, clean_number):
+        value = clean(value, f"meta.{name}", 3, {}, clean_leaf)
     return _digest(value.encode() if type(value) is str else _to_json(value))
 
 
-def _stats(stats: dict[str, Any], notes: _Notes) -> tuple[list[Any], _Items, bytes]:
+def _stats(stats: dict[str, Any], notes: Notes) -> tuple[list[Any], _Items, bytes]:
     row, extra = _read(stats, _STATS, notes)
     if not extra:
         return row, (), b""
@@ -439,7 +404,7 @@ def _take_numbers(node: dict[str, Any], category: str, numbers: dict[str, dict[s
     rest = {}
     taken = numbers.get(category, {})
     for name, value in node.items():
-        if type(value) is int and -_EXACT_INT <= value <= _EXACT_INT:  # `_number` does this too, but not as fast
+        if type(value) is int and -EXACT_INT <= value <= EXACT_INT:  # `_number` does this too, but not as fast
             number: float | None = float(value)
         else:
             number = _number(value)
@@ -464,61 +429,3 @@ def _number(value: object) -> float | None:
         return float(number) if float(number) == number and isfinite(number) else None
     except OverflowError:
         return None
-
-
-def _is_storable(value: object, depth: int) -> bool:
-    """Whether all numbers can be stored as they are, and nothing is nested too deep.
-
-    `depth` is the level of the value, if it is an object or a list. Texts aren't looked at: the encoder refuses
-    lone surrogates, and a NUL shows in what it writes.
-    """
-    if type(value) is int:
-        return _INT64_MIN <= value <= INT64_MAX
-    if type(value) is float:
-        return isfinite(value)
-    if type(value) is dict or type(value) is list:
-        if depth > MAX_DEPTH:
-            return False
-        for member in value.values() if type(value) is dict else value:
-            if not _is_storable(member, depth + 1):
-                return False
-    return True
-
-
-def _clean(value: object, path: str, depth: int, notes: _Notes, clean_leaf: _CleanLeaf) -> object:
-    """A copy with clean leaves and names. `depth` is the value's level; the path of a list's member ends in `[]`."""
-    if type(value) is not dict and type(value) is not list:
-        return clean_leaf(value, path, notes)
-    if depth > MAX_DEPTH:
-        raise _too_deep(f"$.{path}")
-    if type(value) is list:
-        members: list[object] = []
-        for member in value:  # a comprehension would be a second frame for each level
-            members.append(_clean(member, f"{path}[]"[:PATH_MAX_CHARACTERS], depth + 1, notes, clean_leaf))
-        return members
-    cleaned: dict[str, object] = {}
-    # Good names first, so that they stay as they are whatever the bad ones become.
-    for name in sorted(value, key=lambda name: (_BAD_TEXT.search(name) is not None, name)):
-        inside = _BAD_TEXT.sub(_REPLACEMENT, f"{path}.{name}" if path else name)[:PATH_MAX_CHARACTERS]
-        good = clean_leaf(name, inside, notes)
-        while good in cleaned:
-            good += _REPLACEMENT
-        cleaned[good] = _clean(value[name], inside, depth + 1, notes, clean_leaf)
-    return cleaned
-
-
-def _clean_text(value: Any, path: str, notes: _Notes) -> Any:
-    if type(value) is str and _BAD_TEXT.search(value):
-        notes[Drift(path, DRIFT_BAD_TEXT)] = None
-        return _BAD_TEXT.sub(_REPLACEMENT, value)
-    return value
-
-
-def _clean_number(value: Any, path: str, notes: _Notes) -> Any:
-    if type(value) is int and not _INT64_MIN <= value <= INT64_MAX:
-        notes[Drift(path, DRIFT_BIG_NUMBER)] = None
-        return str(Decimal(value))  # str(int) refuses more than 4,300 digits
-    if type(value) is float and not isfinite(value):
-        notes[Drift(path, DRIFT_OUT_OF_RANGE)] = None
-        return {inf: "Infinity", -inf: "-Infinity"}.get(value, "NaN")
-    return value

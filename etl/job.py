@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -76,17 +76,16 @@ def open_database(url: str, *, create: bool) -> Database:
     return database
 
 
-def enqueue(
-    database: Database, order: Order, batch: str | None, tally: Tally, tell: Tell, stopped: Callable[[], bool]
-) -> None:
-    """Read the pairs files into the queue, all or nothing. Runs on the database's thread.
+def stage_files(
+    database: Database, files: Sequence[str], tally: Tally, tell: Tell, stopped: Callable[[], bool]
+) -> str | None:
+    """Read pairs files into the temporary table, count and tell of the bad lines, and return the first one.
 
-    ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop:
-    the pairs read so far are in a temporary table, so nothing was queued.
+    ConfigError for a file that can't be read, StoppedError on a stop.
     """
     database.run_here(queue.open_stage)
     first_bad = None
-    for path in order.files:
+    for path in files:
         for chunk in read_pairs(path):
             if stopped():
                 raise StoppedError("stopped while reading the pairs: nothing was queued")
@@ -96,6 +95,18 @@ def enqueue(
                 first_bad = first_bad or str(bad)
                 tell(BadLine(str(bad)))
             database.run_here(partial(queue.stage, pairs=chunk.pairs))
+    return first_bad
+
+
+def enqueue(
+    database: Database, order: Order, batch: str | None, tally: Tally, tell: Tell, stopped: Callable[[], bool]
+) -> None:
+    """Read the pairs files into the queue, all or nothing. Runs on the database's thread.
+
+    ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop:
+    the pairs read so far are in a temporary table, so nothing was queued.
+    """
+    first_bad = stage_files(database, order.files, tally, tell, stopped)
     if order.strict and first_bad:
         raise ConfigError(f"{first_bad} ({tally.invalid} bad lines in all): nothing was queued, because of --strict")
     counts = database.run_here(partial(queue.enqueue_staged, batch=batch, refresh=order.refresh))

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     MetaData,
+    Select,
     Table,
     and_,
     case,
@@ -63,12 +64,11 @@ def stage(connection: Connection, pairs: Sequence[Pair]) -> None:
     insert_rows(connection, _stage, tuple(_stage.c), pairs)
 
 
-def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool = False) -> Enqueued:
-    """Queue the staged pairs, each once, without those whose stored scan is final (unless `refresh`).
+def staged(connection: Connection, *, refresh: bool) -> tuple[Enqueued, Select[Any]]:
+    """What would become of the staged pairs, and the pairs to queue: each once, without those whose stored scan
+    is final (unless `refresh`).
 
     Final is also a scan that was still unfinished when the API had shown it for the last time.
-
-    A pair that is queued already passes to `batch` and keeps its place, its attempts and its lease.
     """
     analyze(connection, _stage)
     valid = connection.execute(select(func.count()).select_from(_stage)).scalar_one()
@@ -88,16 +88,23 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
     distinct = connection.execute(select(func.count()).select_from(pairs)).scalar_one()
     stored = select(func.count()).select_from(pairs).where(final)
     already_final = 0 if refresh else connection.execute(stored).scalar_one()
-    wanted = select(pairs.c.deployment_id, pairs.c.scan_id, literal(batch).label("batch"))
     # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
-    wanted = wanted.where(literal(True) if refresh else ~final).order_by("deployment_id", "scan_id")
+    wanted = select(pairs.c.deployment_id, pairs.c.scan_id).where(literal(True) if refresh else ~final)
+    return Enqueued(valid, valid - distinct, already_final, distinct - already_final), wanted
+
+
+def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool = False) -> Enqueued:
+    """Queue the pairs of `staged`. One that is queued already passes to `batch` and keeps its place, its attempts
+    and its lease."""
+    counts, wanted = staged(connection, refresh=refresh)
+    wanted = wanted.add_columns(literal(batch).label("batch")).order_by("deployment_id", "scan_id")
     statement = upsert(connection, fetch_queue).from_select(["deployment_id", "scan_id", "batch"], wanted)
     changes: dict[str, Any] = {"batch": func.coalesce(statement.excluded.batch, _q.batch)}
     if refresh:
         changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
     connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changes))
     _stage.drop(connection)
-    return Enqueued(valid, valid - distinct, already_final, distinct - already_final)
+    return counts
 
 
 # Leasing
