@@ -8,7 +8,6 @@ there and empty. No queue, no retry, no pace, no resume, no look at what is odd:
 
 import asyncio
 import csv
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import psycopg
 import uvloop
 
 BATCH = 500
@@ -121,6 +119,8 @@ def flatten(batch: list[tuple[Scan, datetime]]) -> Rows:
 @contextmanager
 def sqlite_writer(path: str) -> Iterator[Callable[[Rows], None]]:
     """Writes rows by the driver's executemany, a transaction a batch."""
+    import sqlite3  # noqa: PLC0415 - a program for one database imports one driver
+
     sqlite3.register_adapter(datetime, lambda at: at.isoformat(" ", "microseconds")[:26])
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -140,6 +140,8 @@ def sqlite_writer(path: str) -> Iterator[Callable[[Rows], None]]:
 @contextmanager
 def postgresql_writer(url: str) -> Iterator[Callable[[Rows], None]]:
     """Writes rows by binary COPY, a transaction a batch."""
+    import psycopg  # noqa: PLC0415
+
     with psycopg.connect(url, autocommit=True) as connection:
 
         def write(rows: Rows) -> None:

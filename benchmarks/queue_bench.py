@@ -23,8 +23,9 @@ from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection
 
 from etl import queue
+from etl.cleaning import decode
 from etl.database import Database
-from etl.flatten import decode, flatten
+from etl.flatten import flatten
 from etl.job import Order, fill
 from etl.model import Done, Lease, Pair, Released
 

@@ -61,9 +61,9 @@ def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -
 
 
 def _host(url: str) -> str:
-    """Where a URL leads, without its query, which may hold a secret."""
+    """Where a URL leads, without its user and query, which may hold secrets."""
     try:
-        return one_line(urlsplit(url).netloc or "nowhere")
+        return one_line(urlsplit(url).netloc.rpartition("@")[2] or "nowhere")
     except ValueError:
         return "nowhere"
 
@@ -78,7 +78,9 @@ def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None
     if remaining is None:
         remaining, reset = headers.get("RateLimit-Remaining"), headers.get("RateLimit-Reset")
     if remaining is None:
-        whole = headers.get("RateLimit", "")
+        whole = headers.get("RateLimit")
+        if whole is None:
+            return None
         found = re.search(r"\b(?:remaining|r)=(\d+)", whole), re.search(r"\b(?:reset|t)=(\d+)", whole)
         remaining, reset = (match and match[1] for match in found)
     try:

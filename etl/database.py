@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -51,6 +50,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
+HUNG_SECONDS = 10
+"""How long a client may be silent in the middle of a transaction before the server ends it."""
 
 
 def parse_url(url: str) -> URL:
@@ -84,12 +85,14 @@ def make_engine(url: str) -> Engine:
     """An engine that connects on first use. SQLite gets the settings that make its transactions real."""
     parsed = parse_url(url)
     if parsed.drivername != "sqlite":
-        return create_engine(
+        engine = create_engine(
             parsed,
             pool_size=1,
             max_overflow=1,
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "scan-etl"},
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     engine = create_engine(
         parsed,
         pool_size=1,
@@ -99,6 +102,16 @@ def make_engine(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    """A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a
+    token each of them would wait for hours, until the server misses its client."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{HUNG_SECONDS}s'")
+    connection.execute("SET tcp_keepalives_idle = 10")
+    connection.execute("SET tcp_keepalives_interval = 5")
+    connection.execute("SET tcp_keepalives_count = 3")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -218,15 +231,33 @@ def insert_rows(
         sql = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - names come from schema.py
         connection.exec_driver_sql(sql, list(rows))
         return
+    _copy_rows(connection, table, columns, rows)
+
+
+def _copy_rows(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], rows: Sequence[Sequence[Any]]
+) -> None:
+    import psycopg  # noqa: PLC0415 - 0.07 s that SQLite doesn't need
+    from psycopg.types.json import Jsonb  # noqa: PLC0415
+
+    def with_json(row: Sequence[Any]) -> list[Any]:
+        wrapped = list(row)
+        for at in json_at:
+            if wrapped[at] is not None:
+                wrapped[at] = Jsonb(wrapped[at], dumps=str.encode)
+        return wrapped
+
     driver: Any = connection.connection.driver_connection
     json_at = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
-    with (
-        driver.cursor() as cursor,
-        cursor.copy(f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)") as copy,
-    ):
-        copy.set_types([_copy_type(column) for column in columns])
-        for row in rows:
-            copy.write_row(_with_json(row, json_at) if json_at else row)
+    names = ", ".join(column.name for column in columns)
+    sql = f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)"
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types([_copy_type(column) for column in columns])
+            for row in rows:
+                copy.write_row(with_json(row) if json_at else row)
+    except psycopg.Error as error:  # what SQLAlchemy does for all that goes through it
+        raise exc.DBAPIError.instance(sql, None, error, psycopg.Error, dialect=connection.dialect) from error
 
 
 _COPY_TYPES = {
@@ -243,17 +274,15 @@ def _copy_type(column: Column[Any]) -> str:
     return _COPY_TYPES.get(type(column.type), "text")
 
 
-def _with_json(row: Sequence[Any], json_at: list[int]) -> list[Any]:
-    wrapped = list(row)
-    for at in json_at:
-        if wrapped[at] is not None:
-            wrapped[at] = Jsonb(wrapped[at], dumps=str.encode)
-    return wrapped
-
-
 def analyze(connection: Connection, table: Table) -> None:
     """Tell the planner how many rows a table filled just now has."""
     connection.exec_driver_sql(f"ANALYZE {table.name}")
+
+
+def product(connection: Connection) -> str:
+    """The kind of database and its version, e.g. `postgresql 18.0`."""
+    numbers: tuple[object, ...] = getattr(connection.dialect, "server_version_info", None) or ()
+    return f"{connection.dialect.name} {'.'.join(map(str, numbers))}".strip()
 
 
 # The schema's version

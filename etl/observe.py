@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from typing import Any
-
-import structlog
 
 from etl.events import (
     ApiAway,
@@ -47,11 +46,23 @@ class _Stderr:
         sys.stderr.flush()
 
 
+_logs = {"format": "text", "level": "info"}
+
+
 def configure_logs(log_format: str, log_level: str) -> None:
     """Log to stderr: `text` for people, `json` for machines, one object a line."""
+    _logs.update(format=log_format, level=log_level)
+    log.cache_clear()
+
+
+@cache
+def log() -> Any:
+    """The logger. It takes 0.1 s to import, which a run that has nothing to say is spared."""
+    import structlog  # noqa: PLC0415
+
     renderer: Any = (
-        structlog.processors.JSONRenderer(sort_keys=False)
-        if log_format == "json"
+        structlog.processors.JSONRenderer()
+        if _logs["format"] == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
     )
     structlog.configure(
@@ -60,10 +71,10 @@ def configure_logs(log_format: str, log_level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[log_level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[_logs["level"].upper()]),
         logger_factory=structlog.PrintLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]  # writes, that is all
-        cache_logger_on_first_use=False,
     )
+    return structlog.get_logger()
 
 
 LINES: dict[type[Event], tuple[str, str]] = {
@@ -88,7 +99,6 @@ class Reporter:
         self._tally = tally
         self._interactive = interactive
         self._told = Counter[type[Event]]()
-        self._log = structlog.get_logger()
 
     def tell(self, event: Event) -> None:
         """One log line for an event."""
@@ -97,9 +107,9 @@ class Reporter:
         if self._told[kind] > SHOWN_OF_A_KIND:
             return
         level, text = LINES[kind]
-        getattr(self._log, level)(text, **_fields(event))
+        getattr(log(), level)(text, **_fields(event))
         if self._told[kind] == SHOWN_OF_A_KIND:
-            self._log.info(f"more lines of this kind are counted, not shown: {text}")
+            log().info(f"more lines of this kind are counted, not shown: {text}")
 
     async def watch(self) -> None:
         """Show progress until cancelled: a live line on a terminal, a log line an interval elsewhere."""
@@ -116,7 +126,7 @@ class Reporter:
             rate = (now - before) / LOG_INTERVAL_SECONDS
             before = now
             left = max(self._tally.to_do - now, 0)
-            self._log.info(
+            log().info(
                 "progress",
                 done=now,
                 total=self._tally.to_do,

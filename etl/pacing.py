@@ -23,6 +23,8 @@ WINDOW_SECONDS = 0.25
 worker met holds this one back after two at the latest."""
 LATE_SECONDS = 0.04
 """How late a slot may be used. What is later is lost, or the requests of a stalled worker would come in a heap."""
+ALONE_SECONDS = 0.01
+"""A window that begins so soon after the one before shows that nobody else has taken one in between."""
 FIRST_GATE_SECONDS = 1.0
 LONGEST_GUESS_SECONDS = 60.0
 """How long the gate closes when the API refuses without saying for how long: doubles with each refusal in a row."""
@@ -98,7 +100,7 @@ class Pace:
         self._next_at = self._begins_at = self._ends_at = 0.0
         self._used = 0
         self._length_seconds = WINDOW_SECONDS / 4
-        self._ahead: asyncio.Task[tuple[float, float]] | None = None
+        self._ahead: asyncio.Task[tuple[float, float, bool]] | None = None
         # The gate.
         self._opens_at = 0.0
         self._gate_closed = False
@@ -112,47 +114,60 @@ class Pace:
 
     async def acquire(self) -> None:
         """Wait for the turn of one request. StoppedError once the pace is closed."""
-        async with self._turn:
-            while True:
-                await self._running.wait()
-                now = time.monotonic()
-                if now < self._opens_at or self._closed.is_set():
-                    await self.sleep(self._opens_at - now)
-                    continue
-                if self._gate_closed:
-                    self._gate_closed = False
-                    self._on_gate(0.0)
-                at = max(self._next_at, now - LATE_SECONDS)
-                if at >= self._ends_at:
-                    await self._next_window()
-                    continue
-                if at > now:
-                    await self.sleep(at - now)
-                    if self._opens_at > at or not self._running.is_set():
-                        continue
-                break
-            self._next_at = at + 1 / self.rate
-            self._used += 1
-            if self._ahead is None and self._ends_at - at < (self._ends_at - self._begins_at) / 2:
-                self._ahead = asyncio.create_task(self._reserve())
+        # Without the lock first: waiting in line for it costs more than all the rest.
+        if self._slot_in() > 0:
+            async with self._turn:
+                while (seconds := self._slot_in()) > 0:
+                    if self._closed.is_set() or self._running.is_set():
+                        await (self._next_window() if seconds == math.inf else self.sleep(seconds))
+                    else:
+                        await self._running.wait()
+        self._used += 1
+        self._next_at = max(self._next_at, time.monotonic() - LATE_SECONDS) + 1 / self.rate
         await self._limiter.acquire()
+        if self._closed.is_set():
+            raise StoppedError("no more requests")
+
+    def _slot_in(self) -> float:
+        """Seconds until the next slot of this window; infinite where the window is over."""
+        now = time.monotonic()
+        if now < self._opens_at or self._closed.is_set() or not self._running.is_set():
+            return max(self._opens_at - now, 0.001)
+        if self._gate_closed:
+            self._gate_closed = False
+            self._on_gate(0.0)
+        at = max(self._next_at, now - LATE_SECONDS)
+        if at > self._ends_at - 0.5 / self.rate:
+            return math.inf
+        if self._ahead is None and self._ends_at - at < (self._ends_at - self._begins_at) / 2:
+            self._ahead = asyncio.create_task(self._reserve())
+        return at - now
 
     async def _next_window(self) -> None:
-        """Take the window that was reserved meanwhile, or wait for one. Its length follows the demand."""
+        """Take the window that was reserved meanwhile, or wait for one.
+
+        Alone, a worker takes long windows. Among others it takes as much as it used of the last one, or what it
+        leaves unused would be lost to them.
+        """
+        ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
+        begins_at, ends_at, waited = await ahead
         if self._used * 2 > (self._ends_at - self._begins_at) * self.rate:
             self._length_seconds *= 2
         else:
             self._length_seconds = self._used * 1.5 / self.rate
-        ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
-        self._begins_at, self._ends_at = await ahead
-        self._next_at = max(self._next_at, self._begins_at)
+        if not waited or begins_at < self._ends_at + ALONE_SECONDS:
+            self._length_seconds = WINDOW_SECONDS
+        self._begins_at, self._ends_at = begins_at, ends_at
+        self._next_at = max(self._next_at, begins_at)
         self._used = 0
 
-    async def _reserve(self) -> tuple[float, float]:
-        seconds = max(min(self._length_seconds, WINDOW_SECONDS), 1 / self.rate)
+    async def _reserve(self) -> tuple[float, float, bool]:
+        """Begin and end of a new window, and whether it isn't the present moment that it begins at."""
+        # Whole slots: the rest of a slot would be a whole request.
+        seconds = max(round(min(self._length_seconds, WINDOW_SECONDS) * self.rate), 1) / self.rate
         begins_in_seconds = await self._budget.reserve(seconds)
         begins_at = time.monotonic() + begins_in_seconds
-        return begins_at, begins_at + seconds
+        return begins_at, begins_at + seconds, begins_in_seconds > 0
 
     async def sleep(self, seconds: float) -> None:
         """Sleep; StoppedError as soon as the pace is closed."""
@@ -198,14 +213,14 @@ class Pace:
         False once it has refused everything for longer than we bear.
         """
         now = time.monotonic()
-        if self._refused_since is None:
-            self._refused_since = now
+        since = self._refused_since = self._refused_since or now
         if now >= self._opens_at:
             self._refusals_in_a_row += 1
             self._slow_down(now)
             guess = min(FIRST_GATE_SECONDS * 2.0 ** (self._refusals_in_a_row - 1), LONGEST_GUESS_SECONDS)
             await self.hold(retry_after or guess)
-        return now - self._refused_since < self._max_wait_seconds
+        # Not the attribute: an answer to another request may have come while this one waited.
+        return now - since < self._max_wait_seconds
 
     def _slow_down(self, now: float) -> None:
         self._count(now, 0)

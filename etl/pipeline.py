@@ -236,7 +236,7 @@ class _Run:
             self.busy += 1
             verdict: Verdict = Released(lease.pair)
             try:
-                if lease.pair.deployment_id not in self.halted:
+                if lease.pair.deployment_id not in self.halted and not self.stop.asked.is_set():
                     verdict = await self.attempt(lease)
             finally:
                 self.busy -= 1

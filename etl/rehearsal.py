@@ -35,7 +35,7 @@ async def demo(*, scans: int, rate: float, database_url: str, interactive: bool)
     """
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     world = World(scans=scans, scans_per_day=max(scans / 30, 1), opened_at=midnight)
-    faults = (Fault("status-503", 0.005), Fault("reset", 0.002), Fault("status-404", 0.001, times=0))
+    faults = (Fault("status-500", 0.005), Fault("reset", 0.002), Fault("status-404", 0.001, times=0))
     with tempfile.TemporaryDirectory() as folder:
         pairs = Path(folder) / "pairs.csv"
         write_pairs(pairs, world)

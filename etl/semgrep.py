@@ -2,7 +2,7 @@
 
 Every answer becomes a decoded document or one of our errors, here and in `answers`. The token goes into the
 Authorization header only; error texts are cleaned of it. Bad news is believed only after a second question: a 404
-after the token has proved good, failures in a row after something that worked before has been asked again.
+after the token has proved good, a failure after something that worked before has been asked again.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 import stamina
@@ -40,18 +41,24 @@ from etl.model import Pair
 from etl.pacing import Budget, Pace, backoff_seconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-ERROR_BODY_BYTES = 2_000
+ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
 BELIEVED_SECONDS = 60.0
 """How long an answer of `GET /api/v1/deployments` counts when a 404 is judged by it."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
-SUSPICIOUS_FAILURES = 5
-"""So many different pairs failing one after the other make the API suspect, not the pairs."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
-DEPLOYMENTS = "/api/v1/deployments"
+DEPLOYMENTS, PING = "/api/v1/deployments", "/api/v1/ping"
 
 # The run counts retries and tells of them in its own words.
 stamina.instrumentation.set_on_retry_hooks([])
+
+
+class Ping(NamedTuple):
+    """How the API answered a ping: after so many seconds, connecting included, and what its clock said."""
+
+    status: int
+    seconds: float
+    server_time: datetime | None
 
 
 @dataclass(slots=True)
@@ -64,7 +71,7 @@ class _Credit:
     visible: frozenset[int] = frozenset()
     asked_at: float = -BELIEVED_SECONDS
     worked: str = DEPLOYMENTS
-    failing: set[str] = field(default_factory=set)
+    worked_at: float = 0.0
     back_at: float = 0.0
 
 
@@ -86,6 +93,7 @@ class Semgrep:
         self.gives_up = True
         """Whether an API that is away for longer than max_wait_seconds ends the run."""
         self._credits: dict[str, _Credit] = {}
+        self._hushed = False
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
         ).on(_quick_retry)
@@ -122,7 +130,22 @@ class Semgrep:
         and StoppedError.
         """
         credit = self._credit(pair.deployment_id)
+        try:
+            try:
+                return await self._details(pair, credit)
+            except TransientError as error:
+                if error.spends_attempt and await self._is_away(credit, error):
+                    error.spends_attempt = False
+                raise
+        except FatalError as error:
+            if error.stop_code == TOKEN_EXIT:
+                error.deployment_id = pair.deployment_id
+            raise
+
+    async def _details(self, pair: Pair, credit: _Credit) -> object:
+        """The details call; a 404 is the scan's only after the token has proved good."""
         path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
+        began_at = time.monotonic()
         try:
             found = await self._patiently(path, credit)
         except NotFoundError as error:
@@ -130,17 +153,7 @@ class Semgrep:
             if visible and pair.deployment_id not in visible:
                 raise token_of_another(pair.deployment_id, visible) from error
             raise ItemError(f"no such scan: {error}", kind="not_found", http_status=404) from error
-        except TransientError as error:
-            if error.spends_attempt and await self._is_away(credit, path, error):
-                error.spends_attempt = False
-            raise
-        except FatalError as error:
-            if error.stop_code == TOKEN_EXIT:
-                error.deployment_id = pair.deployment_id
-            raise
-        credit.worked = path
-        if credit.failing:
-            credit.failing.clear()
+        credit.worked, credit.worked_at = path, began_at
         return found
 
     async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
@@ -155,8 +168,26 @@ class Semgrep:
         if visible and visible.isdisjoint(wanted):
             raise token_of_another(deployment_id, visible)
 
+    async def seen_by_token_of(self, deployment_id: int) -> frozenset[int]:
+        """The deployments that this one's token sees; FatalError and TransientError as for `check_token`."""
+        return await self._visible(self._credit(deployment_id))
+
+    async def ping(self) -> Ping:
+        """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
+        began_at = time.monotonic()
+        self._tally.requests += 1
+        url = URL(self._settings.base_url + PING, encoded=True)
+        with _translated(PING, self._settings.timeout_seconds):
+            async with (
+                asyncio.timeout(self._settings.timeout_seconds),
+                self._session.get(url, allow_redirects=False) as response,
+            ):
+                seconds = time.monotonic() - began_at
+                return Ping(response.status, seconds, _instant(response.headers.get("Date")))
+
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
+        self._hushed = True
         for credit in self._credits.values():
             credit.pace.close()
 
@@ -168,6 +199,8 @@ class Semgrep:
         if credit is None:
             pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
             credit = self._credits[token] = _Credit(token, pace)
+            if self._hushed:
+                pace.close()
         return credit
 
     def _tell_gate(self, seconds: float) -> None:
@@ -184,30 +217,27 @@ class Semgrep:
                 credit.asked_at = time.monotonic()
             return credit.visible
 
-    async def _is_away(self, credit: _Credit, path: str, error: TransientError) -> bool:
+    async def _is_away(self, credit: _Credit, error: TransientError) -> bool:
         """Whether the API is to blame for a failure. Then wait until it works again, and let nobody else ask.
 
         A few pairs that always fail look like an outage when only they are left. So what has worked before is
-        asked again: if that works, the pairs are to blame. FatalError (exit 4) if it is away for too long.
+        asked again: if that works, the pairs are to blame. One answer counts for all that failed before it was
+        asked for. FatalError (exit 4) if the API is away for too long.
         """
         failed_at = time.monotonic()
-        credit.failing.add(path)
-        if len(credit.failing) < SUSPICIOUS_FAILURES:
-            return False
         async with credit.asking:
             if credit.back_at > failed_at:
                 return True
-            if path not in credit.failing:
+            began_at = time.monotonic()
+            if credit.worked_at > failed_at or await self._works(credit, paused=False):
+                credit.worked_at = max(credit.worked_at, began_at)
                 return False
-            is_away = not await self._works(credit, paused=False)
-            if is_away:
-                self._tell(ApiAway(str(error)))
-                async with self._pausing(credit):
-                    await self._wait_for(credit, error)
-                credit.back_at = time.monotonic()
-                self._tell(ApiBack(round(credit.back_at - failed_at, 1)))
-            credit.failing.clear()
-            return is_away
+            self._tell(ApiAway(str(error)))
+            async with self._pausing(credit):
+                await self._wait_for(credit, error)
+            credit.back_at = time.monotonic()
+            self._tell(ApiBack(round(credit.back_at - failed_at, 1)))
+            return True
 
     @contextlib.asynccontextmanager
     async def _pausing(self, credit: _Credit) -> AsyncIterator[None]:
@@ -232,11 +262,11 @@ class Semgrep:
                 )
 
     async def _works(self, credit: _Credit, *, paused: bool) -> bool:
-        """Ask once more for what has worked before."""
+        """Ask once more for what has worked before. An API that asks for patience isn't away."""
         try:
             await self._get(credit.worked, credit, past_the_gate=paused)
-        except TransientError:
-            return False
+        except TransientError as error:
+            return not error.spends_attempt
         except (NotFoundError, ItemError):
             credit.worked = DEPLOYMENTS
         return True
@@ -276,18 +306,19 @@ class Semgrep:
                 if status == 200:
                     body = await _read(response, settings.max_body_bytes)
                 else:
-                    body = await _read_some(response)
+                    body = await _read_some(response, settings.timeout_seconds)
         now = datetime.now(UTC)
-        if (left := quota(answered, now)) and left[0] <= 0:
-            await pace.hold(left[1])
+        left = quota(answered, now)
+        until_more = left[1] if left and left[0] <= 0 else 0.0
         if status == 200:
-            pace.accepted()
+            await _accepted(pace, until_more)
             return document(body, answered.get("Content-Type", "application/json"), path)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
         if isinstance(error, TransientError) and (status == 429 or (status == 503 and error.retry_after_seconds)):
+            error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
             await self._refused(error, pace)
         else:
-            pace.accepted()
+            await _accepted(pace, until_more)
         raise error
 
     async def _refused(self, error: TransientError, pace: Pace) -> None:
@@ -300,6 +331,13 @@ class Semgrep:
                 stop_code=UNAVAILABLE_EXIT,
                 http_status=error.http_status,
             )
+
+
+async def _accepted(pace: Pace, until_more_seconds: float) -> None:
+    """The API has answered. Where it says that this was the last request for now, nobody meets the refusal."""
+    pace.accepted()
+    if until_more_seconds:
+        await pace.hold(until_more_seconds)
 
 
 def _quick_retry(error: Exception) -> bool | float:
@@ -333,6 +371,15 @@ def _translated(path: str, timeout_seconds: float) -> Iterator[None]:
         raise TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection") from error
 
 
+def _instant(date: str | None) -> datetime | None:
+    """The instant in a Date header, to the second; None if there is none."""
+    try:
+        instant = parsedate_to_datetime(date or "")
+    except (ValueError, OverflowError):
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+
+
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body, unpacked. ItemError past `limit` bytes."""
     content = response.content
@@ -345,10 +392,11 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
 
 
-async def _read_some(response: aiohttp.ClientResponse) -> bytes:
-    """The beginning of an error's body. That it can't be read doesn't change what the status says."""
+async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float) -> bytes:
+    """An error's body, if it is short. That it can't be read doesn't change what the status says."""
     try:
-        return await _read(response, ERROR_BODY_BYTES)
-    except (aiohttp.ClientError, ItemError):
+        async with asyncio.timeout(min(ERROR_BODY_SECONDS, timeout_seconds / 2)):
+            return await _read(response, ERROR_BODY_BYTES)
+    except (aiohttp.ClientError, ItemError, TimeoutError):
         response.close()
         return b""

@@ -1,13 +1,15 @@
 """What the queue holds, and the dead letters: looking at them, sending them round again, dropping them."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, literal, select
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, select
 
 from etl.database import upsert
-from etl.queue import STILL_RUNNING
+from etl.model import INT64_MAX, Pair
+from etl.queue import STILL_RUNNING, lease
 from etl.schema import dead_letters, fetch_queue, moved, utc_now
 
 _q = fetch_queue.c
@@ -70,6 +72,17 @@ class Which:
         if self.newer_than_seconds is not None:
             found.append(_dead.died_at >= moved(utc_now(), literal(-self.newer_than_seconds)))
         return found
+
+
+def rehearse(connection: Connection) -> bool:
+    """Queue a made-up pair, lease it and take everything back. False if it couldn't be leased."""
+    with connection.begin_nested() as attempt:
+        token = secrets.token_hex(16)
+        pair = {"deployment_id": INT64_MAX, "scan_id": secrets.randbelow(INT64_MAX) + 1}
+        connection.execute(insert(fetch_queue).values(**pair, batch=token))
+        leases = lease(connection, token, 1, 60, batch=token)
+        attempt.rollback()
+    return [leased.pair for leased in leases] == [Pair(**pair)]
 
 
 def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str, Any]]:

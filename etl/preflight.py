@@ -1,0 +1,119 @@
+"""The commands `plan` and `doctor`: what a run would do, and whether it could."""
+
+import os
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import click
+
+from etl.config import load_tokens
+from etl.database import Database, place, sqlite_path
+from etl.doctor import Finding, examine, exit_code_of
+from etl.events import Tally
+from etl.job import open_database, stage_files
+from etl.observe import Reporter, print_result, print_table
+from etl.options import as_json, common, files, rate, run_async, settings_of, wants_json
+from etl.planning import Plan, plan_queue, plan_staged, spelled
+from etl.schema import metadata
+
+IN_MEMORY = "sqlite:///file::memory:?uri=true"
+"""An empty database. By this form of its name SQLAlchemy keeps the connection, and with it the tables."""
+
+OF_FILES = ("requested", "invalid", "duplicate", "already_final")
+"""The counts that say nothing without files."""
+
+
+@click.command("plan")
+@files
+@click.option("--refresh", is_flag=True, help="As if with `run --refresh`: final scans count again.")
+@rate
+@as_json
+@common
+@click.pass_context
+def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -> None:
+    """What `run` would do with FILEs (`-` is stdin), or without any. Asks no API, queues nothing, changes nothing.
+
+    Where there is no database yet, nothing counts as stored.
+    """
+    settings = settings_of(ctx)
+    url, tally = settings.database.url, Tally()
+    is_there = _is_there(url)
+    with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
+        if files:
+            stage_files(opened, files, tally, Reporter(tally, interactive=False).tell, lambda: False)
+            plan = opened.run_here(partial(plan_staged, rate=settings.api.rate, refresh=refresh))
+        else:
+            plan = opened.run_here(partial(plan_queue, rate=settings.api.rate))
+    counts = _counts(plan, tally)
+    shares = [share._asdict() for share in plan.shares]
+    if wants_json(ctx):
+        where = {"database": place(url) if is_there else None}
+        print_result({**where, **counts, "deployments": shares}, as_json=True)
+        return
+    if not is_there:
+        click.echo(f"There is no database {place(url)} yet: nothing counts as stored.")
+    hidden = ("rate", "seconds", "time") if files else ("rate", "seconds", "time", *OF_FILES)
+    shown = {name: value for name, value in counts.items() if name not in hidden}
+    print_result({**shown, f"at {plan.rate:g} requests a second": counts["time"]}, as_json=False)
+    print_table("By deployment", shares)
+
+
+def _is_there(url: str) -> bool:
+    """Whether there is a database to look into. An SQLite file without content has never been one."""
+    path = sqlite_path(url)
+    return path is None or (path.exists() and path.stat().st_size > 0)
+
+
+def _empty_database() -> Database:
+    opened = Database(IN_MEMORY)
+    opened.run_here(metadata.create_all)
+    return opened
+
+
+def _counts(plan: Plan, tally: Tally) -> dict[str, Any]:
+    """`requested` = `invalid` + `duplicate` + `already_final` + `not_due` + `to_fetch`, where there are files."""
+
+    def total(name: str) -> int:
+        return sum(getattr(share, name) for share in plan.shares)
+
+    return {
+        "requested": tally.requested,
+        "invalid": tally.invalid,
+        "duplicate": plan.duplicate,
+        "already_final": plan.already_final,
+        "not_due": total("not_due"),
+        "to_fetch": total("to_fetch"),
+        "expiring": total("expiring"),
+        "expiry_unknown": total("expiry_unknown"),
+        "requests": plan.requests,
+        "rate": plan.rate,
+        "seconds": round(plan.seconds, 3),
+        "time": spelled(plan.seconds),
+    }
+
+
+@click.command("doctor")
+@as_json
+@common
+@click.pass_context
+def doctor_command(ctx: click.Context) -> None:
+    """Look whether everything is in place: settings, tokens, API, clock, database. Changes nothing.
+
+    The exit code is that of the run that would fail: 2 settings, 3 token, 5 database, 4 API, else 0.
+    """
+    findings = run_async(examine(partial(settings_of, ctx), partial(load_tokens, os.environ)))
+    exit_code = exit_code_of(findings)
+    if wants_json(ctx):
+        shown = [
+            {"name": each.name, "ok": each.ok, "warning": each.warning, "sentence": each.sentence} for each in findings
+        ]
+        print_result({"findings": shown, "exit_code": exit_code}, as_json=True)
+    else:
+        print_table("Checks", [_row(finding) for finding in findings])
+    ctx.exit(exit_code)
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    state = "warning" if finding.warning else "ok" if finding.ok else "wrong"
+    return {"check": finding.name, "state": state, "what is, or what to do": finding.sentence}

@@ -1,0 +1,159 @@
+"""The pipeline's ports in memory: a queue with leases, an API that answers as a test wants it, and a store."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from scan_rows import document
+
+from etl.errors import ItemError, StoppedError
+from etl.flatten import flatten
+from etl.model import Dead, Done, Later, Lease, Pair, Released, ScanRows, Settled, Verdict, Waiting, pair_of
+
+US, OTHERS = "us", "others"
+
+Answer = Callable[[Pair, int], Awaitable[object]]
+"""What a pair's fetch gives or raises; the number says how often the pair has been asked for, from 1."""
+
+
+async def sound(pair: Pair, _times: int) -> object:
+    """An API without faults, which takes a moment."""
+    await asyncio.sleep(0)
+    return document(pair)
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of the queue. `due_at` is the loop's time; `holder` has the lease; `runs` is a scan that isn't over."""
+
+    due_at: float
+    attempts: int = 0
+    holder: str | None = None
+    expires_at: datetime | None = None
+    runs: bool = False
+
+
+class MemoryPorts:
+    """Keeps the promises of the real ports: leases end, verdicts count while the lease is ours, a batch is written
+    as a whole or not at all. The store refuses the rows of the pairs in `refused`.
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[Pair],
+        answer: Answer = sound,
+        *,
+        lease_seconds: float = 60.0,
+        refused: Collection[Pair] = (),
+    ) -> None:
+        self.queue: dict[Pair, Row] = {}
+        self.stored: dict[Pair, ScanRows] = {}
+        self.dead: dict[Pair, Dead] = {}
+        self.batches: list[tuple[Verdict, ...]] = []
+        self.settle_calls = 0
+        self.asked = Counter[Pair]()
+        self.asked_after_hush = 0
+        self.renewed = Counter[Pair]()
+        self.fetching = self.most_fetching = self.most_held = 0
+        self.hushed, self.wrote, self.was_renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._answer = answer
+        self._lease_seconds = lease_seconds
+        self._refused = refused
+        self.add(pairs)
+
+    def add(self, pairs: Iterable[Pair], *, holder: str | None = None, due_in_seconds: float = 0.0) -> None:
+        """Queue pairs, also such as another worker holds."""
+        for pair in pairs:
+            self.queue[pair] = Row(self._now() + due_in_seconds, holder=holder)
+
+    def pass_to_others(self, pair: Pair, seconds: float) -> None:
+        """Another worker takes the pair over, as after a lease that has ended, and is done with it in `seconds`."""
+        self.queue[pair].holder = OTHERS
+        self.queue[pair].due_at = self._now() + 60.0
+        asyncio.get_running_loop().call_later(seconds, self.queue.pop, pair)
+
+    async def fetch(self, pair: Pair) -> object:
+        if self.hushed.is_set():
+            self.asked_after_hush += 1
+            raise StoppedError("no more requests")
+        self.asked[pair] += 1
+        self.fetching += 1
+        self.most_fetching = max(self.most_fetching, self.fetching)
+        try:
+            return await self._answer(pair, self.asked[pair])
+        finally:
+            self.fetching -= 1
+
+    def flatten(self, pair: Pair, document: object, fetched_at: datetime) -> ScanRows:
+        return flatten(pair, document, fetched_at)
+
+    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+        await asyncio.sleep(0)
+        now = self._now()
+        due = [pair for pair, row in self.queue.items() if row.due_at <= now and pair.deployment_id not in without]
+        for pair in due[:limit]:
+            self.queue[pair].holder = US
+            self.queue[pair].due_at = now + self._lease_seconds
+        self.most_held = max(self.most_held, sum(row.holder == US for row in self.queue.values()))
+        return [Lease(pair, self.queue[pair].attempts, self.queue[pair].expires_at) for pair in due[:limit]]
+
+    async def renew(self, pairs: Sequence[Pair]) -> None:
+        self.was_renewed.set()
+        for pair in pairs:
+            if pair in self.queue and self.queue[pair].holder == US:
+                self.queue[pair].due_at = self._now() + self._lease_seconds
+                self.renewed[pair] += 1
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        await asyncio.sleep(0)
+        self.settle_calls += 1
+        for verdict in verdicts:
+            if isinstance(verdict, Done | Waiting) and pair_of(verdict) in self._refused:
+                raise ItemError("the database refuses a row", kind="refused_row")
+        self.batches.append(tuple(verdicts))
+        self.wrote.set()
+        counts = Counter(self._write(verdict) for verdict in verdicts)
+        return Settled(**{name: counts[name] for name in Settled._fields})
+
+    async def next_due_seconds(self, without: Collection[int]) -> float | None:
+        coming = [row.due_at for pair, row in self.queue.items() if not row.runs and pair.deployment_id not in without]
+        return max(0.0, min(coming) - self._now()) if coming else None
+
+    def hush(self) -> None:
+        self.hushed.set()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _write(self, verdict: Verdict) -> str:
+        pair = pair_of(verdict)
+        row = self.queue.get(pair)
+        if row is None or row.holder != US:
+            return "lost"
+        row.holder = None
+        match verdict:
+            case Done(rows):
+                del self.queue[pair]
+                return self._store(rows)
+            case Waiting(rows, delay_seconds, expires_at):
+                row.due_at, row.expires_at, row.runs = self._now() + delay_seconds, expires_at, True
+                self._store(rows)
+                return "waiting"
+            case Later():
+                row.due_at, row.attempts = self._now() + verdict.delay_seconds, verdict.attempts
+                return "later"
+            case Dead():
+                del self.queue[pair]
+                self.dead[pair] = verdict
+                return "dead"
+            case Released():
+                row.due_at = self._now()
+                return "released"
+
+    def _store(self, rows: ScanRows) -> str:
+        before, self.stored[rows.pair] = self.stored.get(rows.pair), rows
+        if before is None:
+            return "inserted"
+        return "unchanged" if before.content_hash == rows.content_hash else "updated"

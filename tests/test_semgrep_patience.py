@@ -1,0 +1,399 @@
+"""How the client bears an API that refuses, fails or goes away. Waits are real; only too early is ever wrong."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from aiohttp import web
+from scan_rows import document
+from semgrep_client import Asking, asking_at
+from small_api import DEPLOYMENTS, Answer, Call, SmallApi, found, json_answer, until
+
+from etl.errors import FatalError, ItemError, StoppedError, TransientError
+from etl.events import ApiAway, ApiBack, GateClosed, GateOpened
+from etl.model import Pair
+
+ONE = Pair(120, 1)
+EARLY_SECONDS = 0.05
+"""How much earlier than asked for a request may seem to come: the two sides read the clock at different moments."""
+
+Headers = Callable[[datetime], Mapping[str, str]]
+
+
+def refusing(headers: Headers, times: int = 1, status: int = 429) -> Answer:
+    """The first `times` requests of all are refused, the others answered."""
+    refused = 0
+
+    async def answer(call: Call) -> web.StreamResponse:
+        nonlocal refused
+        refused += 1
+        if refused <= times:
+            return json_answer({"message": "slow down"}, status, headers(datetime.now(UTC)))
+        return await found(call)
+
+    return answer
+
+
+async def fails(_: Call) -> web.StreamResponse:
+    return json_answer({"message": "trouble"}, status=500)
+
+
+async def resets(call: Call) -> web.StreamResponse:
+    if call.request.transport is not None:
+        call.request.transport.abort()
+    return web.Response()
+
+
+async def tried(asking: Asking, pair: Pair) -> BaseException | None:
+    """The error that a scan ends with, or None."""
+    return (await asyncio.gather(asking.semgrep.scan(pair), return_exceptions=True))[0]  # type: ignore[return-value]  # or the answer
+
+
+async def errors_of(asking: Asking, *scan_ids: int) -> list[BaseException | object]:
+    """What becomes of scans that are asked for at the same time."""
+    scans = [asking.semgrep.scan(Pair(120, number)) for number in scan_ids]
+    return list(await asyncio.gather(*scans, return_exceptions=True))
+
+
+def spend_attempts(errors: list[BaseException | object]) -> set[bool]:
+    """Whether the errors spend an attempt: {True}, {False} or, where they don't agree, both."""
+    assert all(isinstance(error, TransientError) for error in errors), errors
+    return {error.spends_attempt for error in errors if isinstance(error, TransientError)}
+
+
+# 429
+
+
+REFUSALS: dict[str, Headers] = {
+    "seconds": lambda _: {"Retry-After": "1"},
+    "date": lambda now: {"Retry-After": format_datetime(now + timedelta(seconds=2), usegmt=True)},
+    "absent": lambda _: {},
+    "zero": lambda _: {"Retry-After": "0"},
+    "negative": lambda _: {"Retry-After": "-30"},
+    "garbage": lambda _: {"Retry-After": "soon"},
+    "past": lambda now: {"Retry-After": format_datetime(now - timedelta(days=1), usegmt=True)},
+    "longer": lambda _: {"Retry-After": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "0.2"},
+    "shorter": lambda _: {"Retry-After": "0.2", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"},
+}
+
+
+async def test_a_refused_request_waits_and_spends_nothing() -> None:
+    """As long as the API says, or a guess where it says nothing sensible; then the scan comes after all."""
+
+    async def bear(headers: Headers) -> tuple[float, object, int, list[type]]:
+        async with SmallApi(refusing(headers)) as api, asking_at(api.base_url, retries=1) as asking:
+            answer = await asking.semgrep.scan(ONE)
+        first, second = api.seen
+        return second.at - first.at, answer, asking.tally.rate_limited, [type(event) for event in asking.events]
+
+    borne = dict(zip(REFUSALS, await asyncio.gather(*map(bear, REFUSALS.values())), strict=True))
+
+    assert {name: rest for name, (_, *rest) in borne.items()} == {
+        name: [document(ONE), 1, [GateClosed, GateOpened]] for name in REFUSALS
+    }
+    assert {name for name, (waited, *_) in borne.items() if waited < 1 - EARLY_SECONDS} == set()
+
+
+async def test_a_refusal_that_lasts_spends_no_attempt() -> None:
+    """When the quick retries are used up, the pair goes back to the queue as it was."""
+    async with (
+        SmallApi(refusing(lambda _: {"Retry-After": "0.1"}, times=99)) as api,
+        asking_at(api.base_url, retries=1) as asking,
+    ):
+        error = await tried(asking, ONE)
+
+    assert isinstance(error, TransientError)
+    assert (error.http_status, error.spends_attempt) == (429, False)
+    assert asking.tally.rate_limited == len(api.seen) == 2
+
+
+@pytest.mark.parametrize("retry_after", ["86400", "9" * 25])
+async def test_an_absurd_wait_is_cut_to_what_we_bear(retry_after: str) -> None:
+    """A day isn't waited for: after `max_wait_seconds` the API is asked again, and may have come to its senses."""
+    answer = refusing(lambda _: {"Retry-After": retry_after})
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=1, max_wait_seconds=0.5) as asking:
+        found_at_last = await asking.semgrep.scan(ONE)
+
+    assert found_at_last == document(ONE)
+    assert api.seen[1].at - api.seen[0].at >= 0.5 - EARLY_SECONDS
+    assert asking.events[0] == GateClosed(0.5)
+
+
+async def test_an_api_that_refuses_for_longer_ends_the_run() -> None:
+    """With exit code 4, after few requests."""
+    answer = refusing(lambda _: {"Retry-After": "0.2"}, times=99)
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=9, max_wait_seconds=0.5) as asking:
+        error = await tried(asking, ONE)
+
+    assert isinstance(error, FatalError)
+    assert (error.stop_code, error.deployment_id) == (4, None)
+    assert 2 <= len(api.seen) <= 4
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_the_gate_closes_for_all_at_once(status: int) -> None:
+    """After one refusal nobody asks, whoever was refused, until the time is over."""
+    answer = refusing(lambda _: {"Retry-After": "1"}, status=status)
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=1) as asking:
+        refused = asyncio.create_task(asking.semgrep.scan(ONE))
+        await until(lambda: any(isinstance(event, GateClosed) for event in asking.events))
+        others = await errors_of(asking, *range(2, 22))
+        await refused
+
+    first, *rest = api.seen
+    assert others == [document(Pair(120, number)) for number in range(2, 22)]
+    assert min(seen.at for seen in rest) - first.at >= 1 - EARLY_SECONDS
+    assert [type(event) for event in asking.events] == [GateClosed, GateOpened]
+
+
+async def test_the_gate_of_one_token_is_not_that_of_another() -> None:
+    """A deployment whose token isn't refused goes on."""
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if call.pair.deployment_id == 120 and call.times == 1:
+            return json_answer({}, 429, {"Retry-After": "2"})
+        return await found(call)
+
+    tokens = {"SEMGREP_APP_TOKEN": "for-all", "SEMGREP_APP_TOKEN__121": "for-121"}
+    async with SmallApi(answer) as api, asking_at(api.base_url, tokens, retries=1) as asking:
+        refused = asyncio.create_task(asking.semgrep.scan(ONE))
+        await until(lambda: bool(asking.events))
+        await asking.semgrep.scan(Pair(121, 1))
+        was_still_closed = GateOpened() not in asking.events
+        await refused
+
+    assert was_still_closed
+    assert [seen.token for seen in api.seen] == ["for-all", "for-121", "for-all"]
+
+
+QUOTAS: dict[str, Headers] = {
+    "x": lambda _: {"X-RateLimit-Limit": "9", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"},
+    "x-epoch": lambda now: {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(now.timestamp()) + 2)},
+    "ietf": lambda _: {"RateLimit-Limit": "9", "RateLimit-Remaining": "0", "RateLimit-Reset": "1"},
+    "ietf-one-line": lambda _: {"RateLimit": "limit=9, remaining=0, reset=1"},
+    "ietf-structured": lambda _: {"RateLimit": '"default";r=0;t=1', "RateLimit-Policy": '"default";q=9;w=60'},
+}
+
+
+async def test_a_used_up_quota_closes_the_gate_before_a_refusal_comes() -> None:
+    """Where the API says that nothing remains, nothing is asked until there is more, and no 429 is met."""
+
+    async def use_up(headers: Headers) -> tuple[float, int, int]:
+        async def last_one(call: Call) -> web.StreamResponse:
+            if call.pair == ONE:
+                return json_answer(document(ONE), headers=headers(datetime.now(UTC)))
+            return await found(call)
+
+        async with SmallApi(last_one) as api, asking_at(api.base_url) as asking:
+            await asking.semgrep.scan(ONE)
+            await errors_of(asking, *range(2, 8))
+        first, *rest = api.seen
+        return min(seen.at for seen in rest) - first.at, asking.tally.rate_limited, asking.tally.requests
+
+    used_up = dict(zip(QUOTAS, await asyncio.gather(*map(use_up, QUOTAS.values())), strict=True))
+
+    assert {name: rest for name, (_, *rest) in used_up.items()} == {name: [0, 7] for name in QUOTAS}
+    assert {name for name, (waited, *_) in used_up.items() if waited < 1 - EARLY_SECONDS} == set()
+
+
+async def test_a_quota_that_remains_changes_nothing() -> None:
+    """Only its end counts."""
+
+    async def plenty(call: Call) -> web.StreamResponse:
+        return json_answer(document(call.pair), headers={"X-RateLimit-Remaining": "1", "X-RateLimit-Reset": "86400"})
+
+    async with SmallApi(plenty) as api, asking_at(api.base_url) as asking:
+        await errors_of(asking, *range(1, 8))
+
+    assert asking.events == []
+
+
+# Failures: whose fault are they?
+
+
+async def test_pairs_that_always_fail_are_to_blame_while_others_work() -> None:
+    """Poisoned scans spend their attempts, and the API isn't suspected."""
+
+    async def poisoned(call: Call) -> web.StreamResponse:
+        return await (fails if call.pair.scan_id % 2 else found)(call)
+
+    async with SmallApi(poisoned) as api, asking_at(api.base_url) as asking:
+        ended = await errors_of(asking, *range(1, 41))
+
+    assert spend_attempts(ended[::2]) == {True}
+    assert ended[1::2] == [document(Pair(120, number)) for number in range(2, 41, 2)]
+    assert asking.events == []
+
+
+@pytest.mark.parametrize("anything_worked", [True, False])
+async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(anything_worked: bool) -> None:
+    """What has worked before is asked again, and works: that isn't an outage."""
+
+    async def poisoned(call: Call) -> web.StreamResponse:
+        return await (found if call.pair == ONE else fails)(call)
+
+    async with SmallApi(poisoned) as api, asking_at(api.base_url) as asking:
+        if anything_worked:
+            await asking.semgrep.scan(ONE)
+        for _ in range(3):
+            ended = await errors_of(asking, *range(2, 22))
+
+            assert spend_attempts(ended) == {True}
+
+    assert asking.events == []
+    assert api.times[DEPLOYMENTS] == 0 if anything_worked else api.times[DEPLOYMENTS] > 0
+
+
+@pytest.mark.parametrize(("trouble", "at_a_time"), [(fails, 1), (resets, 16)])
+async def test_an_outage_spends_no_attempt_and_is_watched_by_one_probe_at_a_time(
+    trouble: Answer, at_a_time: int
+) -> None:
+    """No pair is to blame for it. What has worked before is asked now and then, by one alone, until it works."""
+    down = False
+    probing = most_probing = 0
+    in_outage = Counter[str]()
+
+    async def answer(call: Call) -> web.StreamResponse:
+        nonlocal probing, most_probing
+        if not down:
+            return await found(call)
+        in_outage[call.request.path] += 1
+        if call.pair == ONE:
+            probing += 1
+            most_probing = max(most_probing, probing)
+            await asyncio.sleep(0.02)
+            probing -= 1
+        return await trouble(call)
+
+    async with SmallApi(answer) as api, asking_at(api.base_url) as asking:
+        await asking.semgrep.scan(ONE)
+        down = True
+        failing = asyncio.create_task(errors_of(asking, *range(2, 2 + at_a_time)))
+        await until(lambda: in_outage["/api/v1/deployments/120/scan/1"] >= 2)
+        down = False
+        ended = await failing
+        after = await errors_of(asking, *range(2, 2 + at_a_time))
+
+    assert spend_attempts(ended) == {False}
+    assert after == [document(Pair(120, number)) for number in range(2, 2 + at_a_time)]
+    assert [type(event) for event in asking.events] == [ApiAway, ApiBack]
+    assert most_probing == 1
+    assert sum(in_outage.values()) == at_a_time + in_outage["/api/v1/deployments/120/scan/1"]
+
+
+async def test_nothing_but_probes_is_asked_while_the_api_is_away() -> None:
+    """Who comes during an outage waits for its end, and then has its answer."""
+    down = True
+
+    async def answer(call: Call) -> web.StreamResponse:
+        return await (fails if down else found)(call)
+
+    async def sees_120_when_up(call: Call) -> web.StreamResponse:
+        return await fails(call) if down else json_answer({"deployments": [{"id": 120}]})
+
+    async with SmallApi(answer, sees_120_when_up) as api, asking_at(api.base_url) as asking:
+        first = asyncio.create_task(tried(asking, ONE))
+        await until(lambda: bool(asking.events))
+        others = asyncio.create_task(errors_of(asking, *range(2, 12)))
+        await until(lambda: api.times[DEPLOYMENTS] >= 2)
+        asked = len(api.details_seen())
+        down = False
+        ended = await others
+
+    assert asked == 1
+    assert ended == [document(Pair(120, number)) for number in range(2, 12)]
+    assert spend_attempts([await first]) == {False}
+
+
+async def test_an_api_that_is_away_for_too_long_ends_the_run() -> None:
+    """With exit code 4 and the reason."""
+    async with SmallApi(fails, fails) as api, asking_at(api.base_url, max_wait_seconds=0.2) as asking:
+        error = await tried(asking, ONE)
+
+    assert isinstance(error, FatalError)
+    assert (error.kind, error.stop_code, error.deployment_id) == ("api_away", 4, None)
+    assert "HTTP 500" in str(error)
+
+
+async def test_a_worker_waits_for_an_api_that_is_away_as_long_as_it_takes() -> None:
+    """Where nobody wants an end, there is none."""
+    down = True
+
+    async def answer(call: Call) -> web.StreamResponse:
+        return await (fails if down else found)(call)
+
+    async with SmallApi(answer, answer) as api, asking_at(api.base_url, max_wait_seconds=0.001) as asking:
+        asking.semgrep.gives_up = False
+        waiting = asyncio.create_task(tried(asking, ONE))
+        await until(lambda: api.times[DEPLOYMENTS] >= 2)
+        down = False
+
+        assert spend_attempts([await waiting]) == {False}
+
+
+async def test_a_token_that_is_revoked_during_an_outage_stops_its_own_deployment() -> None:
+    """The probe finds it out."""
+    revoked = False
+
+    async def answer(_: Call) -> web.StreamResponse:
+        return json_answer({}, status=401 if revoked else 500)
+
+    async with SmallApi(answer, answer) as api, asking_at(api.base_url) as asking:
+        waiting = asyncio.create_task(tried(asking, ONE))
+        await until(lambda: bool(asking.events))
+        revoked = True
+        error = await waiting
+
+    assert isinstance(error, FatalError)
+    assert (error.stop_code, error.deployment_id) == (3, 120)
+
+
+async def test_a_stop_ends_the_wait_for_an_api_that_is_away() -> None:
+    """Nobody is kept waiting, and no probe goes out any more."""
+    async with SmallApi(fails, fails) as api, asking_at(api.base_url) as asking:
+        waiting = asyncio.create_task(errors_of(asking, *range(1, 12)))
+        await until(lambda: bool(asking.events))
+        asking.semgrep.hush()
+        sent = asking.tally.requests
+        ended = await waiting
+
+    assert {type(error) for error in ended} == {StoppedError}
+    assert asking.tally.requests == sent
+
+
+async def test_a_probe_that_is_refused_or_finds_nothing_shows_that_the_api_lives() -> None:
+    """429 and 404 are answers: the pair that failed is to blame, and nothing is waited for."""
+    probe = Counter[Pair]()
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if call.pair == Pair(120, 2):
+            return await fails(call)
+        probe[call.pair] += 1
+        if probe[call.pair] == 2:
+            return json_answer({}, status=429, headers={"Retry-After": "0.1"})
+        return json_answer({}, status=404) if probe[call.pair] == 3 else await found(call)
+
+    async with SmallApi(answer) as api, asking_at(api.base_url) as asking:
+        await asking.semgrep.scan(ONE)
+        refused = await tried(asking, Pair(120, 2))
+        not_found = await tried(asking, Pair(120, 2))
+        asked_elsewhere = await tried(asking, Pair(120, 2))
+
+    assert spend_attempts([refused, not_found, asked_elsewhere]) == {True}
+    assert not any(isinstance(event, ApiAway) for event in asking.events)
+    assert (probe[ONE], api.times[DEPLOYMENTS]) == (3, 1)
+
+
+async def test_time_spent_at_the_gate_is_no_timeout() -> None:
+    """A request's time begins when it goes out."""
+    async with SmallApi() as api, asking_at(api.base_url, rate=2.0, timeout_seconds=1.0) as asking:
+        began_at = time.monotonic()
+        ended = await errors_of(asking, *range(1, 5))
+
+    assert ended == [document(Pair(120, number)) for number in range(1, 5)]
+    assert time.monotonic() - began_at >= 1.0
+    assert not any(isinstance(error, ItemError) for error in ended)

@@ -1,0 +1,304 @@
+"""Many workers on one PostgreSQL, killed, stopped, cut off and restarted: what `docs/delivery.md` promises of them.
+
+`make soak` plays the same for as long as SCAN_ETL_SOAK_SECONDS says; SCAN_ETL_SOAK_SEED repeats the choices of a run.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+from cutting_proxy import CuttingProxy, Fate, cutting_proxy
+from postgres_server import StartPostgres
+from sandbox_thread import finished_world, running_sandbox
+from worker_processes import STOPPED_BY_SIGTERM, Worker, Workers, children_of, wait_until
+from worker_scenes import (
+    DISTURBED_SECONDS,
+    LEASE_SECONDS,
+    POISON,
+    SOAK_SECONDS,
+    TEST_SECONDS,
+    ask,
+    assert_promise_kept,
+    busy_workers,
+    drain,
+    environment,
+    fetched_twice,
+    is_drained,
+    queue_up,
+)
+
+from etl.database import upgrade
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_SECONDS)]
+
+
+@pytest.fixture
+def moments() -> random.Random:
+    """Chance, with its seed in the output of a test that fails."""
+    seed = int(os.environ.get("SCAN_ETL_SOAK_SEED", random.randrange(10_000)))
+    sys.stderr.write(f"SCAN_ETL_SOAK_SEED={seed}\n")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Workers]:
+    """Starts workers, and kills what is left of them."""
+    with closing(Workers(tmp_path)) as workers:
+        yield workers
+
+
+# Disturbances
+
+
+def test_workers_killed_and_stopped_at_any_moment(workers: Workers, postgres_url: str, moments: random.Random) -> None:
+    """Of four workers some are killed, some stopped for longer than a lease: the promise holds."""
+    with busy_workers(workers, postgres_url, 4) as (sandbox, variables):
+        kill_and_stop(workers, variables, moments)
+        drain(workers, postgres_url)
+
+        assert_promise_kept(postgres_url, sandbox)
+        assert fetched_twice(sandbox), "nothing was disturbed"
+
+
+def kill_and_stop(workers: Workers, variables: dict[str, str], moments: random.Random) -> None:
+    """In turn kill a worker and start another in its place, and stop one for more than a lease."""
+    asleep: list[tuple[float, Worker]] = []
+    ends_at = time.monotonic() + DISTURBED_SECONDS
+    for kills in cycle((True, False)):
+        time.sleep(moments.uniform(0.3, 1.0))
+        now = time.monotonic()
+        for _, worker in [each for each in asleep if each[0] <= now]:
+            worker.process.send_signal(signal.SIGCONT)
+        asleep = [each for each in asleep if each[0] > now]
+        awake = [worker for worker in workers.alive() if worker not in [sleeper for _, sleeper in asleep]]
+        if now > ends_at and not asleep:
+            return
+        if now > ends_at or len(awake) < 2:
+            continue
+        victim = moments.choice(awake)
+        if kills:
+            victim.kill()
+            workers.start_worker(variables)
+        else:
+            victim.process.send_signal(signal.SIGSTOP)
+            asleep.append((now + moments.uniform(1.1, 2.0) * LEASE_SECONDS, victim))
+
+
+def test_the_server_killed_and_restarted(
+    workers: Workers, start_postgres: StartPostgres, moments: random.Random
+) -> None:
+    """The workers outlive their database, say once for each outage that it is away and back, and lose nothing."""
+    server = start_postgres(durable=True)
+    upgrade(server.url())
+    # A worker logs so many lines of a kind at most.
+    outages = 15 if SOAK_SECONDS else 3
+    with busy_workers(workers, server.url(), 3) as (sandbox, _):
+        for number in range(1, outages + 1):
+            time.sleep(moments.uniform(0.2, 0.2 + DISTURBED_SECONDS / outages))
+            server.kill()
+            time.sleep(moments.uniform(0.1, 1.5))
+            server.start()
+            wait_until(f"outage {number} is over", partial(all_said, workers, "the database is back", number))
+        drain(workers, server.url())
+
+        assert_promise_kept(server.url(), sandbox)
+    assert all_said(workers, "the database is away", outages)
+    assert all_said(workers, "the database is back", outages)
+
+
+def all_said(workers: Workers, words: str, times: int) -> bool:
+    return {len(worker.said(words)) for worker in workers.all} == {times}
+
+
+def test_links_cut_stalled_and_refused(workers: Workers, start_postgres: StartPostgres, moments: random.Random) -> None:
+    """Links that break in the middle of a statement, hang for longer than a lease or aren't made: the promise holds."""
+    url = start_postgres().url()
+    upgrade(url)
+    with cutting_proxy(url) as proxy:
+        queue_url = proxy.url(url)
+        with busy_workers(workers, url, 3, SCAN_ETL_DATABASE__URL=queue_url) as (sandbox, _):
+            for words, fate in CUTS:
+                proxy.trap(words, fate)
+                wait_until(f"{fate} {words!r}", lambda: workers.alive() and proxy.sprung.is_set())
+            trouble(proxy, moments)
+            drain(workers, url)
+
+            assert_promise_kept(url, sandbox)
+
+
+CUTS: tuple[tuple[bytes, Fate], ...] = (
+    (b"COPY scans ", "cut before"),
+    (b"COPY scan_stat_items ", "cut after"),
+    (b"UPDATE fetch_queue", "cut before"),
+    (b"DELETE FROM fetch_queue", "cut after"),
+    (b"rate_budgets", "cut after"),
+    (b"COMMIT", "cut before"),
+    *((b"COMMIT", "cut after"),) * 6,
+)
+
+
+def trouble(proxy: CuttingProxy, moments: random.Random) -> None:
+    """Cut, stall and refuse in turn."""
+    ends_at = time.monotonic() + DISTURBED_SECONDS
+    while time.monotonic() < ends_at:
+        time.sleep(moments.uniform(0.2, 1.0))
+        proxy.cut()
+        time.sleep(moments.uniform(0.2, 1.0))
+        proxy.stall()
+        time.sleep(moments.uniform(1.1, 2.0) * LEASE_SECONDS)
+        proxy.resume()
+        time.sleep(moments.uniform(0.2, 1.0))
+        proxy.refuse()
+        time.sleep(moments.uniform(0.2, 2.0))
+        proxy.accept()
+
+
+def test_workers_frozen_in_a_transaction_hold_nobody_up(workers: Workers, start_postgres: StartPostgres) -> None:
+    """Their locks end with their transactions, which end when they stay silent; later they go on like the others."""
+    url = start_postgres().url()
+    upgrade(url)
+    with (
+        cutting_proxy(url) as proxy,
+        busy_workers(workers, url, 0, seconds=3, SCAN_ETL_DATABASE__URL=proxy.url(url)) as (sandbox, variables),
+    ):
+        for words in (b"DELETE FROM fetch_queue", b"UPDATE rate_budgets"):
+            proxy.trap(words, "stall after")
+            workers.start_worker(variables)
+            wait_until(f"frozen after {words!r}", lambda: workers.alive() and proxy.sprung.is_set())
+        workers.start_worker(variables | {"SCAN_ETL_DATABASE__URL": url})
+        wait_until("the third has drained the queue", lambda: workers.alive() and is_drained(url))
+        proxy.resume()
+        workers.stop()
+
+        assert_promise_kept(url, sandbox)
+
+
+def test_a_row_that_the_database_refuses_is_the_only_one_that_dies(workers: Workers, postgres_url: str) -> None:
+    """The rest of its batch is stored."""
+    ask(postgres_url, "ALTER TABLE scan_meta ADD CHECK (scan_id <> 7)")
+    with running_sandbox(finished_world(60)) as sandbox:
+        queue_up(postgres_url, 1, 60)
+        for _ in range(2):
+            workers.start_worker(environment(sandbox, postgres_url))
+        drain(workers, postgres_url)
+
+    assert ask(postgres_url, "SELECT scan_id, error_kind, attempts FROM dead_letters") == [(7, "refused_row", 1)]
+    assert ask(postgres_url, "SELECT count(*) FROM scans") == [(59,)]
+
+
+CLOCK = """
+import os, datetime, time_machine
+shift = datetime.timedelta(seconds=float(os.environ["CLOCK_IS_FAST_SECONDS"]))
+time_machine.travel(datetime.datetime.now(datetime.timezone.utc) + shift, tick=True).start()
+"""
+"""What a worker runs before all else, as its `sitecustomize`: all that Python reads of the time of day is shifted, in
+this process alone. The monotonic clock stays as it is, as it does where a machine's clock is wrong."""
+
+
+def test_workers_whose_clocks_differ_by_a_minute(workers: Workers, postgres_url: str) -> None:
+    """Leases and waits go by the database's clock: nobody takes what is another's, and no scan is asked for twice."""
+    (workers.folder / "sitecustomize.py").write_text(CLOCK)
+    with busy_workers(
+        workers,
+        postgres_url,
+        1,
+        faults=POISON[:1],
+        CLOCK_IS_FAST_SECONDS="-60",
+        PYTHONPATH=str(workers.folder),
+        SCAN_ETL_QUEUE__LEASE_SECONDS="20",
+    ) as (sandbox, variables):
+        for fast in ("0", "60"):
+            workers.start_worker(variables | {"CLOCK_IS_FAST_SECONDS": fast})
+        summaries = drain(workers, postgres_url)
+
+        assert_promise_kept(postgres_url, sandbox)
+        assert fetched_twice(sandbox) == []
+    assert all(summary["fetched"] for summary in summaries)
+    [(spread,)] = ask(postgres_url, "SELECT max(started_at) - min(started_at) FROM runs")
+    assert spread > timedelta(seconds=100), "the clocks did not differ"
+
+
+# Coming and going
+
+
+def test_processes_are_a_worker_each_and_started_again(workers: Workers, postgres_url: str) -> None:
+    """With `--processes 3` three work; one that is killed is replaced; SIGTERM ends all in good order."""
+    with busy_workers(workers, postgres_url, 0, seconds=30) as (_, variables):
+        fleet = workers.start_worker(variables, "--processes", "3")
+        wait_until("three work", lambda: workers.alive() and count_at_work(postgres_url) == 3)
+        os.kill(children_of(fleet.process.pid)[0], signal.SIGKILL)
+        wait_until("a fourth works", lambda: workers.alive() and count_at_work(postgres_url) == 4)
+        children = children_of(fleet.process.pid)
+        summaries = workers.stop()
+
+    assert len(children) == 3
+    assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    assert [summary["exit_code"] for summary in summaries] == [STOPPED_BY_SIGTERM] * 3
+    assert all(summary["fetched"] for summary in summaries)
+
+
+def count_at_work(url: str) -> int:
+    """How many workers have stored something so far, living or dead."""
+    [(count,)] = ask(url, "SELECT count(DISTINCT run_id) FROM scans")
+    return int(count)
+
+
+def test_an_idle_worker_takes_what_a_plain_insert_adds(workers: Workers, postgres_url: str) -> None:
+    """Within two seconds, though nobody has told it; and a stop doesn't find it asleep."""
+    with running_sandbox(finished_world(5)) as sandbox:
+        worker = workers.start_worker(environment(sandbox, postgres_url))
+        wait_until("it is there", lambda: workers.alive() and ask(postgres_url, "SELECT 1 FROM workers"))
+        waits = []
+        for number in range(1, 6):
+            queue_up(postgres_url, number, number)
+            wait_until("it is stored", lambda: is_drained(postgres_url))
+            waits += ask(postgres_url, TAKEN_AFTER, number)
+        [summary] = workers.stop()
+
+    # One may have met a busy moment of the machine; a worker that looked less often would be late as a rule.
+    assert sorted(waits)[3][0] < 2, waits
+    assert (summary["fetched"], summary["remaining"]) == (5, 0)
+    assert worker.said("stopping")
+
+
+TAKEN_AFTER = "SELECT extract(epoch FROM fetched_at - transaction_timestamp()) FROM scans WHERE scan_id = %s"
+
+
+def test_a_stop_in_the_middle_of_work_gives_all_leases_back(workers: Workers, postgres_url: str) -> None:
+    """Whatever is left is due at once, with the attempts that it had."""
+    with busy_workers(workers, postgres_url, 3, seconds=30) as (sandbox, _):
+        wait_until("all work", lambda: workers.alive() and count_at_work(postgres_url) == 3)
+        summaries = workers.stop()
+        ask(postgres_url, "SELECT 1")
+        flaws = ask(postgres_url, HELD)
+        [(left,)] = ask(postgres_url, "SELECT count(*) FROM fetch_queue")
+
+        assert flaws == []
+        assert left + sum(summary["fetched"] + summary["dead"] for summary in summaries) == sandbox.sandbox.world.scans
+
+
+HELD = "SELECT * FROM fetch_queue WHERE lease_token IS NOT NULL OR (due_at > now() AND error_kind IS NULL)"
+
+
+def test_a_run_of_a_file_beside_workers_on_the_same_queue(workers: Workers, postgres_url: str) -> None:
+    """`run FILE` ends when its own pairs are done, by itself or by the workers who had them, and leaves the rest."""
+    with busy_workers(workers, postgres_url, 2) as (sandbox, variables):
+        mine = range(1, sandbox.sandbox.world.scans, 4)
+        text = "".join(f"120 {number}\n" for number in mine)
+        outcome = workers("run", "-", "--json", stdin=text, environment=variables)
+        left = ask(postgres_url, "SELECT scan_id FROM fetch_queue WHERE scan_id = ANY(%s)", list(mine))
+        drain(workers, postgres_url)
+
+        assert_promise_kept(postgres_url, sandbox)
+    assert outcome.exit_code in (0, 1), outcome
+    assert left == []
+    assert outcome.json()["remaining"] == 0
