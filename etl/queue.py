@@ -103,8 +103,25 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
     if refresh:
         changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
     connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changes))
+    if not refresh:
+        finished = _take_back_finished(connection)
+        final, queued = counts.already_final + finished, counts.queued - finished
+        counts = counts._replace(already_final=final, queued=queued)
     _stage.drop(connection)
     return counts
+
+
+def _take_back_finished(connection: Connection) -> int:
+    """Take back the pairs that another worker has finished while they were being queued.
+
+    Its queue row was gone by the time ours was inserted, but its scan wasn't there yet when we looked for it.
+    """
+    staged_pairs = select(_stage.c.deployment_id, _stage.c.scan_id)
+    finished = select(1).where(
+        scans.c.deployment_id == _q.deployment_id, scans.c.scan_id == _q.scan_id, scans.c.completed_at.is_not(None)
+    )
+    back = delete(fetch_queue).where(tuple_(*_KEY).in_(staged_pairs), _q.lease_token.is_(None), finished.exists())
+    return connection.execute(back).rowcount
 
 
 # Leasing
