@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
+DEADLOCK_RETRIES = 5
+DEADLOCK_STATES = frozenset({"40P01", "40001"})
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
 
@@ -159,6 +161,10 @@ def _first_line(error: exc.StatementError) -> str:
     return (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0][:300]
 
 
+class _DeadlockError(Exception):
+    """Two transactions waited for each other, and this one was ended."""
+
+
 class Database:
     """One thread that owns the connection: `run(work)` calls `work(connection)` there, in a transaction.
 
@@ -185,9 +191,24 @@ class Database:
             raise
 
     def run_here(self, work: Callable[[Connection], T]) -> T:
-        """The same on the calling thread, for commands that do one thing."""
-        with translated(self.url), self.engine.begin() as connection:
-            return work(connection)
+        """The same on the calling thread, for commands that do one thing.
+
+        Work that PostgreSQL has ended to break a deadlock is done again: nothing of it has happened.
+        """
+        for _ in range(DEADLOCK_RETRIES):
+            with contextlib.suppress(_DeadlockError):
+                return self._run_once(work)
+        return self._run_once(work, last=True)
+
+    def _run_once(self, work: Callable[[Connection], T], *, last: bool = False) -> T:
+        with translated(self.url):
+            try:
+                with self.engine.begin() as connection:
+                    return work(connection)
+            except exc.OperationalError as error:
+                if last or getattr(error.orig, "sqlstate", None) not in DEADLOCK_STATES:
+                    raise
+                raise _DeadlockError from error
 
     def close(self) -> None:
         """End the thread and the connection."""
