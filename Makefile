@@ -17,7 +17,7 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors pins coverage wheel-test migration lock bench format clean
+.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -25,8 +25,14 @@ help: ## list the targets
 demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show what it did
 	@$(BIN)/scan-etl demo
 
-test: $(DEV) ## run every test, on SQLite and on a PostgreSQL of its own; `ARGS=...` goes to pytest
+test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
 	@$(BIN)/python -m pytest -n logical $(ARGS)
+
+SOAK_SECONDS ?= 300
+
+soak: $(DEV) ## ill-treat many workers for a long time: make soak SOAK_SECONDS=3600
+	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n logical $(ARGS) \
+		tests/test_workers.py tests/test_workers_pace.py
 
 check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
 

@@ -21,8 +21,7 @@ def key_of(token: str) -> str:
 
 def open_budget(connection: Connection, key: str) -> None:
     """Make the row of a token, if it isn't there yet."""
-    statement = upsert(connection, rate_budgets).values(token_key=key, next_free_at=utc_now())
-    connection.execute(statement.on_conflict_do_nothing())
+    connection.execute(upsert(connection, rate_budgets).values(token_key=key, next_free_at=utc_now()))
 
 
 def reserve(connection: Connection, key: str, seconds: float) -> float:

@@ -272,7 +272,7 @@ def _is_loopback(host: str) -> bool:
 # What SQLAlchemy understands, too. A password may hold anything but `@`.
 _DATABASE_URL = re.compile(
     r"sqlite:///.+|"
-    r"(?:postgres|postgresql|postgresql\+psycopg)://(?:[^:/@]*(?::[^@]*)?@)?"
+    r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
     r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
 )
 
@@ -280,7 +280,7 @@ _DATABASE_URL = re.compile(
 def _checked_database_url(url: str) -> str:
     if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
         raise ValueError(
-            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name, "
+            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
             "with special characters in the password as %XX"
         )
     return url

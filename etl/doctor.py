@@ -80,7 +80,11 @@ async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[
         return findings + unchecked(["api", "database"], "settings", SETTINGS_EXIT)
     usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
     about_api, seen = await _examine_api(settings.api, usable)
-    return findings + about_api + _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
+    try:
+        about_database = _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
+    except ConfigError as error:  # its driver isn't installed
+        about_database = [Finding("database", str(error), SETTINGS_EXIT)]
+    return findings + about_api + about_database
 
 
 def _loaded(name: str, read: Callable[[], T]) -> T | Finding:

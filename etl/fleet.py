@@ -9,12 +9,15 @@ from collections.abc import Sequence
 RESTART_SECONDS = 1.0
 LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
 """Exit codes that a new start wouldn't change."""
+AWAY_EXITS = frozenset({4, 5})
+"""Those that mean an API or a database which may be back soon, once it has been there."""
 
 
 def run_processes(count: int, arguments: Sequence[str]) -> int:
     """Keep `count` workers of this command line running until a signal, and return the exit code.
 
-    One that crashes is started again. One that ends for a lasting reason (settings, token, database) ends them all.
+    One that crashes is started again. One that ends for a lasting reason (settings, token, database) ends them all,
+    but for a database that was there and is away just when another worker has to be replaced.
     """
     words = [sys.executable, "-m", "etl", *_without_processes(arguments)]
     received: list[int] = []
@@ -26,18 +29,19 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
         signal.signal(number, handle)
     # A group of their own: Ctrl-C reaches them through us, once.
     workers = [_start(words) for _ in range(count)]
-    exit_code = 0
+    exit_code, replaced = 0, set[int]()
     while not received and not exit_code:
         time.sleep(0.2)
         for place, worker in enumerate(workers):
             code = worker.poll()
             if code is None:
                 continue
-            if code in LASTING_EXITS:
+            if code in LASTING_EXITS and not (code in AWAY_EXITS and place in replaced):
                 exit_code = code
                 break
             time.sleep(RESTART_SECONDS)
             workers[place] = _start(words)
+            replaced.add(place)
     return _end(workers, received, exit_code)
 
 

@@ -171,18 +171,18 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
 async def _work(this: _Run) -> None:
     """Enqueue, check the tokens, drain. What ends it early is in `stop` and `halted` afterwards."""
     database, tell = this.database, this.reporter.tell
-    watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this))]
+    patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
+    watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     try:
         if this.order.files:
             stopped = this.stop.asked.is_set
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
         elif not this.order.forever:
             this.tally.to_do = (await database.run(partial(queue.left, batch=None))).remaining
-        patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
         budget_of = partial(TokenBudget, patient)
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
             semgrep.gives_up = not this.order.forever
-            await _check_tokens(this, semgrep)
+            await _check_tokens(this, semgrep, patient)
             ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.token)
             await drain(ports, _policy(this.order, this.settings), this.stop, this.halted, this.tally, tell)
     except (FatalError, TransientError) as error:
@@ -196,9 +196,9 @@ async def _work(this: _Run) -> None:
         await asyncio.gather(*watchers, return_exceptions=True)
 
 
-async def _check_tokens(this: _Run, semgrep: Semgrep) -> None:
+async def _check_tokens(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Find the deployments whose token can't fetch anything, before anything is fetched."""
-    deployments = await this.database.run(partial(queue.deployments_of, batch=this.batch))
+    deployments = await patient.run(partial(queue.deployments_of, batch=this.batch))
     for deployment_id in deployments:
         try:
             await semgrep.check_token(deployment_id, deployments)
@@ -207,12 +207,12 @@ async def _check_tokens(this: _Run, semgrep: Semgrep) -> None:
             this.reporter.tell(DeploymentStopped(deployment_id, str(error)))
 
 
-async def _save_counts(this: _Run) -> None:
+async def _save_counts(this: _Run, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
     while True:
         with suppress(DatabaseError):
-            await this.database.run(partial(sign, counts=_counts(this.tally)))
+            await patient.run(partial(sign, counts=_counts(this.tally)))
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
 
 

@@ -57,7 +57,7 @@ def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -
         connection.execute(delete(scans).where(in_pairs(connection, scans, [rows.pair for rows in changed])))
     _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
-    _count_drift(connection, batch)
+    _count_drift(connection, list(newest.values()))
     return Loaded(len(new), len(changed), len(seen))
 
 
@@ -145,14 +145,14 @@ def _count_drift(connection: Connection, batch: Sequence[ScanRows]) -> None:
             sample[drift] = rows
     if not counts:
         return
-    insert = upsert(connection, schema_drift)
-    statement = insert.on_conflict_do_update(
-        index_elements=[schema_drift.c.path, schema_drift.c.kind],
-        set_={
-            "count": schema_drift.c.count + insert.excluded.count,
-            "last_seen_at": insert.excluded.last_seen_at,
-            "sample_deployment_id": insert.excluded.sample_deployment_id,
-            "sample_scan_id": insert.excluded.sample_scan_id,
+    statement = upsert(
+        connection,
+        schema_drift,
+        lambda new: {
+            "count": schema_drift.c.count + new.count,
+            "last_seen_at": new.last_seen_at,
+            "sample_deployment_id": new.sample_deployment_id,
+            "sample_scan_id": new.sample_scan_id,
         },
     )
     # Sorted, so that two workers lock the rows in the same order.

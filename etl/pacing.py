@@ -216,7 +216,9 @@ class Pace:
         since = self._refused_since = self._refused_since or now
         if now >= self._opens_at:
             self._refusals_in_a_row += 1
-            self._slow_down(now)
+            # A refusal with nothing accepted since the one before says nothing of the pace: a quota is used up.
+            if self._refusals_in_a_row == 1:
+                self._slow_down(now)
             guess = min(FIRST_GATE_SECONDS * 2.0 ** (self._refusals_in_a_row - 1), LONGEST_GUESS_SECONDS)
             await self.hold(retry_after or guess)
         # Not the attribute: an answer to another request may have come while this one waited.

@@ -202,10 +202,12 @@ class _Run:
         return max(least, min(self.policy.ahead, round(self.per_second * AHEAD_SECONDS)))
 
     def take(self, leases: Sequence[Lease]) -> None:
-        self.leased += len(leases)
+        """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
         for lease in leases:
+            if lease.pair not in self.held:
+                self.leased += 1
+                self.todo.put_nowait(lease)
             self.held[lease.pair] = lease
-            self.todo.put_nowait(lease)
 
     async def pause(self, seconds: float) -> None:
         """Wait until there is room for more, a stop is asked for, or the time is over."""

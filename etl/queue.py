@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import analyze, in_pairs, insert_rows, upsert
+from etl.database import analyze, change_chosen, distinct, drop_temporary, in_pairs, insert_rows, remove, upsert
 from etl.load import load_scans
 from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
 from etl.schema import dead_letters, fetch_queue, moved, scans, utc_now
@@ -55,7 +55,7 @@ _stage = Table(
 
 def open_stage(connection: Connection) -> None:
     """Make an empty temporary table for the pairs of one input, so that memory doesn't grow with it."""
-    _stage.drop(connection, checkfirst=True)
+    drop_temporary(connection, _stage)
     _stage.create(connection)
 
 
@@ -96,18 +96,22 @@ def staged(connection: Connection, *, refresh: bool) -> tuple[Enqueued, Select[A
 def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool = False) -> Enqueued:
     """Queue the pairs of `staged`. One that is queued already passes to `batch` and keeps its place, its attempts
     and its lease."""
+
+    def change(new: Any) -> dict[str, Any]:
+        changes: dict[str, Any] = {"batch": func.coalesce(new.batch, _q.batch)}
+        if refresh:
+            changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
+        return changes
+
     counts, wanted = staged(connection, refresh=refresh)
     wanted = wanted.add_columns(literal(batch).label("batch")).order_by("deployment_id", "scan_id")
-    statement = upsert(connection, fetch_queue).from_select(["deployment_id", "scan_id", "batch"], wanted)
-    changes: dict[str, Any] = {"batch": func.coalesce(statement.excluded.batch, _q.batch)}
-    if refresh:
-        changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
-    connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changes))
+    names = ["deployment_id", "scan_id", "batch"]
+    connection.execute(upsert(connection, fetch_queue, change).from_select(names, wanted))
     if not refresh:
         finished = _take_back_finished(connection)
         final, queued = counts.already_final + finished, counts.queued - finished
         counts = counts._replace(already_final=final, queued=queued)
-    _stage.drop(connection)
+    drop_temporary(connection, _stage)
     return counts
 
 
@@ -127,6 +131,17 @@ def _take_back_finished(connection: Connection) -> int:
 # Leasing
 
 
+class _Order(NamedTuple):
+    """In what order ready rows are taken, and the index that has them so."""
+
+    columns: tuple[ColumnElement[Any], ...]
+    index_name: str
+
+
+_OF_BATCH = _Order((_q.due_at,), "ix_fetch_queue_batch")
+_OF_DEPLOYMENT = _Order((_q.priority, _q.due_at), "ix_fetch_queue_due")
+
+
 def lease(
     connection: Connection,
     token: str,
@@ -139,7 +154,7 @@ def lease(
     """Take up to `limit` ready pairs, of one batch or fairly from all deployments but those `without`."""
     if batch is not None:
         ready = and_(_q.batch == batch, _q.deployment_id.not_in(without)) if without else _q.batch == batch
-        return _take(connection, ready, limit, lease_seconds, token, (_q.due_at,))
+        return _take(connection, ready, limit, lease_seconds, token, _OF_BATCH)
     deployments = [found for found in queued_deployments(connection) if found not in without]
     random.shuffle(deployments)
     taken: list[Lease] = []
@@ -153,7 +168,7 @@ def lease(
                 min(share, limit - len(taken)),
                 lease_seconds,
                 token,
-                (_q.priority, _q.due_at),
+                _OF_DEPLOYMENT,
             )
             taken += some
             if len(some) == share:
@@ -168,33 +183,27 @@ def _take(
     limit: int,
     lease_seconds: float,
     token: str,
-    order: Sequence[ColumnElement[Any]],
+    order: _Order,
 ) -> list[Lease]:
     if limit <= 0:
         return []
     ready = (
         select(*_KEY)
         .where(which, _q.due_at <= utc_now())
-        .order_by(*order)
+        .order_by(*order.columns)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("ready")
+        # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
+        .with_hint(fetch_queue, f"FORCE INDEX ({order.index_name})", "mysql")
     )
-    statement = (
-        update(fetch_queue)
-        .where(tuple_(*_KEY).in_(select(ready.c.deployment_id, ready.c.scan_id)))
-        .values(due_at=moved(utc_now(), literal(lease_seconds)), lease_token=token)
-        .returning(*_KEY, _q.attempts, _q.expires_at)
-    )
-    return [Lease(Pair(row[0], row[1]), row[2], row[3]) for row in connection.execute(statement)]
+    values = {"due_at": moved(utc_now(), literal(lease_seconds)), "lease_token": token}
+    taken = change_chosen(connection, fetch_queue, ready, values, (*_KEY, _q.attempts, _q.expires_at))
+    return [Lease(Pair(row[0], row[1]), row[2], row[3]) for row in taken]
 
 
 def queued_deployments(connection: Connection) -> list[int]:
-    """The deployments that have rows in the queue: one index look-up each, however many rows they have."""
-    known = select(func.min(_q.deployment_id).label("deployment_id")).cte("known", recursive=True)
-    following = select(func.min(_q.deployment_id)).where(_q.deployment_id > known.c.deployment_id).scalar_subquery()
-    known = known.union_all(select(following).where(known.c.deployment_id.is_not(None)))
-    return list(connection.execute(select(known.c.deployment_id).where(known.c.deployment_id.is_not(None))).scalars())
+    """The deployments that have rows in the queue."""
+    return distinct(connection, _q.deployment_id)
 
 
 def deployments_of(connection: Connection, batch: str | None) -> list[int]:
@@ -239,8 +248,7 @@ def _ours(connection: Connection, token: str, pairs: Sequence[Pair]) -> ColumnEl
 def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
     if not pairs:
         return set()
-    removed = connection.execute(delete(fetch_queue).where(_ours(connection, token, pairs)).returning(*_KEY))
-    kept = {Pair(*row) for row in removed}
+    kept = {Pair(*row) for row in remove(connection, fetch_queue, _ours(connection, token, pairs), _KEY)}
     connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
     return kept
 
@@ -297,11 +305,10 @@ def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str)
     if not dead:
         return 0
     reasons = {verdict.pair: verdict for verdict in dead}
-    removed = connection.execute(
-        delete(fetch_queue).where(_ours(connection, token, list(reasons))).returning(*fetch_queue.c)
-    )
+    removed = remove(connection, fetch_queue, _ours(connection, token, list(reasons)), tuple(_q))
     letters = []
-    for row in removed.mappings():
+    for values in removed:
+        row = dict(zip(fetch_queue.c.keys(), values, strict=True))
         reason = reasons[Pair(row["deployment_id"], row["scan_id"])]
         letters.append(
             {

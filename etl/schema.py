@@ -23,8 +23,9 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import expression
 from sqlalchemy.types import JSON, TypeDecorator
 
@@ -33,16 +34,17 @@ HEAD = "0001"
 
 KEY_TEXT_LENGTH = 128
 NAME_TEXT_LENGTH = 512
-"""Longest text, in characters, that may be part of a key: PostgreSQL refuses index rows past 2,704 bytes."""
+"""Longest text, in characters, that may be part of a key: PostgreSQL refuses index rows past 2,704 bytes, InnoDB keys
+past 3,072, each character counted as four."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware instant, stored as UTC. Naive values are refused.
 
-    SQLite drops the offset without a word, so the value is turned into UTC before it gets there.
+    SQLite and MySQL drop the offset without a word, so the value is turned into UTC before it gets there.
     """
 
-    impl = DateTime(timezone=True)
+    impl = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
@@ -82,6 +84,11 @@ def _utc_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG
     return "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')"
 
 
+@compiles(utc_now, "mysql")
+def _utc_now_mysql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+    return "UTC_TIMESTAMP(6)"
+
+
 @compiles(moved)
 def _moved(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
@@ -94,6 +101,25 @@ def _moved_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     return f"(strftime('%Y-%m-%d %H:%M:%f', {instant}, ({seconds}) || ' seconds') || '000')"
 
 
+@compiles(moved, "mysql")
+def _moved_mysql(element: Any, compiler: Any, **kw: Any) -> str:
+    instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), {instant})"
+
+
+@compiles(CreateTable, "mysql")
+def _create_table_mysql(element: Any, compiler: Any, **kw: Any) -> str:
+    """Text is compared as on the other databases: by its characters, capitals and trailing blanks among them.
+
+    The collation for that has a name on MySQL and another on MariaDB; each reads only the comment meant for it.
+    """
+    table = compiler.visit_create_table(element, **kw).rstrip()
+    collation = "/*!80017 utf8mb4_0900_bin *//*M! utf8mb4_nopad_bin */"
+    return f"{table} ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE {collation}"
+
+
+# MySQL's TEXT ends at 64 KiB.
+_Text = Text().with_variant(mysql.LONGTEXT(), "mysql")
 _Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 metadata = MetaData(
@@ -149,22 +175,22 @@ scan_meta = Table(
     "scan_meta",
     metadata,
     *_key(),
-    Column("trigger_event", Text),
-    Column("branch", Text),
-    Column("commit_sha", Text),
-    Column("config", Text),
-    Column("repo_url", Text),
-    Column("ci_job_url", Text),
-    Column("repository", Text),
-    Column("commit_title", Text),
-    Column("pull_request_id", Text),
-    Column("pull_request_title", Text),
-    Column("commit_author_name", Text),
-    Column("commit_author_email", Text),
-    Column("commit_author_username", Text),
-    Column("commit_author_image_url", Text),
-    Column("pull_request_author_username", Text),
-    Column("pull_request_author_image_url", Text),
+    Column("trigger_event", _Text),
+    Column("branch", _Text),
+    Column("commit_sha", _Text),
+    Column("config", _Text),
+    Column("repo_url", _Text),
+    Column("ci_job_url", _Text),
+    Column("repository", _Text),
+    Column("commit_title", _Text),
+    Column("pull_request_id", _Text),
+    Column("pull_request_title", _Text),
+    Column("commit_author_name", _Text),
+    Column("commit_author_email", _Text),
+    Column("commit_author_username", _Text),
+    Column("commit_author_image_url", _Text),
+    Column("pull_request_author_username", _Text),
+    Column("pull_request_author_image_url", _Text),
     Column("extra", _Json),
     _of_scan(),
 )
@@ -203,7 +229,7 @@ def _work() -> list[Column[Any]]:
         Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
         Column("expires_at", UtcDateTime),
         Column("error_kind", String(32)),
-        Column("error", Text),
+        Column("error", _Text),
     ]
 
 

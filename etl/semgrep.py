@@ -228,8 +228,10 @@ class Semgrep:
         async with credit.asking:
             if credit.back_at > failed_at:
                 return True
+            if credit.worked_at > failed_at:
+                return False
             began_at = time.monotonic()
-            if credit.worked_at > failed_at or await self._works(credit, paused=False):
+            if await self._works(credit, paused=False):
                 credit.worked_at = max(credit.worked_at, began_at)
                 return False
             self._tell(ApiAway(str(error)))

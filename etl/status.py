@@ -109,7 +109,7 @@ def requeue_dead(connection: Connection, which: Which) -> int:
         literal(True), *which.conditions()
     )
     names = ["deployment_id", "scan_id", "priority", "expires_at"]
-    connection.execute(upsert(connection, fetch_queue).from_select(names, chosen).on_conflict_do_nothing())
+    connection.execute(upsert(connection, fetch_queue).from_select(names, chosen))
     return drop_dead(connection, which)
 
 

@@ -11,25 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import mysql_databases as mysql
 import pytest
 from command import Command
+from mariadb_server import NO_MARIADB, MariadbServer, find_mariadb
+from mysql_databases import MysqlDatabases
+from own_server import OwnServer, ServerUnavailableError
 from postgres_databases import PostgresDatabases, plain_url
-from postgres_server import (
-    PostgresServer,
-    PostgresUnavailableError,
-    StartPostgres,
-    accepts_connections,
-    find_binaries,
-)
+from postgres_server import PostgresServer, StartPostgres, accepts_connections, find_binaries
 
 from etl.database import upgrade
+
+# What the tests of workers share has asserts of its own, which should show what they compared too.
+pytest.register_assert_rewrite("worker_scenes")
 
 # No time limit for one example, nor for making one: the machine is shared, and the tests run side by side.
 hypothesis.settings.register_profile("scan-etl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("scan-etl")
 
-_DATABASES = pytest.StashKey[PostgresDatabases]()
-_SERVER = pytest.StashKey[PostgresServer]()
+_POSTGRES = pytest.StashKey[PostgresDatabases]()
+_MYSQL = pytest.StashKey[MysqlDatabases]()
+_SERVERS = pytest.StashKey[list[OwnServer]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,28 +43,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SERVERS] = []
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Called in the main process for each xdist worker: all of them share its server."""
-    databases = _databases(node.config)
-    node.workerinput["postgres"] = (databases.server_url, databases.prefix)
+    """Called in the main process for each xdist worker: all of them share its servers."""
+    postgres = _postgres(node.config)
+    node.workerinput["postgres"] = (postgres.server_url, postgres.prefix)
+    if _has_mysql():
+        databases = _mysql(node.config)
+        node.workerinput["mysql"] = (databases.server_url, databases.prefix)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if databases := config.stash.get(_DATABASES, None):
-        server = config.stash.get(_SERVER, None)
-        # Somebody else's server gets back what a test that died left there; our own just goes.
-        server.stop() if server else databases.drop_all()
+    own = config.stash[_SERVERS]
+    for server in own:
+        server.stop()
+    # Somebody else's server gets back what a test that died left there.
+    kinds = {type(server) for server in own}
+    if _POSTGRES in config.stash and PostgresServer not in kinds:
+        config.stash[_POSTGRES].drop_all()
+    if _MYSQL in config.stash and MariadbServer not in kinds:
+        config.stash[_MYSQL].drop_all()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs PostgreSQL, so that `-m postgresql` runs it all against another version."""
+def pytest_report_header() -> list[str]:
+    return [] if _has_mysql() else [NO_MARIADB]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Said again where nobody overlooks it, and where `-q` doesn't hide it."""
+    if not _has_mysql():
+        terminalreporter.write_line(NO_MARIADB)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `-m postgresql` runs it all against another version."""
     for item in items:
-        names = getattr(item, "fixturenames", ())
+        names = set(getattr(item, "fixturenames", ()))
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        chosen = (parameters.get(name) for name in ("database_url", "empty_database_url"))
-        if "postgres_databases" in names or "start_postgres" in names or "postgresql" in chosen:
+        chosen = {parameters.get(name) for name in BY_DIALECT}
+        if names & {"postgres_databases", "start_postgres"} or "postgresql" in chosen:
             item.add_marker(pytest.mark.postgresql)
+        if "mysql_databases" in names or "mysql" in chosen:
+            item.add_marker(pytest.mark.mysql)
+    if not _has_mysql():
+        left_out = [item for item in items if item.get_closest_marker("mysql")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -72,36 +102,71 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
-def _databases(config: pytest.Config) -> PostgresDatabases:
+def _has_mysql() -> bool:
+    """Whether the tests of MariaDB run here. In CI they do: where it is missing, they fail."""
+    given = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
+    return bool(given) or find_mariadb() is not None
+
+
+def _prefix() -> str:
+    return f"scan_etl_{secrets.token_hex(4)}"
+
+
+def _postgres(config: pytest.Config) -> PostgresDatabases:
     """The server of this run: asked for by nobody, it never starts."""
     if worker := getattr(config, "workerinput", None):
         return PostgresDatabases(*worker["postgres"])
-    if _DATABASES not in config.stash:
-        prefix = f"scan_etl_{secrets.token_hex(4)}"
+    if _POSTGRES not in config.stash:
         try:
-            config.stash[_DATABASES] = PostgresDatabases(_server_url(config), prefix)
-        except PostgresUnavailableError as exc:
+            config.stash[_POSTGRES] = PostgresDatabases(_postgres_url(config), _prefix())
+        except ServerUnavailableError as exc:
             pytest.exit(str(exc), returncode=pytest.ExitCode.USAGE_ERROR)
-    return config.stash[_DATABASES]
+    return config.stash[_POSTGRES]
 
 
-def _server_url(config: pytest.Config) -> str:
+def _mysql(config: pytest.Config) -> MysqlDatabases:
+    """Likewise."""
+    if worker := getattr(config, "workerinput", None):
+        return MysqlDatabases(*worker["mysql"])
+    if _MYSQL not in config.stash:
+        try:
+            config.stash[_MYSQL] = MysqlDatabases(_mysql_url(config), _prefix())
+        except ServerUnavailableError as exc:
+            pytest.exit(str(exc), returncode=pytest.ExitCode.USAGE_ERROR)
+    return config.stash[_MYSQL]
+
+
+def _postgres_url(config: pytest.Config) -> str:
     given = os.environ.get("SCAN_ETL_TEST_POSTGRES_URL")
     if given and not config.getoption("--postgres-bin"):
         url = plain_url(given)
         if not accepts_connections(url):
-            raise PostgresUnavailableError("No server answers at the SCAN_ETL_TEST_POSTGRES_URL that is set.")
+            raise ServerUnavailableError("No server answers at the SCAN_ETL_TEST_POSTGRES_URL that is set.")
         return url
     server = PostgresServer(find_binaries(config.getoption("--postgres-bin")))
     server.start()
-    config.stash[_SERVER] = server
+    config.stash[_SERVERS].append(server)
+    return server.url()
+
+
+def _mysql_url(config: pytest.Config) -> str:
+    if given := os.environ.get("SCAN_ETL_TEST_MYSQL_URL"):
+        if not mysql.accepts_connections(given):
+            raise ServerUnavailableError("No server answers at the SCAN_ETL_TEST_MYSQL_URL that is set.")
+        return given
+    binary = find_mariadb()
+    if binary is None:
+        raise ServerUnavailableError(NO_MARIADB)
+    server = MariadbServer(binary)
+    server.start()
+    config.stash[_SERVERS].append(server)
     return server.url()
 
 
 @pytest.fixture(scope="session")
 def postgres_databases(pytestconfig: pytest.Config) -> PostgresDatabases:
     """The PostgreSQL server of this run, where tests get databases of their own."""
-    return _databases(pytestconfig)
+    return _postgres(pytestconfig)
 
 
 @pytest.fixture
@@ -145,20 +210,64 @@ def sqlite_url(empty_sqlite_url: str, sqlite_template: Path) -> str:
     return empty_sqlite_url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mysql_databases(pytestconfig: pytest.Config) -> MysqlDatabases:
+    """The MariaDB or MySQL server of this run, where tests get databases of their own."""
+    return _mysql(pytestconfig)
+
+
+@pytest.fixture
+def empty_mysql_url(mysql_databases: MysqlDatabases) -> Iterator[str]:
+    """A new MariaDB or MySQL database without tables."""
+    with mysql_databases.database() as url:
+        yield url
+
+
+@pytest.fixture
+def mysql_url(empty_mysql_url: str) -> str:
+    """A new MariaDB or MySQL database with the schema at head."""
+    upgrade(empty_mysql_url)
+    return empty_mysql_url
+
+
+_SERVER = {"postgresql": "postgres_url", "mysql": "mysql_url"}
+_EMPTY_SERVER = {"postgresql": "empty_postgres_url", "mysql": "empty_mysql_url"}
+BY_DIALECT = {
+    "database_url": {"sqlite": "sqlite_url", **_SERVER},
+    "empty_database_url": {"sqlite": "empty_sqlite_url", **_EMPTY_SERVER},
+    "server_url": _SERVER,
+    "empty_server_url": _EMPTY_SERVER,
+}
+"""The fixtures that make a test run once on each dialect, and the fixture that each of their parameters stands for."""
+
+
+def _url_by_dialect(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(BY_DIALECT[request.fixturename or ""][request.param])
+    return url
+
+
+@pytest.fixture(params=BY_DIALECT["database_url"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """A new database with the schema at head: the test runs once on each dialect."""
-    name = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
-    url: str = request.getfixturevalue(name)
-    return url
+    return _url_by_dialect(request)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=BY_DIALECT["empty_database_url"])
 def empty_database_url(request: pytest.FixtureRequest) -> str:
     """A new database without tables: the test runs once on each dialect."""
-    name = {"sqlite": "empty_sqlite_url", "postgresql": "empty_postgres_url"}[request.param]
-    url: str = request.getfixturevalue(name)
-    return url
+    return _url_by_dialect(request)
+
+
+@pytest.fixture(params=BY_DIALECT["server_url"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """A new database on a server with the schema at head: the test runs once on each dialect that has servers."""
+    return _url_by_dialect(request)
+
+
+@pytest.fixture(params=BY_DIALECT["empty_server_url"])
+def empty_server_url(request: pytest.FixtureRequest) -> str:
+    """A new database on a server without tables: the test runs once on each dialect that has servers."""
+    return _url_by_dialect(request)
 
 
 @pytest.fixture

@@ -351,9 +351,13 @@ def test_other_base_urls_are_refused(url: str) -> None:
         "postgresql://user:p%40ss/w:rd#?@db.example/scans?sslmode=require",
         "postgresql://[::1]:5432/scans",
         "postgresql:///scans?host=/var/run/postgresql",
+        "mysql://user:pass@localhost/scans",
+        "mariadb://user@db.example:3307/scans?ssl_ca=/etc/ca.pem",
+        "mysql+pymysql:///scans?unix_socket=/run/mysqld/mysqld.sock",
+        "mariadb+pymysql://localhost/scans",
     ],
 )
-def test_database_urls_of_both_kinds_pass(url: str) -> None:
+def test_database_urls_of_every_kind_pass(url: str) -> None:
     """They stay as they are, and SQLAlchemy understands them."""
     assert load(flags={"database.url": url}).database.url == url
     assert parse_url(url).database
@@ -368,7 +372,8 @@ def test_database_urls_of_both_kinds_pass(url: str) -> None:
         "sqlite://",
         "sqlite:///",
         "sqlite://scans.db",
-        "mysql://localhost/scans",
+        "oracle://localhost/scans",
+        "mysql+asyncmy://localhost/scans",
         "postgresql+asyncpg://localhost/scans",
         "postgresql:/localhost/scans",
         "postgresql://user:pa@ss@localhost/scans",
@@ -436,7 +441,7 @@ def test_database_urls_that_pass_are_understood(url: str) -> None:
     except ConfigError:
         passed = "sqlite:///scans.db"
 
-    assert parse_url(passed).drivername in {"sqlite", "postgresql+psycopg"}
+    assert parse_url(passed).drivername in {"sqlite", "postgresql+psycopg", "mysql+pymysql"}
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,231 @@
-"""What `Database` promises of a unit of work."""
+"""What the rest relies on, whichever the database: instants, texts, keys, and transactions that meet others."""
 
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, text
+import pytest
+from scan_rows import scan_rows
+from sqlalchemy import Connection, Delete, Select, Update, delete, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 
-from etl.database import Database
+from etl import queue
+from etl.database import Database, distinct, in_pairs, insert_rows, make_engine
+from etl.errors import DatabaseError, ItemError
+from etl.load import load_scans
+from etl.model import Pair
+from etl.schema import (
+    KEY_TEXT_LENGTH,
+    NAME_TEXT_LENGTH,
+    fetch_queue,
+    rate_budgets,
+    scan_stat_items,
+    schema_drift,
+    utc_now,
+)
 
 
-def test_two_transactions_that_wait_for_each_other_both_come_to_an_end(postgres_url: str) -> None:
-    """PostgreSQL ends one of them; it is done again, so that both changes are there afterwards."""
-    locked = threading.Barrier(2)
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url)
+    yield opened
+    opened.close()
 
-    def crossing(first: str, second: str) -> Callable[[Connection], None]:
-        met: list[bool] = []
+
+@pytest.fixture
+def mysql(mysql_url: str) -> Iterator[Database]:
+    opened = Database(mysql_url)
+    yield opened
+    opened.close()
+
+
+def fill_queue(database: Database, deployments: int, scans: int) -> None:
+    pairs = [Pair(120 + of, number) for of in range(deployments) for number in range(1, scans + 1)]
+    database.run_here(queue.open_stage)
+    database.run_here(partial(queue.stage, pairs=pairs))
+    database.run_here(partial(queue.enqueue_staged, batch="batch"))
+
+
+def test_an_instant_is_the_same_instant_whatever_its_offset(database: Database) -> None:
+    """Both ways of writing turn it into UTC and keep the microseconds."""
+    instant = datetime(2026, 3, 1, 1, 30, 0, 123_456, timezone(timedelta(hours=5, minutes=45)))
+
+    def work(connection: Connection) -> list[datetime]:
+        connection.execute(insert(rate_budgets).values(token_key="core", next_free_at=instant))
+        insert_rows(connection, rate_budgets, tuple(rate_budgets.c), [("rows", instant)])
+        return list(connection.execute(select(rate_budgets.c.next_free_at)).scalars())
+
+    found = database.run_here(work)
+
+    assert found == [instant, instant]
+    assert {one.tzinfo for one in found} == {UTC}
+
+
+def test_the_clock_of_the_database_is_utc(database: Database) -> None:
+    """Whatever the time zone of its server."""
+    before = datetime.now(UTC)
+    found = database.run_here(lambda connection: connection.execute(select(utc_now())).scalar_one())
+
+    assert abs(found - before) < timedelta(minutes=5)
+
+
+def test_keys_tell_texts_apart_that_look_alike(database: Database) -> None:
+    """Capitals, accents and trailing blanks count, and the longest key has characters of four bytes."""
+    names = ["a", "A", "a ", "á", "a\N{COMBINING ACUTE ACCENT}", "\U0001f680" * NAME_TEXT_LENGTH]
+    longest = "\U0001f680" * KEY_TEXT_LENGTH
+
+    def work(connection: Connection) -> list[str]:
+        load_scans(connection, [scan_rows(1)], "run")
+        rows = [(120, 1, longest, name, 1.0) for name in names]
+        insert_rows(connection, scan_stat_items, tuple(scan_stat_items.c), rows)
+        wanted = select(scan_stat_items.c.name).where(scan_stat_items.c.category == longest)
+        return list(connection.execute(wanted).scalars())
+
+    assert sorted(database.run_here(work)) == sorted(names)
+
+
+def test_a_text_that_does_not_fit_is_refused(server_url: str) -> None:
+    """It isn't cut: the row is refused, and the others of its transaction with it."""
+    row = {"deployment_id": 120, "scan_id": 1, "batch": "x" * 33}
+    with closing(Database(server_url)) as database:
+        with pytest.raises(ItemError, match="refuses a row"):
+            database.run_here(lambda connection: connection.execute(insert(fetch_queue).values(row)))
+
+        assert database.run_here(partial(distinct, column=fetch_queue.c.deployment_id)) == []
+
+
+def test_of_two_transactions_that_block_each_other_the_loser_is_tried_again(server_url: str) -> None:
+    """Neither caller sees the deadlock, and both changes are there."""
+    meeting = threading.Barrier(2)
+
+    def count(order: tuple[str, str]) -> int:
+        tries = 0
 
         def work(connection: Connection) -> None:
-            connection.execute(
-                text("UPDATE rate_budgets SET next_free_at = now() WHERE token_key = :key"), {"key": first}
-            )
-            if not met:
-                met.append(True)
-                locked.wait(30)
-            connection.execute(text("UPDATE runs SET requests = requests + 1 WHERE run_id = :key"), {"key": second})
-            connection.execute(
-                text("UPDATE rate_budgets SET next_free_at = now() WHERE token_key = :key"), {"key": second}
-            )
+            nonlocal tries
+            tries += 1
+            for path in order:
+                row = schema_drift.c.path == path
+                connection.execute(update(schema_drift).where(row).values(count=schema_drift.c.count + 1))
+                if path == order[0] and tries == 1:
+                    meeting.wait(30)
 
-        return work
+        with closing(Database(server_url)) as database:
+            database.run_here(work)
+        return tries
 
-    with closing(Database(postgres_url)) as one, closing(Database(postgres_url)) as other:
-        for key in ("a", "b"):
-            values = {"key": key}
-            budget = text("INSERT INTO rate_budgets VALUES (:key, now())")
-            run = text("INSERT INTO runs (run_id, command, version, started_at) VALUES (:key, 'x', 'x', now())")
-            one.run_here(lambda connection, v=values, b=budget: connection.execute(b, v))  # type: ignore[misc]
-            one.run_here(lambda connection, v=values, r=run: connection.execute(r, v))  # type: ignore[misc]
-        thread = threading.Thread(target=other.run_here, args=(crossing("b", "a"),))
-        thread.start()
-        one.run_here(crossing("a", "b"))
-        thread.join(30)
-        counts = one.run_here(lambda connection: connection.execute(text("SELECT requests FROM runs")).scalars().all())
+    now = datetime.now(UTC)
+    rows = [(path, "kind", 0, now, now, 120, 1) for path in ("a", "b")]
+    with closing(Database(server_url)) as database:
+        database.run_here(partial(insert_rows, table=schema_drift, columns=tuple(schema_drift.c), rows=rows))
+        with ThreadPoolExecutor(2) as pool:
+            tries = list(pool.map(count, (("a", "b"), ("b", "a"))))
+        counts = database.run_here(lambda connection: connection.execute(select(schema_drift.c.count)).scalars().all())
 
-    assert counts == [1, 1]
+    assert sorted(tries) == [1, 2]
+    assert counts == [2, 2]
+
+
+def test_what_is_no_conflict_is_not_tried_again(database: Database) -> None:
+    """A wrong statement is wrong the second time, too."""
+    tries = []
+
+    def work(connection: Connection) -> None:
+        tries.append(1)
+        connection.execute(text("SELECT nonsense FROM fetch_queue"))
+
+    with pytest.raises((DatabaseError, DBAPIError), match="nonsense"):
+        database.run_here(work)
+
+    assert len(tries) == 1
+
+
+def plan_of(connection: Connection, statement: Select[Any] | Update | Delete) -> dict[str, Any]:
+    """The one step in which MariaDB or MySQL would run a statement."""
+    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+    [step] = connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {sql}").mappings()
+    return dict(step)
+
+
+def test_mysql_finds_pairs_by_their_key(mysql: Database) -> None:
+    """It reads as many rows as there are pairs, for an UPDATE and a DELETE too, and locks no others."""
+    fill_queue(mysql, deployments=3, scans=1_000)
+    pairs = [Pair(120 + number % 3, number) for number in range(1, 501)]
+
+    def work(connection: Connection) -> list[dict[str, Any]]:
+        ours = in_pairs(connection, fetch_queue, pairs)
+        statements = (
+            select(fetch_queue.c.attempts).where(ours),
+            update(fetch_queue).where(ours).values(attempts=1),
+            delete(fetch_queue).where(ours),
+        )
+        return [plan_of(connection, statement) for statement in statements]
+
+    plans = mysql.run_here(work)
+
+    assert {(plan["type"], plan["key"]) for plan in plans} == {("range", "PRIMARY")}
+    assert all(int(plan["rows"]) <= len(pairs) for plan in plans)
+
+
+@pytest.mark.parametrize("batch", [None, "batch"])
+def test_mysql_leases_in_the_order_of_an_index(mysql: Database, batch: str | None) -> None:
+    """A lease locks the rows that it takes: if it sorted, it would lock all rows that are due."""
+    fill_queue(mysql, deployments=2, scans=2_000)
+
+    def work(connection: Connection) -> tuple[int, int]:
+        leased = len(queue.lease(connection, "token", 100, 60, batch=batch))
+        locked = text(
+            "SELECT trx_rows_locked FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()"
+        )
+        return leased, connection.execute(locked).scalar_one()
+
+    leased, locked = mysql.run_here(work)
+
+    assert leased == 100
+    # Each is locked in the index and in the table, where the change locks it again, at its old and new place.
+    assert locked <= 10 * leased
+
+
+def test_mysql_skips_from_deployment_to_deployment(mysql: Database) -> None:
+    """It doesn't read the rows between them."""
+    fill_queue(mysql, deployments=3, scans=1_000)
+
+    def work(connection: Connection) -> tuple[list[int], int]:
+        found = distinct(connection, fetch_queue.c.deployment_id)
+        read_on = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_next'").one()
+        return found, int(read_on[1])
+
+    with closing(Database(mysql.url)) as fresh:  # the count is the session's
+        found, read_on = fresh.run_here(work)
+
+    assert found == [120, 121, 122]
+    assert read_on < 10
+
+
+def test_without_its_driver_mysql_says_what_to_install() -> None:
+    """The extra is named, and nothing else is needed to know it."""
+    code = (
+        "import sys\n"
+        "sys.modules['pymysql'] = None\n"
+        "from etl.database import make_engine\n"
+        "make_engine('mysql://localhost/scans')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "ConfigError" in done.stderr
+    assert "pip install 'scan-etl[mysql]'" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])
+def test_every_name_of_mysql_is_one_dialect(scheme: str) -> None:
+    """So that all that depends on the dialect has one name to ask for."""
+    engine = make_engine(f"{scheme}://localhost/scans")
+
+    assert (engine.dialect.name, engine.driver) == ("mysql", "pymysql")

@@ -141,7 +141,7 @@ def test_a_changed_answer_replaces_the_child_rows(database: Database) -> None:
 
 def test_the_largest_ids_and_texts_come_back_equal(database: Database) -> None:
     """Ids up to 2^63-1, text of every plane and a long one, and exact JSON numbers survive each dialect."""
-    odd = "\U0001f680 ﷽ 'quoted' \\ % _ \t\n" + "x" * 10_000
+    odd = "\U0001f680 ﷽ 'quoted' \\ % _ \t\n" + "x" * 100_000
     extra: dict[str, Any] = {"shiny": {"list": [1, 2.5, None, True, "\U0001f680"], "small": 5e-324, "exact": 2**63 - 1}}
     rows = scan_rows(2**63 - 1, deployment_id=2**63 - 1, repository_id=2**63 - 1, meta={"branch": odd}, **extra)
 

@@ -2,11 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import pytest
 from alembic.script import ScriptDirectory
 from command import Command
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from etl import database as db
 from etl.database import Database
@@ -56,13 +57,25 @@ def test_the_offline_sql_makes_the_same_tables(empty_database_url: str) -> None:
     db.check(empty_database_url)
 
 
-def test_four_upgrades_at_once_are_one(empty_postgres_url: str) -> None:
+def test_four_upgrades_at_once_are_one(empty_server_url: str) -> None:
     """Whoever comes second waits, and finds it done."""
     with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(db.upgrade, empty_postgres_url) for _ in range(4)]:
+        for done in [pool.submit(db.upgrade, empty_server_url) for _ in range(4)]:
             done.result(60)
 
-    db.check(empty_postgres_url)
+    db.check(empty_server_url)
+
+
+def test_mysql_says_that_a_migration_stays_half_done(empty_mysql_url: str) -> None:
+    """It can't take back a CREATE. The upgrade that fails and those after it say so, and what to do."""
+    with closing(Database(empty_mysql_url)) as opened:
+        opened.run_here(partial(Connection.exec_driver_sql, statement="CREATE TABLE scan_meta (a INT)"))
+
+    for obstacle in ("scan_meta", "scans"):
+        with pytest.raises(DatabaseError, match=f"'{obstacle}' already exists.*can't take back"):
+            db.upgrade(empty_mysql_url)
+
+    assert db.current(empty_mysql_url) is None
 
 
 def test_check_finds_a_missing_column(database_url: str) -> None:

@@ -283,13 +283,27 @@ async def test_a_refusal_slows_down_and_calm_speeds_up_to_the_ceiling() -> None:
 
 
 async def test_a_pace_is_never_slowed_to_nothing() -> None:
-    """A hundred refusals in a row leave a rate that still gets on."""
+    """However often it is refused, a rate is left that still gets on."""
     one = pace(20, max_wait=0.001)
-    for _ in range(100):
+    for _ in range(200):
+        one.accepted()
         await one.refused(0.001)
         await asyncio.sleep(0.002)
 
-    assert one.rate == SLOWEST_RATE
+    assert SLOWEST_RATE <= one.rate <= SLOWEST_RATE * 1.1
+
+
+async def test_a_quota_that_is_used_up_does_not_slow_the_pace_again_and_again() -> None:
+    """Refusals with nothing accepted in between slow it once: when there is quota again, it is used."""
+    one = pace(1_000, max_wait=0.001)
+    one.accepted()
+    await one.refused(0.001)
+    slowed = one.rate
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+        await one.refused(0.001)
+
+    assert one.rate == slowed >= 200
 
 
 async def test_a_ceiling_below_the_slowest_rate_is_kept() -> None:

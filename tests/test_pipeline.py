@@ -235,6 +235,20 @@ async def test_what_others_hold_is_waited_for_and_taken_over_when_their_lease_en
     assert list(ports.stored) == [ONE]
 
 
+async def test_a_pair_that_is_leased_again_while_it_is_in_work_is_fetched_once() -> None:
+    """Its lease had ended unseen, as while the machine slept."""
+
+    async def answer(pair: Pair, _times: int) -> object:
+        await asyncio.sleep(0.05)
+        return document(pair)
+
+    ports = MemoryPorts(pairs(3), answer, lease_seconds=0.0)
+    ended = await drained(ports)
+
+    assert set(ports.asked.values()) == {1}
+    assert (ended.tally.fetched, ended.events) == (3, [])
+
+
 async def test_a_verdict_for_a_lost_lease_is_not_written() -> None:
     """The other worker's word counts; how many were lost is told."""
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from own_server import ServerUnavailableError
 from postgres_databases import PostgresDatabases
 from postgres_server import (
     WHEEL,
     PostgresServer,
-    PostgresUnavailableError,
     StartPostgres,
     accepts_connections,
     find_binaries,
@@ -169,5 +169,5 @@ def test_private_binaries_are_copied(tmp_path: Path) -> None:
 
 def test_chosen_folder_without_server(tmp_path: Path) -> None:
     """A chosen folder without the two programs is refused, not replaced by another."""
-    with pytest.raises(PostgresUnavailableError, match="holds no initdb and postgres"):
+    with pytest.raises(ServerUnavailableError, match="holds no initdb and postgres"):
         find_binaries(tmp_path)

@@ -264,11 +264,9 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
     assert [row[:2] for row in rows(database_url, scan_meta)] == [r.pair for r in truth]
 
 
-def test_a_postgresql_schema_that_is_not_at_head_is_exit_5_and_says_the_mend(
-    cli: Command, empty_postgres_url: str
-) -> None:
-    """PostgreSQL is never migrated by a run; `db upgrade` does it, and `db check` agrees."""
-    variables = {"SCAN_ETL_DATABASE__URL": empty_postgres_url, "SEMGREP_APP_TOKEN": TOKEN}
+def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_mend(cli: Command, empty_server_url: str) -> None:
+    """A server's database is never migrated by a run; `db upgrade` does it, and `db check` agrees."""
+    variables = {"SCAN_ETL_DATABASE__URL": empty_server_url, "SEMGREP_APP_TOKEN": TOKEN}
 
     refused = cli("run", "-", stdin="120 1", environment=variables)
 
@@ -279,14 +277,15 @@ def test_a_postgresql_schema_that_is_not_at_head_is_exit_5_and_says_the_mend(
     assert cli("db", "check", environment=variables).exit_code == 0
 
 
-def test_a_database_that_is_away_is_exit_5(cli: Command) -> None:
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_database_that_is_away_is_exit_5(cli: Command, scheme: str) -> None:
     """One sentence, without the password, and no traceback."""
-    url = "postgresql://someone:hunter2@127.0.0.1:1/nothing"
+    url = f"{scheme}://someone:hunter2@127.0.0.1:1/nothing"
 
     outcome = cli("run", "-", stdin="120 1", environment={"SEMGREP_APP_TOKEN": TOKEN, "SCAN_ETL_DATABASE__URL": url})
 
     assert outcome.exit_code == 5
-    assert outcome.stderr.startswith("Error: database postgresql://someone:***@127.0.0.1:1/nothing")
+    assert outcome.stderr.startswith(f"Error: database {scheme}://someone:***@127.0.0.1:1/nothing")
     assert "hunter2" not in outcome.stderr
     assert "Traceback" not in outcome.stderr
 

@@ -111,6 +111,20 @@ def test_a_wrong_clock_does_not_stretch_the_calendar(database_url: str) -> None:
     assert [tuple(map(int, found[0]))] == [(3, 1, 1)]
 
 
+def test_the_calendar_may_be_long(database_url: str) -> None:
+    """Some databases end a recursion after 1,000 rounds; the days from 2000 on are all there."""
+    found = query(
+        database_url,
+        "SELECT COUNT(*), COUNT(DISTINCT day), MIN(day), MAX(day), SUM(scans) FROM bi_scan_daily",
+        scan_rows(1, started_at="2000-01-01T00:00:00Z"),
+        scan_rows(2, started_at=at(28, "23:59:59")),
+    )
+
+    first, last = date(2000, 1, 1), date(2026, 2, 28)
+    days = (last - first).days + 1
+    assert [tuple(map(str, row)) for row in found] == [(str(days), str(days), str(first), str(last), "2")]
+
+
 def test_views_of_nothing_are_empty(database_url: str) -> None:
     """A fresh database gives no rows and no error."""
     assert query(database_url, "SELECT * FROM bi_scan") == []

@@ -22,7 +22,7 @@ def wait_until(what: str, condition: Callable[[], object], *, seconds: float = P
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 @dataclass(slots=True)
@@ -73,15 +73,19 @@ class Workers(Command):
         return self.all[-1]
 
     def alive(self) -> list[Worker]:
-        """Those that should be at work. AssertionError if one has ended that nobody killed."""
-        expected = [worker for worker in self.all if not worker.expendable]
-        for worker in expected:
+        """Those that nobody has killed."""
+        return [worker for worker in self.all if not worker.expendable]
+
+    def all_well(self) -> bool:
+        """True. AssertionError, with its log, if a worker has ended that nobody killed."""
+        for worker in self.alive():
             code = worker.process.poll()
             assert code is None, f"a worker ended by itself with {code}:\n{worker.log()[-5000:]}"
-        return expected
+        return True
 
     def stop(self) -> list[dict[str, Any]]:
         """End all in good order, and return their summaries. AssertionError if one leaves otherwise."""
+        assert self.all_well()
         alive = self.alive()
         for worker in alive:
             worker.process.terminate()

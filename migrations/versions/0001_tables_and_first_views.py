@@ -4,16 +4,21 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-INSTANT = sa.DateTime(timezone=True)
+INSTANT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
+TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
 JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-NOW = {"sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')", "postgresql": "clock_timestamp()"}
+NOW = {
+    "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')",
+    "postgresql": "clock_timestamp()",
+    "mysql": "(UTC_TIMESTAMP(6))",
+}
 COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
     "waiting retried rate_limited dead remaining"
@@ -51,7 +56,7 @@ def work() -> list[sa.Column[Any]]:
         sa.Column("enqueued_at", INSTANT, nullable=False, server_default=now()),
         sa.Column("expires_at", INSTANT),
         sa.Column("error_kind", sa.String(32)),
-        sa.Column("error", sa.Text),
+        sa.Column("error", TEXT),
     ]
 
 
@@ -84,22 +89,22 @@ def create_scan_tables() -> None:
     op.create_table(
         "scan_meta",
         *key(),
-        sa.Column("trigger_event", sa.Text),
-        sa.Column("branch", sa.Text),
-        sa.Column("commit_sha", sa.Text),
-        sa.Column("config", sa.Text),
-        sa.Column("repo_url", sa.Text),
-        sa.Column("ci_job_url", sa.Text),
-        sa.Column("repository", sa.Text),
-        sa.Column("commit_title", sa.Text),
-        sa.Column("pull_request_id", sa.Text),
-        sa.Column("pull_request_title", sa.Text),
-        sa.Column("commit_author_name", sa.Text),
-        sa.Column("commit_author_email", sa.Text),
-        sa.Column("commit_author_username", sa.Text),
-        sa.Column("commit_author_image_url", sa.Text),
-        sa.Column("pull_request_author_username", sa.Text),
-        sa.Column("pull_request_author_image_url", sa.Text),
+        sa.Column("trigger_event", TEXT),
+        sa.Column("branch", TEXT),
+        sa.Column("commit_sha", TEXT),
+        sa.Column("config", TEXT),
+        sa.Column("repo_url", TEXT),
+        sa.Column("ci_job_url", TEXT),
+        sa.Column("repository", TEXT),
+        sa.Column("commit_title", TEXT),
+        sa.Column("pull_request_id", TEXT),
+        sa.Column("pull_request_title", TEXT),
+        sa.Column("commit_author_name", TEXT),
+        sa.Column("commit_author_email", TEXT),
+        sa.Column("commit_author_username", TEXT),
+        sa.Column("commit_author_image_url", TEXT),
+        sa.Column("pull_request_author_username", TEXT),
+        sa.Column("pull_request_author_image_url", TEXT),
         sa.Column("extra", JSON),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_meta"),
         of_scan("scan_meta"),
@@ -202,14 +207,21 @@ DURATION = {
         " + (substr(s.completed_at, 21, 6) - substr(s.started_at, 21, 6)) / 1000000.0"
     ),
     "postgresql": "EXTRACT(EPOCH FROM s.completed_at - s.started_at)::double precision",
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, s.started_at, s.completed_at) / 1e6",
 }
 PRODUCTS = {
     "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT product FROM scan_products p"
     " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id ORDER BY product))",
     "postgresql": "(SELECT string_agg(product, ',' ORDER BY product) FROM scan_products p"
     " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
+    "mysql": "(SELECT GROUP_CONCAT(product ORDER BY product SEPARATOR ',') FROM scan_products p"
+    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
 }
-DAY = {"sqlite": "substr({0}, 1, 10)", "postgresql": "({0} AT TIME ZONE 'UTC')::date"}
+DAY = {
+    "sqlite": "substr({0}, 1, 10)",
+    "postgresql": "({0} AT TIME ZONE 'UTC')::date",
+    "mysql": "DATE({0})",
+}
 
 BI_SCAN = """
 CREATE VIEW bi_scan AS
@@ -257,17 +269,25 @@ LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.sc
 
 # `bi_scan_daily`: one row for every repository of the data on every day of the data. A scan whose start
 # lies before 2000 or more than a day after it was fetched is a slip of some clock: it would add
-# a million empty days.
+# a million empty days. MySQL and MariaDB end a recursion after 1,000 rounds: there a span of 2^17 days, which is
+# more than 350 years, is halved until the spans are days.
 DAYS = {
-    "sqlite": "SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
-    " UNION ALL SELECT date(day, '+1 day') FROM days, bounds WHERE day < last_day",
-    "postgresql": "SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
-    " UNION ALL SELECT day + 1 FROM days, bounds WHERE day < last_day",
+    "sqlite": "days AS (SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
+    " UNION ALL SELECT date(day, '+1 day') FROM days, bounds WHERE day < last_day)",
+    "postgresql": "days AS (SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
+    " UNION ALL SELECT day + 1 FROM days, bounds WHERE day < last_day)",
+    "mysql": "spans AS (SELECT first_day AS day, 131072 AS width FROM bounds WHERE first_day IS NOT NULL"
+    " UNION ALL SELECT day, width DIV 2 FROM spans WHERE width > 1"
+    " UNION ALL SELECT day + INTERVAL (width DIV 2) DAY, width DIV 2 FROM spans, bounds"
+    " WHERE width > 1 AND day + INTERVAL (width DIV 2) DAY <= last_day),"
+    " days AS (SELECT day FROM spans WHERE width = 1)",
 }
 LATEST_ALLOWED = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f', s.first_fetched_at, '+1 day')",
     "postgresql": "s.first_fetched_at + interval '1 day'",
+    "mysql": "s.first_fetched_at + INTERVAL 1 DAY",
 }
+TEXT_OF_NUMBER = {"sqlite": "VARCHAR", "postgresql": "VARCHAR", "mysql": "CHAR"}
 BI_SCAN_DAILY = """
 CREATE VIEW bi_scan_daily AS
 WITH RECURSIVE
@@ -290,7 +310,7 @@ started AS (
     WHERE s.started_at >= '2000-01-01' AND s.started_at < {latest_allowed}
 ),
 bounds AS (SELECT MIN(day) AS first_day, MAX(day) AS last_day FROM started),
-days AS ({days}),
+{days},
 repositories AS (
     SELECT deployment_id, repository_key, repository_id, repository
     FROM (
@@ -349,7 +369,7 @@ def create_views() -> None:
         "products": PRODUCTS[dialect],
         "days": DAYS[dialect],
         "latest_allowed": LATEST_ALLOWED[dialect],
-        "text": "VARCHAR",
+        "text": TEXT_OF_NUMBER[dialect],
     }
     for view in (BI_SCAN, BI_SCAN_DAILY):
         op.execute(sa.text(view.format(**parts).replace(":", r"\:")))

@@ -1,0 +1,158 @@
+"""A database server of our own for the tests: in a temporary folder, on a free port, gone afterwards.
+
+A server that merely happens to run on the machine is never used: the tests create and drop databases.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+START_SECONDS = 20.0
+"""How long a server may take to answer, on a loaded machine. As a rule it takes a tenth of a second."""
+
+# Runs the server and names its process id. When the pipe on stdin ends without a line, the tests have died:
+# then it stops the server and removes the folder. So no `kill -9` of pytest leaves a server behind.
+# Descriptor 3, because a shell gives its background jobs an empty stdin.
+_GUARD = """
+folder=$1; shift
+exec 2>>"$folder/log"
+"$@" </dev/null >&2 &
+server=$!
+exec 3<&0
+(
+    read -r _ <&3 && exit
+    kill -QUIT "$server"
+    while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
+    rm -rf "$folder" 2>/dev/null
+) &
+echo "$server"
+wait "$server"
+"""
+
+
+class ServerUnavailableError(Exception):
+    """No server could be had. The message is for the person who runs the tests."""
+
+
+class OwnServer(ABC):
+    """One server, which `start` makes answer and `stop` removes, its data too."""
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._folder = Path(tempfile.mkdtemp(prefix=f"scan-etl-{self.name}-"))
+        self._password = secrets.token_hex(16)
+        self._port = 0
+        self._guard: subprocess.Popen[str] | None = None
+        self._process_id = 0
+        try:
+            self._give_to_user(self._folder)
+            self._prepare()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Fill the data folder. Raises ServerUnavailableError."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """What runs the server on its data folder and port."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether it accepts connections."""
+
+    @property
+    def data(self) -> Path:
+        """The data folder, which is there as long as the server is."""
+        return self._folder / "data"
+
+    def start(self) -> None:
+        """Return when the server answers.
+
+        It may take several attempts: somebody else may get the port first, or what was killed may not be
+        quite gone. Raises ServerUnavailableError with the end of the server's log.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        port_is_known = self._port != 0
+        while True:
+            if not port_is_known:
+                self._port = _free_port()
+            if self._attempt(deadline):
+                return
+            if time.monotonic() > deadline:
+                log = (self._folder / "log").read_text(errors="replace")[-2000:]
+                self.stop()
+                raise ServerUnavailableError(f"{self.name} did not start:\n{log}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End the server and remove its data."""
+        self._end(signal.SIGQUIT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _attempt(self, deadline: float) -> bool:
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "guard", str(self._folder), *self._command()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for pytest, which then stops the server
+            **self._as_user(),
+        )
+        assert self._guard.stdout is not None
+        self._process_id = int(self._guard.stdout.readline())
+        while self._guard.poll() is None and time.monotonic() < deadline:
+            if self._answers():
+                return True
+            time.sleep(0.02)
+        self._end(signal.SIGQUIT)
+        return False
+
+    def _end(self, how: signal.Signals, also: Sequence[int] = ()) -> None:
+        if self._guard is None:
+            return
+        if self._guard.poll() is None:
+            for process_id in (self._process_id, *also):
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, how)
+        self._guard.communicate("the tests are alive\n", timeout=START_SECONDS)
+        self._guard = None
+
+    def _run(self, *command: str | Path) -> None:
+        """Run a command that prepares the data. Raises ServerUnavailableError with what it printed."""
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
+        if done.returncode != 0:
+            raise ServerUnavailableError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+    def _give_to_user(self, path: Path) -> None:
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def _as_user(self) -> dict[str, Any]:
+        """Arguments for `subprocess`: a bare environment, and not root, whom servers refuse."""
+        place = {"cwd": self._folder, "env": {"PATH": f"{os.defpath}:/usr/sbin", "LC_ALL": "C"}}
+        if self._user is None:
+            return place
+        return {**place, "user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
