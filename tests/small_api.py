@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -153,29 +153,31 @@ async def raw_server(talk: Talk) -> AsyncIterator[str]:
     """Says whatever `talk` says once the details have been asked for, and closes the connection then. The
     deployments call works, so that the server isn't taken for dead. Gives the base URL.
     """
-    talking: set[asyncio.Task[None]] = set()
+    talking: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        talking.add(task)
-        with suppress(OSError):  # the client may go when it likes
+        with closing(writer), suppress(OSError):  # the client may go when it likes
             request = await read_request(reader)
             if request.startswith(b"GET /api/v1/deployments "):
                 writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
             elif request:
                 await talk(reader, writer)
-        writer.close()
-        talking.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=LINE_BYTES)
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve(reader, writer))
+        talking[task] = writer
+        task.add_done_callback(talking.pop)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=LINE_BYTES)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for task in talking:
+        ending = dict(talking)
+        for task, writer in ending.items():
             task.cancel()
-        await asyncio.gather(*talking, return_exceptions=True)
+            writer.close()  # what is cancelled before it began closes nothing
+        await asyncio.gather(*ending, return_exceptions=True)
 
 
 @asynccontextmanager

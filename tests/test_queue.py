@@ -1,6 +1,8 @@
 """The queue's promises, on each dialect: one lease at a time, a verdict only by its holder, nothing lost."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -75,6 +77,39 @@ def test_each_pair_is_queued_once_and_final_ones_not_at_all(database: Database) 
     assert fill(database, *pairs(1, 2, 2, 3)) == Enqueued(valid=4, duplicate=1, already_final=1, queued=2)
     assert [row["scan_id"] for row in rows(database)] == [2, 3]
     assert fill(database, *pairs(1), refresh=True).queued == 1
+
+
+WAITING_FOR_A_LOCK = {
+    "postgresql": "SELECT COUNT(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    "mysql": "SELECT COUNT(*) FROM information_schema.innodb_trx JOIN information_schema.processlist"
+    " ON id = trx_mysql_thread_id WHERE trx_state = 'LOCK WAIT' AND db = DATABASE()",
+}
+
+
+def test_a_pair_that_is_finished_while_it_is_queued_again_is_not_queued(server_url: str) -> None:
+    """Its queue row goes while our INSERT waits for it, which has looked for its scan too early."""
+    waiting = text(WAITING_FOR_A_LOCK[server_url.partition(":")[0]])
+    with (
+        closing(Database(server_url)) as worker,
+        closing(Database(server_url)) as filler,
+        closing(Database(server_url)) as watcher,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        fill(filler, *pairs(1, 2))
+        lease(worker, "a", batch=None)
+
+        def settle_slowly(connection: Connection) -> Future[Enqueued]:
+            queue.settle(connection, "a", [Done(scan_rows(1))], "run")
+            filling = pool.submit(fill, filler, *pairs(1, 2, 3))
+            while not watcher.run_here(lambda other: other.execute(waiting).scalar_one()):
+                assert not filling.done()
+            return filling
+
+        counts = worker.run_here(settle_slowly).result(60)
+
+        assert counts == Enqueued(valid=3, duplicate=0, already_final=1, queued=2)
+        assert [row["scan_id"] for row in rows(worker)] == [2, 3]
 
 
 def test_a_pair_that_is_queued_already_keeps_its_lease_and_passes_to_the_new_batch(database: Database) -> None:
