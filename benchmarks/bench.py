@@ -89,8 +89,9 @@ class Bench:
 
     def _measure(self, arguments: Sequence[str], scans: int, database_url: str = "") -> Used:
         command = [sys.executable, "-I", "-S", str(HERE / "child_usage.py"), sys.executable, *arguments]
-        ours = ("SCAN_ETL_", "SEMGREP_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        # Nor what the shell asks of Python: with PYTHONDONTWRITEBYTECODE most of a start would be compiling.
+        others = ("SCAN_ETL_", "SEMGREP_", "PYTHON")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         environment |= {
             "SCAN_ETL_API__BASE_URL": self.base_url,
             "SCAN_ETL_DATABASE__URL": database_url,
