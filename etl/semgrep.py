@@ -8,7 +8,7 @@ after the token has proved good, a failure after something that worked before ha
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -35,6 +35,7 @@ from etl.answers import (
     token_without_scope,
 )
 from etl.config import ApiSettings, Tokens
+from etl.deadline import Deadline
 from etl.errors import FatalError, ItemError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
 from etl.model import Pair
@@ -92,6 +93,7 @@ class Semgrep:
         self._tell = tell
         self.gives_up = True
         """Whether an API that is away for longer than max_wait_seconds ends the run."""
+        self._base_url = URL(settings.base_url, encoded=True)
         self._credits: dict[str, _Credit] = {}
         self._hushed = False
         self._retrying = stamina.AsyncRetryingCaller(
@@ -100,11 +102,11 @@ class Semgrep:
 
     async def __aenter__(self) -> Self:
         seconds = self._settings.timeout_seconds
-        connect = min(CONNECT_TIMEOUT_SECONDS, seconds)
+        self._deadline = Deadline(seconds)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
-            # The bound on the whole request is asyncio's: aiohttp's own costs three times as much.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=seconds),
+            # The whole request has its deadline: aiohttp's own timers cost a fifth of a request.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_SECONDS, seconds)),
             headers={
                 "Accept": "application/json",
                 "Accept-Encoding": "gzip, deflate",
@@ -121,6 +123,7 @@ class Semgrep:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.hush()
+        self._deadline.close()
         await self._session.close()
 
     async def scan(self, pair: Pair) -> object:
@@ -176,20 +179,23 @@ class Semgrep:
         """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
         began_at = time.monotonic()
         self._tally.requests += 1
-        url = URL(self._settings.base_url + PING, encoded=True)
-        with _translated(PING, self._settings.timeout_seconds):
-            async with (
-                asyncio.timeout(self._settings.timeout_seconds),
-                self._session.get(url, allow_redirects=False) as response,
-            ):
-                seconds = time.monotonic() - began_at
-                return Ping(response.status, seconds, _instant(response.headers.get("Date")))
+        try:
+            with self._deadline:
+                async with self._session.get(self._url(PING), allow_redirects=False) as response:
+                    seconds = time.monotonic() - began_at
+                    return Ping(response.status, seconds, _instant(response.headers.get("Date")))
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error, PING, self._settings.timeout_seconds) from error
 
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
         self._hushed = True
         for credit in self._credits.values():
             credit.pace.close()
+
+    def _url(self, path: str) -> URL:
+        # To parse the whole anew costs four times as much.
+        return self._base_url.with_path(self._base_url.raw_path.rstrip("/") + path, encoded=True)
 
     def _credit(self, deployment_id: int) -> _Credit:
         token = self._tokens.for_deployment(deployment_id)
@@ -297,18 +303,17 @@ class Semgrep:
         if not past_the_gate:
             await pace.acquire()
         self._tally.requests += 1
-        url = URL(settings.base_url + path, encoded=True)
         headers = {"Authorization": f"Bearer {credit.token}"}
-        with _translated(path, settings.timeout_seconds):
-            async with (
-                asyncio.timeout(settings.timeout_seconds),
-                self._session.get(url, headers=headers, allow_redirects=False) as response,
-            ):
-                status, answered = response.status, response.headers
-                if status == 200:
-                    body = await _read(response, settings.max_body_bytes)
-                else:
-                    body = await _read_some(response, settings.timeout_seconds)
+        try:
+            with self._deadline:
+                async with self._session.get(self._url(path), headers=headers, allow_redirects=False) as response:
+                    status, answered = response.status, response.headers
+                    if status == 200:
+                        body = await _read(response, settings.max_body_bytes)
+                    else:
+                        body = await _read_some(response, settings.timeout_seconds)
+        except (aiohttp.ClientError, OSError) as lost:
+            raise _translated(lost, path, settings.timeout_seconds) from lost
         now = datetime.now(UTC)
         left = quota(answered, now)
         until_more = left[1] if left and left[0] <= 0 else 0.0
@@ -352,25 +357,22 @@ def _quick_retry(error: Exception) -> bool | float:
     return True if wait is None else wait <= LONGEST_PAUSE_SECONDS and wait
 
 
-@contextlib.contextmanager
-def _translated(path: str, timeout_seconds: float) -> Iterator[None]:
-    """aiohttp's errors become ours, most specific first."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout") from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise FatalError(
-            f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
-            kind="tls",
-            stop_code=UNAVAILABLE_EXIT,
-        ) from error
-    except aiohttp.ClientConnectorError as error:
-        raise TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection") from error
-    except (aiohttp.ClientPayloadError, aiohttp.ClientResponseError) as error:
-        raise TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection") from error
+def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError | FatalError:
+    """Ours for an error of aiohttp or of the system, most specific first."""
+    match error:
+        case TimeoutError():
+            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
+        case aiohttp.ClientConnectorCertificateError():
+            return FatalError(
+                f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
+                kind="tls",
+                stop_code=UNAVAILABLE_EXIT,
+            )
+        case aiohttp.ClientConnectorError():
+            return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
+        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
+            return TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer")
+    return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
 
 
 def _instant(date: str | None) -> datetime | None:
