@@ -274,17 +274,21 @@ def in_pairs(connection: Connection, table: Table, pairs: Sequence[Pair]) -> Col
     return tuple_(table.c.deployment_id, table.c.scan_id).in_(wanted)
 
 
-def distinct(connection: Connection, column: Column[T]) -> list[T]:
-    """The values of a column that an index begins with: one look-up each, however many rows have them."""
+def distinct(connection: Connection, column: Column[T], *which: ColumnElement[bool]) -> list[T]:
+    """The values of a column in some rows: one look-up each, however many rows have them.
+
+    There is an index that begins with what `which` fixes, if anything, and the column.
+    """
+    least = select(func.min(column)).where(*which)
     if connection.dialect.name == "mysql":  # which would read the whole index for each round of a recursion
         values = []
-        value = connection.execute(select(func.min(column))).scalar()
+        value = connection.execute(least).scalar()
         while value is not None:
             values.append(value)
-            value = connection.execute(select(func.min(column)).where(column > value)).scalar()
+            value = connection.execute(least.where(column > value)).scalar()
         return values
-    known = select(func.min(column).label("value")).cte("known", recursive=True)
-    following = select(func.min(column)).where(column > known.c.value).scalar_subquery()
+    known = select(func.min(column).label("value")).where(*which).cte("known", recursive=True)
+    following = least.where(column > known.c.value).scalar_subquery()
     known = known.union_all(select(following).where(known.c.value.is_not(None)))
     return list(connection.execute(select(known.c.value).where(known.c.value.is_not(None))).scalars())
 

@@ -46,11 +46,14 @@ class ScanRows(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """A pair that this process may work on until the lease ends. `attempts` counts the failures so far."""
+    """A pair that this process may work on until the lease ends. `attempts` counts the failures so far.
+
+    After `expires_at` the API doesn't know the scan any more; it may be gone earlier.
+    """
 
     pair: Pair
     attempts: int
-    expires_at: datetime | None
+    expires_at: datetime
 
 
 class Done(NamedTuple):

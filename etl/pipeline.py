@@ -378,7 +378,8 @@ def after_refusal(lease: Lease, error: ItemError) -> Dead:
 def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
     """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
     started_at = rows.scan[1]
-    expires_at = lease.expires_at or (started_at or now) + PERISHES_AFTER
+    # Of a pair that was queued without an expiry the lease only knows that it can't be later.
+    expires_at = min(lease.expires_at, started_at + PERISHES_AFTER) if started_at else lease.expires_at
     if now >= expires_at:
         return Done(rows)
     age_seconds = (now - started_at).total_seconds() if started_at else 0.0

@@ -50,12 +50,23 @@ class Plan(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """`rows` of pairs with what is known of them, those that are `fetched`, and `turn` for their order."""
+    """`rows` of pairs with what is known of them, and those that are `fetched`."""
 
     deployment_id: ColumnElement[int]
+    scan_id: ColumnElement[int]
     rows: FromClause
     fetched: ColumnElement[bool]
-    turn: ColumnElement[int]
+
+    def turn(self, now: datetime) -> ColumnElement[int]:
+        """The place of a pair among those of its deployment. What isn't queued yet would be with the defaults."""
+        perishes_at = now + PERISHES_AFTER
+        new = (
+            (_q.priority, 0),
+            (_q.expires_at, literal(perishes_at, UtcDateTime())),
+            (_q.enqueued_at, literal(now, UtcDateTime())),
+        )
+        order = [func.coalesce(column, default) for column, default in new]
+        return func.row_number().over(partition_by=self.deployment_id, order_by=(*order, self.scan_id))
 
 
 def plan_staged(connection: Connection, *, rate: float, refresh: bool) -> Plan:
@@ -66,10 +77,7 @@ def plan_staged(connection: Connection, *, rate: float, refresh: bool) -> Plan:
     rows = pairs.outerjoin(fetch_queue, _same(pairs, fetch_queue)).outerjoin(scans, _same(pairs, scans))
     snoozed = and_(_q.error_kind.is_not_distinct_from(STILL_RUNNING), _q.lease_token.is_(None), _q.due_at > now)
     fetched = true() if refresh else not_(snoozed)
-    # A new row is due from when it is written, and rows are written in the order of their key.
-    due_at = func.coalesce(_q.due_at, literal(now, UtcDateTime()))
-    turn = func.row_number().over(order_by=(due_at, pairs.c.deployment_id, pairs.c.scan_id))
-    shares = _shares(connection, _Work(pairs.c.deployment_id, rows, fetched, turn), rate, now)
+    shares = _shares(connection, _Work(pairs.c.deployment_id, pairs.c.scan_id, rows, fetched), rate, now)
     return Plan(counts.duplicate, counts.already_final, shares, rate)
 
 
@@ -78,10 +86,7 @@ def plan_queue(connection: Connection, *, rate: float) -> Plan:
     now = _now(connection)
     failed = and_(_q.lease_token.is_(None), _q.error_kind.is_not(None), _q.error_kind != STILL_RUNNING)
     rows = fetch_queue.outerjoin(scans, _same(fetch_queue, scans))
-    # Deployments take turns.
-    order = (_q.priority, _q.due_at, _q.scan_id)
-    turn = func.row_number().over(partition_by=_q.deployment_id, order_by=order)
-    work = _Work(_q.deployment_id, rows, or_(_q.due_at <= now, failed), turn)
+    work = _Work(_q.deployment_id, _q.scan_id, rows, or_(_q.due_at <= now, failed))
     return Plan(0, 0, _shares(connection, work, rate, now), rate)
 
 
@@ -95,13 +100,17 @@ def _same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
 
 
 def _shares(connection: Connection, work: _Work, rate: float, now: datetime) -> tuple[Share, ...]:
-    known = func.coalesce(_q.expires_at, moved(scans.c.started_at, literal(PERISHES_AFTER.total_seconds())))
+    perishes_seconds = PERISHES_AFTER.total_seconds()
+    # The default says nothing: whoever knew the scan's beginning has written an earlier instant.
+    is_known = _q.expires_at < moved(_q.enqueued_at, literal(perishes_seconds - 1))
+    known = case((is_known, _q.expires_at), else_=moved(scans.c.started_at, literal(perishes_seconds)))
     fetched = (
-        select(work.deployment_id, known.label("expires_at"), work.turn.label("turn"))
+        select(work.deployment_id, known.label("expires_at"), work.turn(now).label("turn"))
         .select_from(work.rows)
         .where(work.fetched)
         .subquery("fetched")
     )
+    # Deployments take turns.
     place: ColumnElement[Any] = func.row_number().over(order_by=(fetched.c.turn, fetched.c.deployment_id))
     placed = select(fetched.c.deployment_id, fetched.c.expires_at, place.label("place")).subquery("placed")
     seconds = case((placed.c.place > rate * LONGEST_SECONDS, LONGEST_SECONDS), else_=placed.c.place / rate)

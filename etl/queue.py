@@ -2,7 +2,11 @@
 
 A row is ready when its `due_at` has passed. A lease moves `due_at` into the future and writes the worker's
 token; when it isn't renewed it ends by itself. A verdict counts only while the token still matches.
-All instants come from the database's clock. Lower `priority` goes first.
+All instants come from the database's clock.
+
+Ready rows go by priority (the lower first), then by what expires first, then by age. A new row stands in that line,
+for its `due_at` is `at_once`; one that was put off joins it again when its time has come. So the line is one stretch
+of the index, without the rows that are leased or wait, however many there are.
 """
 
 import random
@@ -32,7 +36,7 @@ from sqlalchemy.sql.expression import bindparam
 from etl.database import analyze, change_chosen, distinct, drop_temporary, in_pairs, insert_rows, remove, upsert
 from etl.load import load_scans
 from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
-from etl.schema import dead_letters, fetch_queue, moved, scans, utc_now
+from etl.schema import at_once, dead_letters, fetch_queue, moved, scans, utc_now
 
 STILL_RUNNING = "still_running"
 """The `error_kind` of a queue row whose scan had not finished when it was looked at."""
@@ -99,7 +103,7 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
     def change(new: Any) -> dict[str, Any]:
         changes: dict[str, Any] = {"batch": func.coalesce(new.batch, _q.batch)}
         if refresh:
-            changes["due_at"] = case((_q.lease_token.is_(None), utc_now()), else_=_q.due_at)
+            changes["due_at"] = case((_q.lease_token.is_(None), at_once()), else_=_q.due_at)
         return changes
 
     counts, wanted = staged(connection, refresh=refresh)
@@ -138,15 +142,14 @@ def _take_back_finished(connection: Connection) -> int:
 # Leasing
 
 
-class _Order(NamedTuple):
-    """In what order ready rows are taken, and the index that has them so."""
+class _Line(NamedTuple):
+    """The rows of one deployment that stand in line, or those of a batch, and the index that has them in order."""
 
-    columns: tuple[ColumnElement[Any], ...]
+    scope: ColumnElement[bool]
     index_name: str
 
 
-_OF_BATCH = _Order((_q.due_at,), "ix_fetch_queue_batch")
-_OF_DEPLOYMENT = _Order((_q.priority, _q.due_at), "ix_fetch_queue_due")
+_TURN = (_q.priority, _q.expires_at, _q.enqueued_at)
 
 
 def lease(
@@ -158,66 +161,59 @@ def lease(
     batch: str | None = None,
     without: Collection[int] = (),
 ) -> list[Lease]:
-    """Take up to `limit` ready pairs, of one batch or fairly from all deployments but those `without`."""
-    if batch is not None:
-        ready = and_(_q.batch == batch, _q.deployment_id.not_in(without)) if without else _q.batch == batch
-        return _take(connection, ready, limit, lease_seconds, token, _OF_BATCH)
-    deployments = [found for found in queued_deployments(connection) if found not in without]
+    """Take up to `limit` ready pairs, of one batch or of the whole queue, fairly from all deployments but those
+    `without`."""
+    deployments = [found for found in deployments_of(connection, batch) if found not in without]
     random.shuffle(deployments)
+    lines = [_line(deployment_id, batch) for deployment_id in deployments]
+    for line in lines:
+        _bring_back(connection, line, 2 * limit)
     taken: list[Lease] = []
-    while deployments and len(taken) < limit:
-        share = -(-(limit - len(taken)) // len(deployments))
+    while lines and len(taken) < limit:
+        share = -(-(limit - len(taken)) // len(lines))
         full = []
-        for deployment_id in deployments:
-            some = _take(
-                connection,
-                _q.deployment_id == deployment_id,
-                min(share, limit - len(taken)),
-                lease_seconds,
-                token,
-                _OF_DEPLOYMENT,
-            )
+        for line in lines:
+            some = _take(connection, line, min(share, limit - len(taken)), lease_seconds, token)
             taken += some
             if len(some) == share:
-                full.append(deployment_id)
-        deployments = full
+                full.append(line)
+        lines = full
     return taken
 
 
-def _take(
-    connection: Connection,
-    which: ColumnElement[bool],
-    limit: int,
-    lease_seconds: float,
-    token: str,
-    order: _Order,
-) -> list[Lease]:
+def _line(deployment_id: int, batch: str | None) -> _Line:
+    of_deployment = _q.deployment_id == deployment_id
+    if batch is None:
+        return _Line(of_deployment, "ix_fetch_queue_due")
+    return _Line(and_(_q.batch == batch, of_deployment), "ix_fetch_queue_batch")
+
+
+def _bring_back(connection: Connection, line: _Line, limit: int) -> None:
+    """Let rows that were put off until now join the line. Where many come back at once, by and by."""
+    # As a subquery it is one instant: an index isn't searched for a clock that moves.
+    now = select(utc_now()).scalar_subquery()
+    put_off = _locked(line, limit).where(_q.due_at > at_once(), _q.due_at <= now).order_by(_q.due_at)
+    change_chosen(connection, fetch_queue, put_off, {"due_at": at_once()}, _KEY)
+
+
+def _take(connection: Connection, line: _Line, limit: int, lease_seconds: float, token: str) -> list[Lease]:
     if limit <= 0:
         return []
-    ready = (
-        select(*_KEY)
-        .where(which, _q.due_at <= utc_now())
-        .order_by(*order.columns)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
-        .with_hint(fetch_queue, f"FORCE INDEX ({order.index_name})", "mysql")
-    )
+    ready = _locked(line, limit).where(_q.due_at == at_once()).order_by(*_TURN)
     values = {"due_at": moved(utc_now(), literal(lease_seconds)), "lease_token": token}
-    taken = change_chosen(connection, fetch_queue, ready, values, (*_KEY, _q.attempts, _q.expires_at))
-    return [Lease(Pair(row[0], row[1]), row[2], row[3]) for row in taken]
+    taken = change_chosen(connection, fetch_queue, ready, values, (*_KEY, _q.attempts, *_TURN))
+    return [Lease(Pair(row[0], row[1]), row[2], row[4]) for row in sorted(taken, key=lambda row: tuple(row[3:]))]
 
 
-def queued_deployments(connection: Connection) -> list[int]:
-    """The deployments that have rows in the queue."""
-    return distinct(connection, _q.deployment_id)
+def _locked(line: _Line, limit: int) -> Select[Any]:
+    rows = select(*_KEY).where(line.scope).limit(limit).with_for_update(skip_locked=True)
+    # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
+    return rows.with_hint(fetch_queue, f"FORCE INDEX ({line.index_name})", "mysql")
 
 
 def deployments_of(connection: Connection, batch: str | None) -> list[int]:
     """The deployments that a batch, or the whole queue, has pairs of."""
-    if batch is None:
-        return queued_deployments(connection)
-    return sorted(connection.execute(select(_q.deployment_id).where(_q.batch == batch).distinct()).scalars())
+    return distinct(connection, _q.deployment_id, *([] if batch is None else [_q.batch == batch]))
 
 
 def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
@@ -301,7 +297,7 @@ def _release(connection: Connection, token: str, pairs: Sequence[Pair]) -> int:
     if not pairs:
         return 0
     ours = _ours(connection, token, pairs)
-    return connection.execute(update(fetch_queue).where(ours).values(due_at=utc_now(), lease_token=None)).rowcount
+    return connection.execute(update(fetch_queue).where(ours).values(due_at=at_once(), lease_token=None)).rowcount
 
 
 def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal,
     text,
 )
 from sqlalchemy.dialects import mysql, postgresql
@@ -28,6 +29,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import expression
 from sqlalchemy.types import JSON, TypeDecorator
+
+from etl.model import PERISHES_AFTER
 
 HEAD = "0001"
 """The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
@@ -105,6 +108,23 @@ def _moved_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
 def _moved_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), {instant})"
+
+
+class at_once(expression.FunctionElement[datetime]):  # noqa: N801
+    """The `due_at` of a queue row that waits for nothing but its turn: the beginning of time."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(at_once)
+def _at_once(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+    return "'1970-01-01 00:00:00.000000'"
+
+
+@compiles(at_once, "postgresql")
+def _at_once_postgresql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+    return "timestamptz 'epoch'"
 
 
 @compiles(CreateTable, "mysql")
@@ -217,17 +237,22 @@ scan_stat_items = Table(
 )
 
 
+_PERISHES_SECONDS = literal(PERISHES_AFTER.total_seconds())
+_TURN = ("due_at", "priority", "expires_at", "enqueued_at")
+"""In what order a deployment's rows are taken: those that are due at once are together, and the rest is a time."""
+
+
 def _work() -> list[Column[Any]]:
     """The columns that a queue row and a dead letter share."""
     return [
         *_key(),
-        Column("due_at", UtcDateTime, nullable=False, server_default=utc_now()),
+        Column("due_at", UtcDateTime, nullable=False, server_default=at_once()),
         Column("priority", SmallInteger, nullable=False, server_default=text("0")),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Column("lease_token", String(32)),
         Column("batch", String(32)),
         Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
-        Column("expires_at", UtcDateTime),
+        Column("expires_at", UtcDateTime, nullable=False, server_default=moved(utc_now(), _PERISHES_SECONDS)),
         Column("error_kind", String(32)),
         Column("error", _Text),
     ]
@@ -237,11 +262,12 @@ fetch_queue = Table(
     "fetch_queue",
     metadata,
     *_work(),
-    Index("ix_fetch_queue_due", "deployment_id", "priority", "due_at"),
+    Index("ix_fetch_queue_due", "deployment_id", *_TURN),
     Index(
         "ix_fetch_queue_batch",
         "batch",
-        "due_at",
+        "deployment_id",
+        *_TURN,
         sqlite_where=text("batch IS NOT NULL"),
         postgresql_where=text("batch IS NOT NULL"),
     ),

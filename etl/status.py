@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, li
 from etl.database import upsert
 from etl.model import INT64_MAX, Pair
 from etl.queue import STILL_RUNNING, lease
-from etl.schema import dead_letters, fetch_queue, moved, utc_now
+from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now
 
 _q = fetch_queue.c
 _dead = dead_letters.c
@@ -30,8 +30,9 @@ queued it."""
 def depth(connection: Connection) -> list[dict[str, Any]]:
     """Per deployment: queue rows by state, `dead`, and `oldest_due_at` of the rows that are due."""
     state = _STATE.label("state")
+    due_at = case((_q.due_at == at_once(), _q.enqueued_at), else_=_q.due_at)
     rows = connection.execute(
-        select(_q.deployment_id, state, func.count(), func.min(_q.due_at)).group_by(_q.deployment_id, state)
+        select(_q.deployment_id, state, func.count(), func.min(due_at)).group_by(_q.deployment_id, state)
     ).all()
     dead = connection.execute(select(_dead.deployment_id, func.count()).group_by(_dead.deployment_id)).all()
     empty: dict[str, Any] = {**dict.fromkeys((*STATES, "dead"), 0), "oldest_due_at": None}

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from scan_rows import document
 
@@ -13,6 +13,7 @@ from etl.flatten import flatten
 from etl.model import Dead, Done, Later, Lease, Pair, Released, ScanRows, Settled, Verdict, Waiting, pair_of
 
 US, OTHERS = "us", "others"
+FAR_AWAY = datetime(9999, 1, 1, tzinfo=UTC)
 
 Answer = Callable[[Pair, int], Awaitable[object]]
 """What a pair's fetch gives or raises; the number says how often the pair has been asked for, from 1."""
@@ -31,7 +32,7 @@ class Row:
     due_at: float
     attempts: int = 0
     holder: str | None = None
-    expires_at: datetime | None = None
+    expires_at: datetime = FAR_AWAY
     runs: bool = False
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_ports import OTHERS, MemoryPorts, sound
+from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
 from scan_rows import document, scan_rows
 
 from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
@@ -524,7 +524,7 @@ def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, aske
     """Dead from the last attempt on; else later, not before the server wants it, and within the longest wait."""
     error = TransientError("m", kind="k", http_status=500, retry_after_seconds=asked_for, spends_attempt=spends)
     numbers = policy(max_attempts=most, backoff_seconds=1.0, backoff_max_seconds=60.0)
-    verdict = after_failure(Lease(ONE, attempts, None), error, numbers)
+    verdict = after_failure(Lease(ONE, attempts, FAR_AWAY), error, numbers)
 
     assert isinstance(verdict, Dead if attempts + spends >= most else Later)
     assert verdict.attempts == attempts + spends
@@ -546,16 +546,20 @@ def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, aske
 def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, snoozes: float) -> None:
     """Within bounds: from one snooze to fourteen."""
     rows = scan_rows(1, started_at=(NOW - age).isoformat(), completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, None), rows, policy(), NOW)
+    verdict = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
 
     assert verdict == Waiting(rows, 300.0 * snoozes, NOW - age + PERISHES_AFTER)
 
 
 @pytest.mark.parametrize(
     ("started_at", "expires_at"),
-    [(NOW - PERISHES_AFTER, None), (NOW - timedelta(days=1), NOW), (None, NOW - timedelta(days=1))],
+    [
+        (NOW - PERISHES_AFTER, NOW + timedelta(days=20)),
+        (NOW - timedelta(days=1), NOW),
+        (None, NOW - timedelta(days=1)),
+    ],
 )
-def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, expires_at: datetime | None) -> None:
+def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, expires_at: datetime) -> None:
     """The API doesn't show it any longer, so there is nothing to wait for."""
     rows = scan_rows(1, started_at=started_at and started_at.isoformat(), completed_at=None)
     verdict = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
@@ -564,11 +568,12 @@ def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, 
 
 
 def test_a_running_scan_without_a_beginning_expires_too() -> None:
-    """The time counts from when it was seen first."""
+    """The time counts from when it was queued."""
     rows = scan_rows(1, started_at=None, completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, None), rows, policy(), NOW)
+    expires_at = NOW - timedelta(days=1) + PERISHES_AFTER
+    verdict = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
 
-    assert verdict == Waiting(rows, 300.0, NOW + PERISHES_AFTER)
+    assert verdict == Waiting(rows, 300.0, expires_at)
 
 
 def test_pair_of_every_verdict() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 
 from etl import queue
 from etl.database import Database
-from etl.model import Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
+from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
 from etl.schema import dead_letters, fetch_queue, scans, utc_now
 
 NOTHING = Settled(inserted=0, updated=0, unchanged=0, waiting=0, later=0, dead=0, released=0, lost=0)
@@ -61,11 +61,17 @@ def end_leases(database: Database) -> None:
 
 
 def test_a_plain_insert_is_enough_to_queue_a_pair(database: Database) -> None:
-    """Any program may fill the queue: every column but the two ids has a default, and the row is due at once."""
+    """Any program may fill the queue: every column but the two ids has a default, and the row is due at once.
+
+    The API shows a scan for 30 days, and it can't be older than its row.
+    """
     sql = text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 5)")
     database.run_here(lambda connection: connection.execute(sql))
+    [row] = rows(database)
 
-    assert lease(database, "a") == [Lease(Pair(120, 5), 0, None)]
+    assert lease(database, "a") == [Lease(Pair(120, 5), 0, row["expires_at"])]
+    assert abs(row["expires_at"] - row["enqueued_at"] - PERISHES_AFTER) < timedelta(seconds=1)
+    assert abs(row["enqueued_at"] - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_each_pair_is_queued_once_and_final_ones_not_at_all(database: Database) -> None:
@@ -230,10 +236,12 @@ def test_a_failed_pair_comes_back_later_with_its_reason(database: Database) -> N
 def test_a_released_pair_is_due_at_once_as_it_was(database: Database) -> None:
     """A stop gives the lease back and spends nothing."""
     fill(database, *pairs(1))
-    lease(database, "a")
+    before = rows(database)
+    held = lease(database, "a")
 
     assert settle(database, "a", Released(Pair(120, 1))) == NOTHING._replace(released=1)
-    assert lease(database, "b") == [Lease(Pair(120, 1), 0, None)]
+    assert rows(database) == before
+    assert lease(database, "b") == held
 
 
 def test_a_dead_pair_moves_with_its_history(database: Database) -> None:
@@ -257,11 +265,13 @@ def test_a_dead_pair_moves_with_its_history(database: Database) -> None:
     assert count(database, dead_letters) == 0
 
 
-def test_deployments_share_a_lease_fairly(database: Database) -> None:
+@pytest.mark.parametrize("batch", [None, "b"])
+def test_deployments_share_a_lease_fairly(database: Database, batch: str | None) -> None:
     """A deployment with many due pairs doesn't keep the others waiting, and no room is left unused."""
-    fill(database, *pairs(*range(1, 101)), *pairs(1, 2, deployment_id=121), *pairs(*range(1, 50), deployment_id=122))
+    of_others = [*pairs(1, 2, deployment_id=121), *pairs(*range(1, 50), deployment_id=122)]
+    fill(database, *pairs(*range(1, 101)), *of_others, batch="b")
 
-    taken = [item.pair.deployment_id for item in lease(database, "a", limit=30)]
+    taken = [item.pair.deployment_id for item in lease(database, "a", limit=30, batch=batch)]
 
     assert {number: taken.count(number) for number in (120, 121, 122)} == {120: 14, 121: 2, 122: 14}
 
@@ -275,18 +285,64 @@ def test_a_stopped_deployment_is_not_leased(database: Database) -> None:
     assert [item.pair for item in lease(database, "a")] == [Pair(120, 1)]
 
 
-def test_priority_goes_before_age(database: Database) -> None:
-    """The lower number is leased first."""
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+IN_ORDER: tuple[dict[str, Any], ...] = (
+    {"priority": -5, "expires_at": NOON + timedelta(days=9)},
+    {"expires_at": NOON, "enqueued_at": NOON + timedelta(days=1)},
+    {"expires_at": NOON + timedelta(hours=1), "due_at": NOON},
+    {"expires_at": NOON + timedelta(hours=2), "enqueued_at": NOON},
+    {"expires_at": NOON + timedelta(hours=2), "enqueued_at": NOON + timedelta(seconds=1)},
+    {},
+    {"priority": 1, "expires_at": NOON},
+    {"priority": 5, "expires_at": NOON},
+)
+
+
+def add_in_order(database: Database) -> None:
+    """Queue the scans 8 to 1, of which 1 goes first."""
 
     def add(connection: Connection) -> None:
-        for scan_id, priority in ((1, 5), (2, -5), (3, 0)):
-            values = {"deployment_id": 120, "scan_id": scan_id, "priority": priority}
-            connection.execute(insert(fetch_queue).values(values))
+        for scan_id, values in enumerate(IN_ORDER, 1):
+            row = {"deployment_id": 120, "scan_id": 9 - scan_id, "batch": "b", **values}
+            connection.execute(insert(fetch_queue).values(row))
 
     database.run_here(add)
-    order = [lease(database, "a", limit=1)[0].pair.scan_id for _ in range(3)]
 
-    assert order == [2, 3, 1]
+
+@pytest.mark.parametrize("batch", [None, "b"])
+def test_the_order_is_priority_then_expiry_then_age(database: Database, batch: str | None) -> None:
+    """The lower priority first, then what the API forgets first, then what has been queued for longest."""
+    add_in_order(database)
+
+    one_by_one = [lease(database, "a", limit=1, batch=batch)[0].pair.scan_id for _ in range(3)]
+
+    assert one_by_one == [8, 7, 6]
+    assert [item.pair.scan_id for item in lease(database, "a", batch=batch)] == [5, 4, 3, 2, 1]
+
+
+def test_what_was_put_off_comes_back_to_its_place(database: Database) -> None:
+    """A lease that has ended, a retry and a scan to look at again don't go to the end of the line."""
+    add_in_order(database)
+    lease(database, "of a dead worker", limit=1)
+    lease(database, "a", limit=1)
+    settle(database, "a", Later(Pair(120, 7), 100, 1, "timeout", "slow"))
+    lease(database, "a", limit=1)
+    settle(database, "a", Waiting(scan_rows(6, completed_at=None), 100, NOON + timedelta(hours=1)))
+    end_leases(database)
+
+    assert [item.pair.scan_id for item in lease(database, "b")] == [8, 7, 6, 5, 4, 3, 2, 1]
+
+
+def test_many_that_come_back_at_once_are_all_leased(database: Database) -> None:
+    """However few are leased at a time, none is left behind."""
+    fill(database, *pairs(*range(1, 31)), *pairs(*range(1, 31), deployment_id=121))
+    lease(database, "of a dead worker")
+    end_leases(database)
+
+    taken = [item.pair for _ in range(20) for item in lease(database, "a", limit=3)]
+
+    assert sorted(taken) == [*pairs(*range(1, 31)), *pairs(*range(1, 31), deployment_id=121)]
 
 
 def test_a_batch_knows_what_will_come_back_to_it(database: Database) -> None:

@@ -19,14 +19,24 @@ NOW = {
     "postgresql": "clock_timestamp()",
     "mysql": "(UTC_TIMESTAMP(6))",
 }
+AT_ONCE = {
+    "sqlite": "'1970-01-01 00:00:00.000000'",
+    "postgresql": "timestamptz 'epoch'",
+    "mysql": "'1970-01-01 00:00:00.000000'",
+}
+IN_30_DAYS = {
+    "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now', '+30 days') || '000')",
+    "postgresql": "(clock_timestamp() + interval '720 hours')",
+    "mysql": "(TIMESTAMPADD(HOUR, 720, UTC_TIMESTAMP(6)))",
+}
 COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
     "waiting retried rate_limited dead remaining"
 ).split()
 
 
-def now() -> sa.TextClause:
-    return sa.text(NOW[op.get_context().dialect.name])
+def of_dialect(expressions: dict[str, str]) -> sa.TextClause:
+    return sa.text(expressions[op.get_context().dialect.name].replace(":", r"\:"))
 
 
 def key() -> list[sa.Column[Any]]:
@@ -48,13 +58,13 @@ def of_scan(table: str) -> sa.ForeignKeyConstraint:
 def work() -> list[sa.Column[Any]]:
     return [
         *key(),
-        sa.Column("due_at", INSTANT, nullable=False, server_default=now()),
+        sa.Column("due_at", INSTANT, nullable=False, server_default=of_dialect(AT_ONCE)),
         sa.Column("priority", sa.SmallInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("lease_token", sa.String(32)),
         sa.Column("batch", sa.String(32)),
-        sa.Column("enqueued_at", INSTANT, nullable=False, server_default=now()),
-        sa.Column("expires_at", INSTANT),
+        sa.Column("enqueued_at", INSTANT, nullable=False, server_default=of_dialect(NOW)),
+        sa.Column("expires_at", INSTANT, nullable=False, server_default=of_dialect(IN_30_DAYS)),
         sa.Column("error_kind", sa.String(32)),
         sa.Column("error", TEXT),
     ]
@@ -137,12 +147,13 @@ def create_work_tables() -> None:
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_fetch_queue"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_fetch_queue_due", "fetch_queue", ["deployment_id", "priority", "due_at"])
+    turn = ["due_at", "priority", "expires_at", "enqueued_at"]
+    op.create_index("ix_fetch_queue_due", "fetch_queue", ["deployment_id", *turn])
     has_batch = sa.text("batch IS NOT NULL")
     op.create_index(
         "ix_fetch_queue_batch",
         "fetch_queue",
-        ["batch", "due_at"],
+        ["batch", "deployment_id", *turn],
         sqlite_where=has_batch,
         postgresql_where=has_batch,
     )
