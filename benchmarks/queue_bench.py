@@ -1,6 +1,7 @@
-"""Whether the queue stays fast when it is long, and what filling it costs beside the database's own work.
+"""Whether the queue stays fast when it is long, when much of it waits and when much has gone through it; and what
+filling it costs beside the database's own work.
 
-    .venv/bin/python benchmarks/queue_bench.py [--rows N] [--pairs N] [--rounds N]
+    .venv/bin/python benchmarks/queue_bench.py [--rows N] [--waiting N] [--churned N] [--pairs N] [--rounds N]
 
 Times are elapsed ones, for the work is the database's. What is compared takes turns, and the medians count.
 """
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,20 +21,24 @@ from typing import TypeVar
 import psycopg
 from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete
 
 from etl import queue
 from etl.cleaning import decode
-from etl.database import Database
+from etl.database import Database, in_pairs, insert_rows
 from etl.flatten import flatten
 from etl.job import Order, fill
 from etl.model import Done, Lease, Pair, Released
+from etl.schema import fetch_queue
 
 SHORT_QUEUE_ROWS = 10_000
 LEASED = 100
 TURNS = 30
 """So many leases of so many rows, after which the short queue still has two thirds of its rows."""
 STAGED = 10_000
+DEAD_ROWS = 20_000
+"""After so many a PostgreSQL server clears up in the queue, by the table's settings."""
+FIRST_IN_FRONT, FIRST_CHURNED = 10**9, 2 * 10**9
 TOKEN, BATCH, RUN_ID = "token", "batch", "run"
 
 T = TypeVar("T")
@@ -80,23 +85,94 @@ def details(pair: Pair) -> bytes:
     return scan_body(*(str(number).encode() for number in pair))
 
 
-def compare_lengths(new_database: NewDatabase, dialect: str, rows: int) -> None:
-    """Print what leasing and settling cost with a short and a long queue, and the ratio."""
-    sizes = (SHORT_QUEUE_ROWS, rows)
+def lease_twice(database: Database) -> dict[str, float]:
+    """Milliseconds of leasing from the whole queue and from the batch. All is given back."""
+    found = {}
+    for name, batch in (("lease, whole queue", None), ("lease, one batch", BATCH)):
+        found[name], leases = timed(partial(database.run_here, partial(lease, batch=batch)))
+        given_back = [Released(taken.pair) for taken in leases]
+        database.run_here(partial(queue.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
+    return found
+
+
+def compare(what: str, turn: Callable[[Database], dict[str, float]], short: Database, long: Database) -> None:
+    """Print what leasing, or settling too, costs in a short and a long queue, and the ratio."""
+    turns = [(turn(short), turn(long)) for _ in range(TURNS)]
+    for name in turns[0][0]:
+        of_short, of_long = (median(each[place][name] for each in turns) for place in (0, 1))
+        print(
+            f"{what:35} {name:19} {LEASED} rows: {of_short:6.2f} ms, {of_long:6.2f} ms, ratio {of_long / of_short:.2f}",
+            flush=True,
+        )
+
+
+def put_in_front(database: Database, rows: int) -> None:
+    """Queue rows that are leased or back off, and that expire before all others."""
+    now = datetime.now(UTC)
+    names = ("deployment_id", "scan_id", "batch", "due_at", "expires_at", "lease_token", "error_kind")
+    columns = [fetch_queue.c[name] for name in names]
+    kinds = (("of another", None), (None, "timeout"))
+    values = [
+        (
+            DEPLOYMENT_ID,
+            FIRST_IN_FRONT + n,
+            BATCH,
+            now + timedelta(hours=9, seconds=n),
+            now + timedelta(seconds=n),
+            *kinds[n % 2],
+        )
+        for n in range(rows)
+    ]
+    database.run_here(partial(insert_rows, table=fetch_queue, columns=columns, rows=values))
+
+
+def churn(database: Database, rows: int) -> None:
+    """Let rows go through the queue: new ones in, others out, and the database clears up as often as it would."""
+    columns = [fetch_queue.c[name] for name in ("deployment_id", "scan_id", "batch")]
+    is_postgresql = database.engine.name == "postgresql"
+    for first in range(FIRST_CHURNED, FIRST_CHURNED + rows, DEAD_ROWS // 2):
+        if is_postgresql:
+            with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM fetch_queue")
+        # A lease leaves one dead row behind, and the removal another.
+        for start in range(first, first + DEAD_ROWS // 2, 1_000):
+            values = [(DEPLOYMENT_ID, scan_id, BATCH) for scan_id in range(start, start + 1_000)]
+            database.run_here(partial(insert_rows, table=fetch_queue, columns=columns, rows=values))
+            leased = database.run_here(partial(queue.lease, token=TOKEN, limit=1_000, lease_seconds=60))
+            database.run_here(partial(remove, pairs=[one.pair for one in leased]))
+
+
+def remove(connection: Connection, pairs: list[Pair]) -> None:
+    """Remove rows as a verdict does."""
+    connection.execute(delete(fetch_queue).where(in_pairs(connection, fetch_queue, pairs)))
+
+
+def size_bytes(database: Database) -> int:
+    """Of the queue with its indexes; on SQLite of the whole file."""
+    sql = {
+        "postgresql": "SELECT pg_total_relation_size('fetch_queue')",
+        "sqlite": "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+    }[database.engine.name]
+    return int(database.run_here(lambda connection: connection.exec_driver_sql(sql).scalar_one()))
+
+
+def compare_lengths(new_database: NewDatabase, dialect: str, rows: int, waiting: int, churned: int) -> None:
+    """Print what leasing and settling cost with a short and a long queue: as it is filled, with much that waits in
+    front, and after a day of work."""
     with ExitStack() as stack:
         databases = []
-        for size in sizes:
+        for size in (SHORT_QUEUE_ROWS, rows):
             url = stack.enter_context(new_database())
             databases.append(stack.enter_context(closing(Database(url))))
             fill_queue(databases[-1], size)
-        turns = [[work_off(database) for database in databases] for _ in range(TURNS)]
-    for name in turns[0][0]:
-        short, long = (median(turn[place][name] for turn in turns) for place in (0, 1))
-        print(
-            f"{dialect:11} {name:19} {LEASED} rows: {short:6.2f} ms of {sizes[0]:,}, {long:6.2f} ms of {sizes[1]:,},"
-            f" ratio {long / short:.2f}",
-            flush=True,
-        )
+        compare(f"{dialect}: {SHORT_QUEUE_ROWS:,} and {rows:,}", work_off, *databases)
+        long = databases[1]
+        put_in_front(long, waiting)
+        compare(f"  and {waiting:,} that wait in front", lease_twice, *databases)
+        before = size_bytes(long)
+        churn(long, churned)
+        compare(f"  and after {churned:,} in and out", lease_twice, *databases)
+        print(f"{dialect}: {size_bytes(long) / before:.2f} times the size after that", flush=True)
 
 
 def bare_enqueue(url: str, path: Path) -> None:
@@ -141,12 +217,15 @@ def main() -> None:
     """Read the options and print the figures."""
     parser = argparse.ArgumentParser(description="Measure the queue.")
     parser.add_argument("--rows", type=int, default=1_000_000, help="length of the long queue, e.g. 10000000")
+    parser.add_argument("--waiting", type=int, default=200_000, help="rows leased or backing off, in front")
+    parser.add_argument("--churned", type=int, default=200_000, help="rows that go through the long queue")
     parser.add_argument("--pairs", type=int, default=1_000_000, help="pairs to enqueue")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with postgresql_databases() as new_postgresql:
-        compare_lengths(sqlite_database, "sqlite", options.rows)
-        compare_lengths(new_postgresql, "postgresql", options.rows)
+        lengths = (options.rows, options.waiting, options.churned)
+        compare_lengths(sqlite_database, "sqlite", *lengths)
+        compare_lengths(new_postgresql, "postgresql", *lengths)
         compare_enqueue(new_postgresql, options.pairs, options.rounds)
 
 

@@ -39,7 +39,8 @@ def statements_of_a_lease(connection: Connection, batch: str | None) -> list[tup
 
 def postgresql_faults(connection: Connection, statement: str, parameters: Any) -> list[str]:
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
-    return [line for line in plan if "Sort" in line or "Seq Scan" in line]
+    # It may sort the keys of the few rows that are taken already.
+    return [line for line in plan if "Seq Scan" in line or ("Sort Key:" in line and "_at" in line)]
 
 
 def sqlite_faults(connection: Connection, statement: str, parameters: Any) -> list[str]:

@@ -157,6 +157,13 @@ def create_work_tables() -> None:
         sqlite_where=has_batch,
         postgresql_where=has_batch,
     )
+    if op.get_context().dialect.name == "postgresql":
+        # Rows are taken from one end of an index, where their remains would have to be stepped over: they are cleared
+        # away by their number, not by their share of a queue that may be very long, and out of the indexes too.
+        op.execute(
+            "ALTER TABLE fetch_queue SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,"
+            " vacuum_index_cleanup = on)"
+        )
     op.create_table(
         "dead_letters",
         *work(),
