@@ -31,6 +31,7 @@ from etl.options import (
     wants_json,
     which_dead,
 )
+from etl.planning import spelled
 from etl.schema import HEAD
 
 BUG_EXIT = 70
@@ -128,15 +129,20 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
 @common
 @click.pass_context
 def status_command(ctx: click.Context) -> None:
-    """What is in the queue, how the last runs went, how many dead letters there are."""
+    """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
     with closing(_open(ctx)) as opened:
         queue = opened.run_here(status.depth)
+        workers = opened.run_here(status.at_work)
         dead = opened.run_here(status.dead_by_kind)
         last = opened.run_here(partial(runs.last_runs, count=5))
+    pace = status.pace(queue, workers)
     if wants_json(ctx):
-        print_result({"queue": queue, "dead_letters": dead, "runs": last}, as_json=True)
+        print_result({"queue": queue, "workers": workers, **pace, "dead_letters": dead, "runs": last}, as_json=True)
         return
     print_table("Queue", queue)
+    print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
+    seconds = pace.pop("seconds_to_drain")
+    print_result({**pace, "time to drain": "unknown" if seconds is None else spelled(seconds)}, as_json=False)
     print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
     shown = ("started_at", "finished_at", "command", "fetched", "waiting", "dead", "remaining", "exit_code")
     print_table("Last runs", [{name: row[name] for name in shown} for row in last])

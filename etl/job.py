@@ -210,10 +210,19 @@ async def _check_tokens(this: _Run, semgrep: Semgrep, patient: PatientDatabase) 
 async def _save_counts(this: _Run, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
+    lately, tally = runs.Lately(), this.tally
     while True:
         with suppress(DatabaseError):
-            await patient.run(partial(sign, counts=_counts(this.tally)))
+            await patient.run(partial(sign, counts=_counts(tally), lately=lately))
+        began_at, requests, finished = time.monotonic(), tally.requests, _finished(tally)
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
+        seconds = time.monotonic() - began_at
+        lately = runs.Lately((tally.requests - requests) / seconds, (_finished(tally) - finished) / seconds)
+
+
+def _finished(tally: Tally) -> int:
+    """The pairs that have left the queue."""
+    return tally.fetched - tally.waiting + tally.dead
 
 
 def _counts(tally: Tally) -> dict[str, int]:

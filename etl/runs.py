@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
-from etl.schema import RUN_COUNTS, runs, workers
+from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
 
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a worker that was killed stays."""
@@ -18,14 +18,24 @@ def start_run(connection: Connection, run_id: str, command: str, version: str) -
     connection.execute(insert(runs).values(values))
 
 
-def sign_of_life(connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int]) -> None:
-    """Bring the counts of a run up to date, and note that its worker lives."""
+class Lately(NamedTuple):
+    """How fast a worker has been since its last sign of life."""
+
+    requests_per_second: float = 0.0
+    finished_per_second: float = 0.0
+
+
+def sign_of_life(
+    connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Lately
+) -> None:
+    """Bring the counts of a run up to date, and note that its worker lives and how fast it is."""
     connection.execute(update(runs).where(runs.c.run_id == run_id).values(dict(counts)))
-    now = datetime.now(UTC)
-    known = connection.execute(update(workers).where(workers.c.token == token).values(seen_at=now)).rowcount
+    seen = {"seen_at": utc_now(), **lately._asdict()}
+    known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
-        connection.execute(delete(workers).where(workers.c.seen_at < now - FORGOTTEN_AFTER))
-        row = {"token": token, "run_id": run_id, "version": version, "started_at": now, "seen_at": now}
+        forgotten_at = moved(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))
+        connection.execute(delete(workers).where(workers.c.seen_at < forgotten_at))
+        row = {"token": token, "run_id": run_id, "version": version, "started_at": utc_now(), **seen}
         connection.execute(insert(workers).values(row))
 
 

@@ -344,4 +344,6 @@ workers = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     Column("version", String(32), nullable=False),
     Column("run_id", String(32), nullable=False),
+    Column("requests_per_second", Double, nullable=False, server_default=text("0")),
+    Column("finished_per_second", Double, nullable=False, server_default=text("0")),
 )

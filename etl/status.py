@@ -1,19 +1,23 @@
-"""What the queue holds, and the dead letters: looking at them, sending them round again, dropping them."""
+"""What the queue holds, who works on it, and the dead letters: seeing them, requeueing them, dropping them."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, or_, select
 
 from etl.database import upsert
 from etl.model import INT64_MAX, Pair
 from etl.queue import STILL_RUNNING, lease
-from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now
+from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now, workers
+
+SEEN_WITHIN_SECONDS = 60
+"""A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""
 
 _q = fetch_queue.c
 _dead = dead_letters.c
+_worker = workers.c
 
 _STATE = case(
     (_q.lease_token.is_not(None) & (_q.due_at > utc_now()), "leased"),
@@ -44,6 +48,41 @@ def depth(connection: Connection) -> list[dict[str, Any]]:
     for deployment_id, count in dead:
         found[deployment_id]["dead"] = count
     return list(found.values())
+
+
+def at_work(connection: Connection) -> list[dict[str, Any]]:
+    """The workers that live or hold leases, the oldest first. Of one that isn't known any more there are only its
+    `leases`."""
+    leased = select(_q.lease_token, func.count()).where(_q.lease_token.is_not(None), _q.due_at > utc_now())
+    held = {row[0]: row[1] for row in connection.execute(leased.group_by(_q.lease_token))}
+    lives = _worker.seen_at >= moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
+    speeds = [case((lives, speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
+    names = ("worker", "run_id", "version", "started_at", "seen_at", "requests_per_second", "finished_per_second")
+    found = connection.execute(
+        select(_worker.token, _worker.run_id, _worker.version, _worker.started_at, _worker.seen_at, *speeds)
+        .where(or_(lives, _worker.token.in_(list(held))))
+        .order_by(_worker.started_at, _worker.token)
+    )
+    known = [dict(zip(names, row, strict=True)) for row in found]
+    unknown = [dict.fromkeys(names) | {"worker": token} for token in held.keys() - {row["worker"] for row in known}]
+    return [{**row, "leases": held.get(row["worker"], 0)} for row in [*known, *unknown]]
+
+
+def pace(depths: Sequence[Mapping[str, Any]], at_work: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How fast all workers together have been lately, and in how many seconds the queue is empty at that speed.
+
+    Scans that still run, and what is put off, don't count; None where nothing moves.
+    """
+    requests, finished = (
+        sum(row[name] or 0.0 for row in at_work) for name in ("requests_per_second", "finished_per_second")
+    )
+    left = sum(row[state] for row in depths for state in ("due", "leased", "retrying"))
+    seconds = left / finished if finished else None if left else 0.0
+    return {
+        "requests_per_second": round(requests, 2),
+        "finished_per_second": round(finished, 2),
+        "seconds_to_drain": seconds and round(seconds, 1),
+    }
 
 
 def dead_by_kind(connection: Connection) -> dict[str, int]:

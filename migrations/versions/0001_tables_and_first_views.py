@@ -213,6 +213,8 @@ def create_run_tables() -> None:
         sa.Column("seen_at", INSTANT, nullable=False),
         sa.Column("version", sa.String(32), nullable=False),
         sa.Column("run_id", sa.String(32), nullable=False),
+        sa.Column("requests_per_second", sa.Double, nullable=False, server_default=sa.text("0")),
+        sa.Column("finished_per_second", sa.Double, nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("token", name="pk_workers"),
     )
 

@@ -1,0 +1,133 @@
+"""`scan-etl status` and `failures` say what is so, and change what was chosen, on each dialect."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from command import Command
+from sqlalchemy import Connection, insert, select
+
+from etl import runs
+from etl.database import Database
+from etl.queue import STILL_RUNNING
+from etl.schema import RUN_COUNTS, dead_letters, fetch_queue
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+HOUR = timedelta(hours=1)
+
+
+def insert_rows(url: str, table: Any, *rows: Mapping[str, Any]) -> None:
+    """Insert rows, each with columns of its own."""
+
+    def work(connection: Connection) -> None:
+        for scan_id, row in enumerate(rows, 1):
+            connection.execute(insert(table).values(**{"deployment_id": 120, "scan_id": scan_id, **row}))
+
+    with closing(Database(url)) as database:
+        database.run_here(work)
+
+
+def scan_ids(url: str, table: Any) -> list[int]:
+    with closing(Database(url)) as database:
+        return database.run_here(lambda connection: list(connection.execute(select(table.c.scan_id)).scalars()))
+
+
+def give_signs_of_life(url: str) -> None:
+    """Of two workers, the first of which has been quick lately."""
+    counts = dict.fromkeys(RUN_COUNTS, 0)
+    with closing(Database(url)) as database:
+        for token, lately in (("quick", runs.Lately(5.0, 4.0)), ("idle", runs.Lately())):
+            sign = partial(runs.sign_of_life, run_id="run", token=token, version="0.1.0", counts=counts)
+            database.run_here(partial(sign, lately=runs.Lately()))
+            database.run_here(partial(sign, lately=lately))
+
+
+QUEUED: tuple[dict[str, Any], ...] = (
+    {},
+    {"due_at": NOW - 3 * HOUR},
+    {"due_at": NOW - HOUR, "lease_token": "of a dead worker"},
+    {"due_at": NOW + HOUR, "lease_token": "quick"},
+    {"due_at": NOW + HOUR, "lease_token": "quick"},
+    {"due_at": NOW + HOUR, "lease_token": "forgotten"},
+    {"due_at": NOW + HOUR, "error_kind": "timeout"},
+    {"due_at": NOW + HOUR, "error_kind": STILL_RUNNING},
+    {"due_at": NOW + HOUR},
+    {"deployment_id": 121, "enqueued_at": NOW - 5 * HOUR},
+)
+
+
+def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_url: str) -> None:
+    """Depths by deployment, the leases of each worker, their speed together and when the queue is empty at that."""
+    insert_rows(database_url, fetch_queue, *QUEUED)
+    insert_rows(database_url, dead_letters, {"deployment_id": 121, "died_at": NOW, "error_kind": "not_found"})
+    give_signs_of_life(database_url)
+
+    status = cli("status", "--json", "--database-url", database_url).json()
+    text = cli("status", "--database-url", database_url).stdout
+
+    states = ("due", "leased", "retrying", "waiting", "scheduled", "dead")
+    assert {row["deployment_id"]: tuple(row[name] for name in states) for row in status["queue"]} == {
+        120: (3, 3, 1, 1, 1, 0),
+        121: (1, 0, 0, 0, 0, 1),
+    }
+    oldest = [datetime.fromisoformat(row["oldest_due_at"]) for row in status["queue"]]
+    assert oldest == [NOW - 3 * HOUR, NOW - 5 * HOUR]
+    assert {row["worker"]: (row["leases"], row["version"]) for row in status["workers"]} == {
+        "quick": (2, "0.1.0"),
+        "idle": (0, "0.1.0"),
+        "forgotten": (1, None),
+    }
+    assert all(row["started_at"] <= row["seen_at"] for row in status["workers"][:2])
+    assert (status["requests_per_second"], status["finished_per_second"]) == (5.0, 4.0)
+    assert status["seconds_to_drain"] == 8 / 4
+    assert "time to drain: 2 s" in text
+    assert "forgotten" in text
+
+
+def test_the_time_to_drain_is_unknown_while_nobody_works(cli: Command, database_url: str) -> None:
+    """And none for an empty queue."""
+    empty = cli("status", "--json", "--database-url", database_url).json()
+    insert_rows(database_url, fetch_queue, {})
+
+    status = cli("status", "--json", "--database-url", database_url).json()
+
+    assert (empty["seconds_to_drain"], empty["workers"]) == (0, [])
+    assert status["seconds_to_drain"] is None
+    assert "time to drain: unknown" in cli("status", "--database-url", database_url).stdout
+
+
+LETTERS: tuple[dict[str, Any], ...] = (
+    {"scan_id": 1, "died_at": NOW - 10 * HOUR, "error_kind": "timeout"},
+    {"scan_id": 2, "died_at": NOW - HOUR, "error_kind": "timeout", "attempts": 5},
+    {"scan_id": 3, "died_at": NOW - HOUR, "error_kind": "not_found"},
+    {"scan_id": 4, "died_at": NOW, "error_kind": "timeout", "deployment_id": 121, "priority": -3},
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        (("--deployment", "120", "--older-than", "5h"), {1}),
+        (("--kind", "timeout", "--newer-than", "5h"), {2, 4}),
+        (("--kind", "refused_row"), set()),
+    ],
+)
+def test_failures_are_chosen_by_kind_deployment_and_age(
+    cli: Command, database_url: str, options: tuple[str, ...], chosen: set[int]
+) -> None:
+    """What `list` shows is what `requeue` puts back into the queue, and what `drop` forgets."""
+    insert_rows(database_url, dead_letters, *LETTERS)
+    given = ("--json", "--database-url", database_url)
+
+    listed = cli("failures", "list", *options, *given).json()["dead_letters"]
+    requeued = cli("failures", "requeue", *options, *given).json()
+    queued, left = scan_ids(database_url, fetch_queue), scan_ids(database_url, dead_letters)
+    insert_rows(database_url, dead_letters, *(letter for letter in LETTERS if letter["scan_id"] in chosen))
+    dropped = cli("failures", "drop", *options, *given).json()
+
+    assert {letter["scan_id"] for letter in listed} == set(queued) == chosen
+    assert set(left) == {1, 2, 3, 4} - chosen
+    assert (requeued, dropped) == ({"requeued": len(chosen)}, {"dropped": len(chosen)})
