@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from etl.cleaning import decode
@@ -48,7 +49,7 @@ def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -
         return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
     if status == 404:
         return NotFoundError(said)
-    wait = retry_after_seconds(headers.get("Retry-After"), now)
+    wait = retry_after_seconds(headers.get("Retry-After"), server_time(headers) or now)
     if status == 429:
         return TransientError(
             said, kind="rate_limited", http_status=429, retry_after_seconds=wait, spends_attempt=False
@@ -87,8 +88,18 @@ def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None
         left, seconds = int(remaining or ""), float(reset or "")
     except ValueError:
         return None
-    seconds = seconds - now.timestamp() if seconds > _EPOCH_SECONDS else seconds
+    if seconds > _EPOCH_SECONDS:
+        seconds -= (server_time(headers) or now).timestamp()
     return (left, seconds) if left >= 0 and 0 < seconds < _EPOCH_SECONDS else None
+
+
+def server_time(headers: Mapping[str, str]) -> datetime | None:
+    """The Date of an answer, to the second: what the instants in its other headers go by. None if it has none."""
+    try:
+        instant = parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, OverflowError):
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
 def deployment_ids(answer: object) -> frozenset[int]:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
+from etl.allowance import Allowance, Sent
 from etl.errors import StoppedError
 
 WINDOW_SECONDS = 0.25
@@ -25,15 +26,10 @@ LATE_SECONDS = 0.04
 """How late a slot may be used. What is later is lost, or the requests of a stalled worker would come in a heap."""
 ALONE_SECONDS = 0.01
 """A window that begins so soon after the one before shows that nobody else has taken one in between."""
-FIRST_GATE_SECONDS = 1.0
-LONGEST_GUESS_SECONDS = 60.0
-"""How long the gate closes when the API refuses without saying for how long: doubles with each refusal in a row."""
-BELOW_LIMIT = 0.95
-"""After a refusal the pace is this share of what the API accepted in the second before."""
-CLIMB_A_SECOND = 0.004
-"""By which share of that the pace then rises a second; the climb doubles with every `CALM_SECONDS` without refusal."""
-CALM_SECONDS = 10.0
-SLOWEST_RATE = 0.1
+FIRST_GUESS_SECONDS, LONGEST_GUESS_SECONDS = 0.5, 60.0
+"""How long the gate closes when the API refuses without saying for how long: half as long as it has refused."""
+SAME_SECONDS = 0.1
+"""By so little, a wait isn't made longer for the other workers too."""
 
 
 class Budget(Protocol):
@@ -86,8 +82,8 @@ class Pace:
     def __init__(
         self, ceiling: float, max_wait_seconds: float, budget: Budget, on_gate: Callable[[float], None]
     ) -> None:
-        self._ceiling = ceiling
-        self.rate = ceiling
+        self._allowance = Allowance(ceiling)
+        self._has_room = self._allowance.has_room
         self._max_wait_seconds = max_wait_seconds
         self._budget = budget
         self._on_gate = on_gate
@@ -96,42 +92,67 @@ class Pace:
         self._closed = asyncio.Event()
         self._running = asyncio.Event()
         self._running.set()
+        self._room = asyncio.Event()
         # The window in use, and the one reserved meanwhile.
         self._next_at = self._begins_at = self._ends_at = 0.0
         self._used = 0
         self._length_seconds = WINDOW_SECONDS / 4
         self._ahead: asyncio.Task[tuple[float, float, bool]] | None = None
         # The gate.
-        self._opens_at = 0.0
+        self._opens_at = self._held_until = 0.0
         self._gate_closed = False
         self._refused_since: float | None = None
-        self._refusals_in_a_row = 0
-        # What the API accepts.
-        self._second = 0
-        self._accepted = self._accepted_before = 0
-        self._known_limit = ceiling
-        self._refused_at = self._raised_at = -math.inf
+        self._refused_seconds = 0.0
 
-    async def acquire(self) -> None:
-        """Wait for the turn of one request. StoppedError once the pace is closed."""
+    @property
+    def rate(self) -> float:
+        """Requests a second at present."""
+        return self._allowance.rate
+
+    async def acquire(self) -> Sent:
+        """Wait for the turn of one request. StoppedError once the pace is closed.
+
+        Say afterwards what came of it, and in any case that it is `done`.
+        """
         # Without the lock first: waiting in line for it costs more than all the rest.
         if self._slot_in() > 0:
             async with self._turn:
                 while (seconds := self._slot_in()) > 0:
-                    if self._closed.is_set() or self._running.is_set():
-                        await (self._next_window() if seconds == math.inf else self.sleep(seconds))
-                    else:
-                        await self._running.wait()
+                    await self._wait(seconds)
         self._used += 1
         self._next_at = max(self._next_at, time.monotonic() - LATE_SECONDS) + 1 / self.rate
-        await self._limiter.acquire()
-        if self._closed.is_set():
-            raise StoppedError("no more requests")
+        sent = self.sent()
+        try:
+            await self._limiter.acquire()
+            if self._closed.is_set():
+                raise StoppedError("no more requests")
+        except BaseException:
+            self.done()
+            raise
+        return sent
+
+    async def _wait(self, seconds: float) -> None:
+        if not self._closed.is_set() and not self._running.is_set():
+            await self._running.wait()
+        elif not self._closed.is_set() and not self._has_room():
+            self._room.clear()
+            await self._room.wait()
+        else:
+            await (self._next_window() if seconds == math.inf else self.sleep(seconds))
+
+    def sent(self) -> Sent:
+        """A request goes out without waiting for its turn."""
+        return self._allowance.sent(time.monotonic())
+
+    def done(self) -> None:
+        """A request is over, however it ended."""
+        self._allowance.done()
+        self._room.set()
 
     def _slot_in(self) -> float:
         """Seconds until the next slot of this window; infinite where the window is over."""
         now = time.monotonic()
-        if now < self._opens_at or self._closed.is_set() or not self._running.is_set():
+        if now < self._opens_at or self._closed.is_set() or not self._running.is_set() or not self._has_room():
             return max(self._opens_at - now, 0.001)
         if self._gate_closed:
             self._gate_closed = False
@@ -186,63 +207,53 @@ class Pace:
         """End a pause."""
         self._running.set()
 
-    def accepted(self) -> None:
+    def accepted(self, sent: Sent) -> None:
         """The API answered a request, whatever it said of the scan."""
         now = time.monotonic()
-        self._count(now, 1)
-        self._refused_since = None
-        self._refusals_in_a_row = 0
-        if self.rate < self._ceiling:
-            self._climb(now)
+        if self._refused_since is not None:
+            self._refused_seconds, self._refused_since = now - self._refused_since, None
+        self._allowance.accepted(sent, now)
 
-    def _count(self, now: float, answers: int) -> None:
-        if int(now) != self._second:
-            self._accepted_before = self._accepted if int(now) == self._second + 1 else 0
-            self._second, self._accepted = int(now), 0
-        self._accepted += answers
+    def unavailable(self, sent: Sent) -> None:
+        """The API can't answer, and doesn't say for how long: slower, if that happens often."""
+        self._allowance.refused(sent, time.monotonic(), is_limit=False)
 
-    def _climb(self, now: float) -> None:
-        calm = now - self._refused_at
-        step = self._known_limit * CLIMB_A_SECOND * 2 ** min(calm // CALM_SECONDS, 20)
-        self.rate = min(self._ceiling, self.rate + step * min(now - self._raised_at, 1.0))
-        self._raised_at = now
-
-    async def refused(self, retry_after: float | None) -> bool:
+    async def refused(self, sent: Sent, retry_after: float | None, *, is_limit: bool = True) -> bool:
         """The API asked for less: close the gate for all workers, and go on slower after it.
 
         False once it has refused everything for longer than we bear.
         """
         now = time.monotonic()
         since = self._refused_since = self._refused_since or now
-        if now >= self._opens_at:
-            self._refusals_in_a_row += 1
-            # A refusal with nothing accepted since the one before says nothing of the pace: a quota is used up.
-            if self._refusals_in_a_row == 1:
-                self._slow_down(now)
-            guess = min(FIRST_GATE_SECONDS * 2.0 ** (self._refusals_in_a_row - 1), LONGEST_GUESS_SECONDS)
-            await self.hold(retry_after or guess)
+        is_new = self._allowance.refused(sent, now, is_limit=is_limit)
+        if is_new and retry_after is None:
+            retry_after = self._guess(now - since)
+        if retry_after is not None:
+            await self.hold(retry_after)
         # Not the attribute: an answer to another request may have come while this one waited.
         return now - since < self._max_wait_seconds
 
-    def _slow_down(self, now: float) -> None:
-        self._count(now, 0)
-        lately = self._accepted + self._accepted_before * (1 - now % 1)
-        self._known_limit = min(self.rate, max(lately, self.rate / 4, SLOWEST_RATE))
-        self.rate = max(self._known_limit * BELOW_LIMIT, min(SLOWEST_RATE, self._ceiling))
-        self._refused_at = self._raised_at = now
+    def _guess(self, refused_seconds: float) -> float:
+        """For how long to wait where the API doesn't say. A quota is used up for about as long as the last time."""
+        if self._allowance.refusals_in_a_row == 2:
+            refused_seconds = max(refused_seconds, self._refused_seconds)
+        return min(max(FIRST_GUESS_SECONDS, refused_seconds / 2), LONGEST_GUESS_SECONDS)
 
     async def hold(self, seconds: float) -> None:
-        """Close the gate for `seconds`, but for no longer than we bear."""
+        """Close the gate for `seconds`, but for no longer than we bear. The longest wait counts."""
         seconds = min(seconds, self._max_wait_seconds)
         self._opens_at = max(self._opens_at, time.monotonic() + seconds)
         if not self._gate_closed:
             self._gate_closed = True
             self._on_gate(seconds)
-        await self._budget.hold(seconds)
+        if self._opens_at > self._held_until + SAME_SECONDS:
+            self._held_until = self._opens_at
+            await self._budget.hold(seconds)
 
     def close(self) -> None:
         """No more requests: whoever waits for its turn gets StoppedError."""
         self._closed.set()
         self._running.set()
+        self._room.set()
         if self._ahead is not None:
             self._ahead.cancel()

@@ -7,11 +7,11 @@ after the token has proved good, a failure after something that worked before ha
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -20,6 +20,7 @@ import stamina
 from yarl import URL
 
 from etl import __version__
+from etl.allowance import Sent
 from etl.answers import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
@@ -30,6 +31,7 @@ from etl.answers import (
     one_line,
     quota,
     quoted,
+    server_time,
     token_missing,
     token_of_another,
     token_without_scope,
@@ -43,8 +45,9 @@ from etl.pacing import Budget, Pace, backoff_seconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
-BELIEVED_SECONDS = 60.0
-"""How long an answer of `GET /api/v1/deployments` counts when a 404 is judged by it."""
+PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
+"""How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
+most, and no longer than so many requests take. 404s that wait together share one question."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
@@ -70,7 +73,11 @@ class _Credit:
     pace: Pace
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     visible: frozenset[int] = frozenset()
-    asked_at: float = -BELIEVED_SECONDS
+    asked_at: float = -math.inf
+    proved_at: dict[int, float] = field(default_factory=dict)
+    """When the latest request went out whose answer showed that the token is good for a deployment."""
+    answered_at: float = 0.0
+    """When the request went out that has just been answered with 200."""
     worked: str = DEPLOYMENTS
     worked_at: float = 0.0
     back_at: float = 0.0
@@ -152,12 +159,33 @@ class Semgrep:
         try:
             found = await self._patiently(path, credit)
         except NotFoundError as error:
-            visible = await self._visible(credit)
-            if visible and pair.deployment_id not in visible:
-                raise token_of_another(pair.deployment_id, visible) from error
+            await self._prove_token(pair.deployment_id, credit)
             raise ItemError(f"no such scan: {error}", kind="not_found", http_status=404) from error
         credit.worked, credit.worked_at = path, began_at
+        # Nothing has run between that answer and this line.
+        credit.proved_at[pair.deployment_id] = credit.answered_at
         return found
+
+    async def _prove_token(self, deployment_id: int, credit: _Credit) -> None:
+        """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
+
+        A token that has just lost its scope gets 404 for everything, as a scan that is gone does. So only what was
+        asked after the 404 shows whose fault it is: another scan of the deployment, or else the token itself.
+        """
+        missed_at = time.monotonic()
+
+        def is_proved() -> bool:
+            return credit.proved_at.get(deployment_id, -math.inf) > missed_at
+
+        async with credit.asking:
+            if credit.asked_at <= missed_at and not is_proved():
+                await credit.pace.sleep(min(PROOF_SECONDS, PROOF_REQUESTS / credit.pace.rate))
+            if is_proved():
+                return
+            if credit.asked_at <= missed_at:
+                await self._ask_token(credit)
+        if credit.visible and deployment_id not in credit.visible:
+            raise token_of_another(deployment_id, credit.visible)
 
     async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
@@ -183,7 +211,7 @@ class Semgrep:
             with self._deadline:
                 async with self._session.get(self._url(PING), allow_redirects=False) as response:
                     seconds = time.monotonic() - began_at
-                    return Ping(response.status, seconds, _instant(response.headers.get("Date")))
+                    return Ping(response.status, seconds, server_time(response.headers))
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error, PING, self._settings.timeout_seconds) from error
 
@@ -215,13 +243,17 @@ class Semgrep:
     async def _visible(self, credit: _Credit) -> frozenset[int]:
         """The deployments that a token sees: exactly one, as the API says of itself."""
         async with credit.asking:
-            if time.monotonic() - credit.asked_at >= BELIEVED_SECONDS:
-                try:
-                    credit.visible = deployment_ids(await self._patiently(DEPLOYMENTS, credit))
-                except NotFoundError as error:
-                    raise token_without_scope() from error
-                credit.asked_at = time.monotonic()
+            if credit.asked_at == -math.inf:
+                await self._ask_token(credit)
             return credit.visible
+
+    async def _ask_token(self, credit: _Credit) -> None:
+        asked_at = time.monotonic()
+        try:
+            credit.visible = deployment_ids(await self._patiently(DEPLOYMENTS, credit))
+        except NotFoundError as error:
+            raise token_without_scope() from error
+        credit.asked_at = asked_at
 
     async def _is_away(self, credit: _Credit, error: TransientError) -> bool:
         """Whether the API is to blame for a failure. Then wait until it works again, and let nobody else ask.
@@ -237,12 +269,13 @@ class Semgrep:
             if credit.worked_at > failed_at:
                 return False
             began_at = time.monotonic()
-            if await self._works(credit, paused=False):
+            failure = await self._failure(credit, paused=False)
+            if failure is None:
                 credit.worked_at = max(credit.worked_at, began_at)
                 return False
             self._tell(ApiAway(str(error)))
             async with self._pausing(credit):
-                await self._wait_for(credit, error)
+                await self._wait_for(credit, failure)
             credit.back_at = time.monotonic()
             self._tell(ApiBack(round(credit.back_at - failed_at, 1)))
             return True
@@ -255,29 +288,32 @@ class Semgrep:
         finally:
             credit.pace.resume()
 
-    async def _wait_for(self, credit: _Credit, error: TransientError) -> None:
-        began_at, probes = time.monotonic(), 0
+    async def _wait_for(self, credit: _Credit, failure: TransientError) -> None:
+        began_at, probes, longest = time.monotonic(), 0, self._settings.max_wait_seconds
         while True:
             probes += 1
-            await credit.pace.sleep(backoff_seconds(probes, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
-            if await self._works(credit, paused=True):
+            wait = backoff_seconds(probes, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS)
+            await credit.pace.sleep(max(wait, min(failure.retry_after_seconds or 0.0, longest)))
+            still = await self._failure(credit, paused=True)
+            if still is None:
                 return
-            if self.gives_up and time.monotonic() - began_at >= self._settings.max_wait_seconds:
+            failure = still
+            if self.gives_up and time.monotonic() - began_at >= longest:
                 raise FatalError(
-                    f"the API has been away for {self._settings.max_wait_seconds:g} s: {error}",
+                    f"the API has been away for {longest:g} s: {failure}",
                     kind="api_away",
                     stop_code=UNAVAILABLE_EXIT,
                 )
 
-    async def _works(self, credit: _Credit, *, paused: bool) -> bool:
-        """Ask once more for what has worked before. An API that asks for patience isn't away."""
+    async def _failure(self, credit: _Credit, *, paused: bool) -> TransientError | None:
+        """Ask once more for what has worked before; what is wrong. An API that asks for patience isn't away."""
         try:
             await self._get(credit.worked, credit, past_the_gate=paused)
         except TransientError as error:
-            return not error.spends_attempt
+            return error if error.spends_attempt else None
         except (NotFoundError, ItemError):
             credit.worked = DEPLOYMENTS
-        return True
+        return None
 
     async def _patiently(self, path: str, credit: _Credit) -> object:
         """One GET with the quick retries. The retrying machinery starts at the first failure only: it
@@ -300,8 +336,7 @@ class Semgrep:
     async def _get(self, path: str, credit: _Credit, *, past_the_gate: bool = False) -> object:
         """One request: the decoded body of a 200, or the error that the answer means."""
         pace, settings = credit.pace, self._settings
-        if not past_the_gate:
-            await pace.acquire()
+        sent = pace.sent() if past_the_gate else await pace.acquire()
         self._tally.requests += 1
         headers = {"Authorization": f"Bearer {credit.token}"}
         try:
@@ -314,24 +349,30 @@ class Semgrep:
                         body = await _read_some(response, settings.timeout_seconds)
         except (aiohttp.ClientError, OSError) as lost:
             raise _translated(lost, path, settings.timeout_seconds) from lost
+        finally:
+            pace.done()
         now = datetime.now(UTC)
         left = quota(answered, now)
         until_more = left[1] if left and left[0] <= 0 else 0.0
         if status == 200:
-            await _accepted(pace, until_more)
+            await _accepted(pace, sent, until_more)
+            credit.answered_at = sent.at
             return document(body, answered.get("Content-Type", "application/json"), path)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
-        if isinstance(error, TransientError) and (status == 429 or (status == 503 and error.retry_after_seconds)):
+        if isinstance(error, TransientError) and status in (429, 503):
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
-            await self._refused(error, pace)
+            await self._refused(error, sent, pace)
         else:
-            await _accepted(pace, until_more)
+            await _accepted(pace, sent, until_more)
         raise error
 
-    async def _refused(self, error: TransientError, pace: Pace) -> None:
+    async def _refused(self, error: TransientError, sent: Sent, pace: Pace) -> None:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
-        self._tally.rate_limited += error.http_status == 429
-        if not await pace.refused(error.retry_after_seconds) and self.gives_up:
+        is_limit = error.http_status == 429
+        self._tally.rate_limited += is_limit
+        if not is_limit and error.retry_after_seconds is None:
+            pace.unavailable(sent)
+        elif not await pace.refused(sent, error.retry_after_seconds, is_limit=is_limit) and self.gives_up:
             raise FatalError(
                 f"the API has refused every request for {self._settings.max_wait_seconds:g} s: {error}",
                 kind="rate_limited",
@@ -340,9 +381,9 @@ class Semgrep:
             )
 
 
-async def _accepted(pace: Pace, until_more_seconds: float) -> None:
+async def _accepted(pace: Pace, sent: Sent, until_more_seconds: float) -> None:
     """The API has answered. Where it says that this was the last request for now, nobody meets the refusal."""
-    pace.accepted()
+    pace.accepted(sent)
     if until_more_seconds:
         await pace.hold(until_more_seconds)
 
@@ -373,15 +414,6 @@ def _translated(error: Exception, path: str, timeout_seconds: float) -> Transien
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
             return TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer")
     return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
-
-
-def _instant(date: str | None) -> datetime | None:
-    """The instant in a Date header, to the second; None if there is none."""
-    try:
-        instant = parsedate_to_datetime(date or "")
-    except (ValueError, OverflowError):
-        return None
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory_budget import MemoryBudget
 
 from etl.errors import StoppedError
-from etl.pacing import LATE_SECONDS, SLOWEST_RATE, Pace, backoff_seconds, make_limiter, retry_after_seconds
+from etl.pacing import LATE_SECONDS, Pace, backoff_seconds, make_limiter, retry_after_seconds
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 EARLY_SECONDS = 0.01
@@ -37,6 +37,7 @@ async def asked_at(paces: Sequence[Pace], count: int) -> list[float]:
     async def ask(pace: Pace) -> None:
         await pace.acquire()
         instants.append(time.monotonic())
+        pace.done()
 
     await asyncio.gather(*(ask(pace) for pace, _ in zip(itertools.cycle(paces), range(count), strict=False)))
     return instants
@@ -49,6 +50,20 @@ def most_over(instants: Sequence[float], rate: float, slack: float) -> float:
         for place, early in enumerate(instants)
         for number, late in enumerate(instants[place:])
     )
+
+
+async def refused(one: Pace, retry_after: float | None) -> bool:
+    """A request goes out, and the API refuses it. Whether to go on."""
+    sent = one.sent()
+    one.done()
+    return await one.refused(sent, retry_after)
+
+
+async def accepted(one: Pace) -> None:
+    """A request goes out and is answered."""
+    sent = one.sent()
+    one.done()
+    one.accepted(sent)
 
 
 # Pure
@@ -178,7 +193,7 @@ async def test_a_refusal_closes_the_gate_for_all_who_wait() -> None:
     told: list[float] = []
     one = pace(told=told)
     waiting = [asyncio.create_task(asked_at([one], 10)) for _ in range(3)]
-    goes_on = await one.refused(0.5)
+    goes_on = await refused(one, 0.5)
     refused_at = time.monotonic()
     instants = [instant for task in waiting for instant in await task]
 
@@ -192,7 +207,7 @@ async def test_a_refusal_holds_other_workers_back_too() -> None:
     """The line of time is closed, so a worker that met no refusal reserves nothing in it."""
     budget = MemoryBudget()
     one, other = pace(budget=budget), pace(budget=budget)
-    await one.refused(0.5)
+    await refused(one, 0.5)
     refused_at = time.monotonic()
     instants = await asked_at([other], 5)
 
@@ -206,7 +221,7 @@ async def test_a_refusal_that_meets_a_turn_already_given_out_still_counts() -> N
     await one.acquire()
     second = asyncio.create_task(asked_at([one], 1))
     await asyncio.sleep(0.05)
-    await one.refused(1.0)
+    await refused(one, 1.0)
     refused_at = time.monotonic()
 
     assert (await second)[0] >= refused_at + 1.0 - EARLY_SECONDS
@@ -217,7 +232,7 @@ async def test_no_wait_is_longer_than_we_bear() -> None:
     told: list[float] = []
     budget = MemoryBudget()
     one = pace(max_wait=0.3, budget=budget, told=told)
-    await one.refused(31_536_000.0)
+    await refused(one, 31_536_000.0)
     await one.acquire()
 
     assert told == [0.3, 0.0]
@@ -228,90 +243,72 @@ async def test_a_refusal_without_a_time_waits_longer_each_time() -> None:
     """The guess doubles with each refusal in a row, and an accepted request begins anew."""
     told: list[float] = []
     one = pace(max_wait=1.0, told=told)
-    await one.refused(None)
+    await refused(one, None)
     await one.acquire()
-    one.accepted()
-    await one.refused(None)
+    await accepted(one)
+    await refused(one, None)
 
-    assert told == [1.0, 0.0, 1.0]
+    assert told == [0.5, 0.0, 0.5]
 
 
 async def test_refusals_of_requests_in_flight_count_as_one() -> None:
-    """Ten requests refused together close the gate once and slow the pace once."""
+    """Ten requests that were on their way together close the gate once and slow the pace once."""
     told: list[float] = []
     one = pace(100, told=told)
-    await one.refused(0.2)
+    together = [one.sent() for _ in range(10)]
+    await one.refused(together[0], 0.2)
     rate = one.rate
-    for _ in range(9):
-        await one.refused(0.2)
+    for sent in together[1:]:
+        await one.refused(sent, 0.2)
 
     assert told == [0.2]
     assert one.rate == rate
 
 
+async def test_the_longest_wait_counts_for_all_workers() -> None:
+    """A longer one that comes while the gate is closed holds everyone back; a shorter one changes nothing."""
+    budget = MemoryBudget()
+    one, other = pace(budget=budget), pace(budget=budget)
+    together = [one.sent() for _ in range(3)]
+    for sent, seconds in zip(together, (0.2, 0.6, 0.1), strict=True):
+        await one.refused(sent, seconds)
+        one.done()
+    refused_at = time.monotonic()
+    instants = await asked_at([one, other], 6)
+
+    assert budget.held == [0.2, 0.6]
+    assert min(instants) >= refused_at + 0.6 - EARLY_SECONDS
+
+
+async def test_while_all_are_refused_one_at_a_time_asks() -> None:
+    """Whether a quota is there again, one request finds out; the others wait for its answer."""
+    one = pace()
+    await refused(one, 0.01)
+    await refused(one, 0.01)
+    asks = await one.acquire()
+    waiting = asyncio.create_task(asked_at([one], 5))
+    await asyncio.sleep(0.1)
+    too_early = waiting.done()
+    answered_at = time.monotonic()
+    one.done()
+    one.accepted(asks)
+    instants = await waiting
+
+    assert not too_early
+    assert min(instants) >= answered_at
+
+
 async def test_an_api_that_refuses_everything_is_borne_for_so_long_only() -> None:
     """The time counts from the first refusal, and anything accepted in between starts it anew."""
     one = pace(max_wait=0.2)
-    first = await one.refused(0.05)
+    first = await refused(one, 0.05)
     await asyncio.sleep(0.3)
-    one.accepted()
-    second = await one.refused(0.05)
+    await accepted(one)
+    second = await refused(one, 0.05)
     await asyncio.sleep(0.3)
-    third = await one.refused(0.05)
+    third = await refused(one, 0.05)
 
     assert (first, second, third) == (True, True, False)
-
-
-# The pace that adapts
-
-
-async def test_a_refusal_slows_down_and_calm_speeds_up_to_the_ceiling() -> None:
-    """After a refusal the pace is below what was accepted, then it rises, and never above the ceiling."""
-    one = pace(50, max_wait=0.1)
-    await one.refused(0.05)
-    slowed = one.rate
-    rates = []
-    for _ in range(5):
-        await asyncio.sleep(0.1)
-        one.accepted()
-        rates.append(one.rate)
-
-    assert slowed < 50
-    assert slowed <= rates[0] <= rates[-1] <= 50
-    assert rates[0] < rates[-1]
-    assert rates == sorted(rates)
-
-
-async def test_a_pace_is_never_slowed_to_nothing() -> None:
-    """However often it is refused, a rate is left that still gets on."""
-    one = pace(20, max_wait=0.001)
-    for _ in range(200):
-        one.accepted()
-        await one.refused(0.001)
-        await asyncio.sleep(0.002)
-
-    assert SLOWEST_RATE <= one.rate <= SLOWEST_RATE * 1.1
-
-
-async def test_a_quota_that_is_used_up_does_not_slow_the_pace_again_and_again() -> None:
-    """Refusals with nothing accepted in between slow it once: when there is quota again, it is used."""
-    one = pace(1_000, max_wait=0.001)
-    one.accepted()
-    await one.refused(0.001)
-    slowed = one.rate
-    for _ in range(20):
-        await asyncio.sleep(0.002)
-        await one.refused(0.001)
-
-    assert one.rate == slowed >= 200
-
-
-async def test_a_ceiling_below_the_slowest_rate_is_kept() -> None:
-    """A refusal never makes a pace faster than it was allowed to be."""
-    one = pace(0.05, max_wait=0.001)
-    await one.refused(0.001)
-
-    assert one.rate <= 0.05
 
 
 # Pause and close

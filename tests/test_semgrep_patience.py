@@ -1,6 +1,7 @@
 """How the client bears an API that refuses, fails or goes away. Waits are real; only too early is ever wrong."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 from scan_rows import document
 from semgrep_client import Asking, asking_at
-from small_api import DEPLOYMENTS, Answer, Call, SmallApi, found, json_answer, until
+from small_api import DEPLOYMENTS, Answer, Call, SmallApi, found, json_answer, sees_120, until
 
 from etl.errors import FatalError, ItemError, StoppedError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened
@@ -76,6 +77,10 @@ REFUSALS: dict[str, Headers] = {
     "negative": lambda _: {"Retry-After": "-30"},
     "garbage": lambda _: {"Retry-After": "soon"},
     "past": lambda now: {"Retry-After": format_datetime(now - timedelta(days=1), usegmt=True)},
+    "by its own clock": lambda now: {
+        "Date": format_datetime(now - timedelta(days=400), usegmt=True),
+        "Retry-After": format_datetime(now - timedelta(days=400, seconds=-1), usegmt=True),
+    },
     "longer": lambda _: {"Retry-After": "1", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "0.2"},
     "shorter": lambda _: {"Retry-After": "0.2", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"},
 }
@@ -95,7 +100,9 @@ async def test_a_refused_request_waits_and_spends_nothing() -> None:
     assert {name: rest for name, (_, *rest) in borne.items()} == {
         name: [document(ONE), 1, [GateClosed, GateOpened]] for name in REFUSALS
     }
-    assert {name for name, (waited, *_) in borne.items() if waited < 1 - EARLY_SECONDS} == set()
+    says_when = {"seconds", "date", "by its own clock", "longer", "shorter"}
+    least = {name: 1.0 if name in says_when else 0.5 for name in borne}
+    assert {name for name, (waited, *_) in borne.items() if waited < least[name] - EARLY_SECONDS} == set()
 
 
 async def test_a_refusal_that_lasts_spends_no_attempt() -> None:
@@ -132,6 +139,40 @@ async def test_an_api_that_refuses_for_longer_ends_the_run() -> None:
     assert isinstance(error, FatalError)
     assert (error.stop_code, error.deployment_id) == (4, None)
     assert 2 <= len(api.seen) <= 4
+
+
+async def test_of_several_waits_the_longest_counts() -> None:
+    """Also when it comes with the answer to a request that went out before the gate closed."""
+    first_is_refused = asyncio.Event()
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if call.times > 1 or call.pair.scan_id > 2:
+            return await found(call)
+        if call.pair == ONE:
+            return json_answer({}, 429, {"Retry-After": "0.2"})
+        await first_is_refused.wait()
+        return json_answer({}, 429, {"Retry-After": "1"})
+
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=1) as asking:
+        scans = asyncio.create_task(errors_of(asking, 1, 2))
+        await until(lambda: bool(asking.events))
+        refused_at = time.monotonic()
+        first_is_refused.set()
+        await until(lambda: asking.tally.rate_limited == 2)
+        others = await errors_of(asking, 3, 4)
+        await scans
+
+    assert others == [document(Pair(120, 3)), document(Pair(120, 4))]
+    assert min(seen.at for seen in api.seen[2:]) >= refused_at + 1 - EARLY_SECONDS
+
+
+async def test_a_503_without_a_time_closes_no_gate() -> None:
+    """It is a failure like others: the pair is tried again, and nobody else waits for it."""
+    async with SmallApi(refusing(lambda _: {}, status=503)) as api, asking_at(api.base_url, retries=1) as asking:
+        answer = await asking.semgrep.scan(ONE)
+
+    assert answer == document(ONE)
+    assert asking.events == []
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -173,6 +214,11 @@ async def test_the_gate_of_one_token_is_not_that_of_another() -> None:
 QUOTAS: dict[str, Headers] = {
     "x": lambda _: {"X-RateLimit-Limit": "9", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1"},
     "x-epoch": lambda now: {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(now.timestamp()) + 2)},
+    "x-epoch by its own clock": lambda now: {
+        "Date": format_datetime(now + timedelta(days=400), usegmt=True),
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(int((now + timedelta(days=400)).timestamp()) + 1),
+    },
     "ietf": lambda _: {"RateLimit-Limit": "9", "RateLimit-Remaining": "0", "RateLimit-Reset": "1"},
     "ietf-one-line": lambda _: {"RateLimit": "limit=9, remaining=0, reset=1"},
     "ietf-structured": lambda _: {"RateLimit": '"default";r=0;t=1', "RateLimit-Policy": '"default";q=9;w=60'},
@@ -307,6 +353,23 @@ async def test_nothing_but_probes_is_asked_while_the_api_is_away() -> None:
     assert asked == 1
     assert ended == [document(Pair(120, number)) for number in range(2, 12)]
     assert spend_attempts([await first]) == {False}
+
+
+async def test_a_probe_waits_for_as_long_as_the_api_says() -> None:
+    """An API that is away and says for how long isn't asked before that."""
+
+    async def away(call: Call) -> web.StreamResponse:
+        if call.times <= 2:
+            return json_answer({}, 503, {"Retry-After": "2"})
+        return await sees_120(call)
+
+    async with SmallApi(fails, away) as api, asking_at(api.base_url) as asking:
+        error = await tried(asking, ONE)
+
+    probes = [seen.at for seen in api.seen if seen.path == DEPLOYMENTS]
+    assert spend_attempts([error]) == {False}
+    assert len(probes) == 3
+    assert min(late - early for early, late in itertools.pairwise(probes)) >= 2 - EARLY_SECONDS
 
 
 async def test_an_api_that_is_away_for_too_long_ends_the_run() -> None:
