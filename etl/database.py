@@ -6,7 +6,6 @@
 import asyncio
 import contextlib
 import io
-import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import stamina
 from sqlalchemy import (
     ARRAY,
@@ -30,7 +30,9 @@ from sqlalchemy import (
     Integer,
     Select,
     Table,
+    Text,
     and_,
+    cast,
     create_engine,
     delete,
     event,
@@ -265,10 +267,12 @@ def in_pairs(connection: Connection, table: Table, pairs: Sequence[Pair]) -> Col
             false(), *(and_(table.c.deployment_id == of, table.c.scan_id.in_(ids)) for of, ids in scan_ids.items())
         )
     if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(pairs)).table_valued("value")
+        each = func.json_each(msgspec.json.encode(pairs).decode()).table_valued("value")
         wanted = select(func.json_extract(each.c.value, "$[0]"), func.json_extract(each.c.value, "$[1]"))
     else:
-        ids = [literal([pair[i] for pair in pairs], ARRAY(BigInteger)) for i in (0, 1)]
+        # As one text each: a list goes through the driver number by number.
+        texts = ["{" + ",".join([str(pair[i]) for pair in pairs]) + "}" for i in (0, 1)]
+        ids = [cast(literal(ids_of_all, Text), ARRAY(BigInteger)) for ids_of_all in texts]
         unnested = func.unnest(*ids).table_valued("deployment_id", "scan_id").render_derived()
         wanted = select(unnested.c.deployment_id, unnested.c.scan_id)
     return tuple_(table.c.deployment_id, table.c.scan_id).in_(wanted)
@@ -369,13 +373,6 @@ def _copy_rows(
     import psycopg  # noqa: PLC0415 - 0.07 s that SQLite doesn't need
     from psycopg.types.json import Jsonb  # noqa: PLC0415
 
-    def with_json(row: Sequence[Any]) -> list[Any]:
-        wrapped = list(row)
-        for at in json_at:
-            if wrapped[at] is not None:
-                wrapped[at] = Jsonb(wrapped[at], dumps=str.encode)
-        return wrapped
-
     driver: Any = connection.connection.driver_connection
     json_at = [at for at, column in enumerate(columns) if isinstance(column.type, JSON)]
     names = ", ".join(column.name for column in columns)
@@ -384,7 +381,10 @@ def _copy_rows(
         with driver.cursor() as cursor, cursor.copy(sql) as copy:
             copy.set_types([_copy_type(column) for column in columns])
             for row in rows:
-                copy.write_row(with_json(row) if json_at else row)
+                for at in json_at:
+                    if row[at] is not None:
+                        row = (*row[:at], Jsonb(row[at], dumps=str.encode), *row[at + 1 :])  # noqa: PLW2901
+                copy.write_row(row)
     except psycopg.Error as error:  # what SQLAlchemy does for all that goes through it
         raise exc.DBAPIError.instance(sql, None, error, psycopg.Error, dialect=connection.dialect) from error
 

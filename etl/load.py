@@ -107,8 +107,8 @@ def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[
         scan_rows.append((*pair, *rows.scan, rows.content_hash, min(first, at), at, at, run_id))
         meta_rows.append(pair + rows.meta)
         stats_rows.append(pair + rows.stats)
-        product_rows.extend((*pair, product) for product in rows.products)
-        item_rows.extend(pair + item for item in rows.items)
+        product_rows += [(*pair, product) for product in rows.products]
+        item_rows += [pair + item for item in rows.items]
     insert_rows(connection, scans, _SCANS, scan_rows)
     insert_rows(connection, scan_products, _PRODUCTS, product_rows)
     insert_rows(connection, scan_meta, _META, meta_rows)
