@@ -17,7 +17,7 @@ from etl import __version__, queue, runs
 from etl.config import Settings, Tokens
 from etl.database import Database, schema_problem, sqlite_path, upgrade
 from etl.errors import ConfigError, DatabaseError, FatalError, StoppedError, TransientError
-from etl.events import BadLine, DeploymentStopped, Stopping, Tally, Tell
+from etl.events import BadLine, Stopping, Tally, Tell
 from etl.observe import Reporter
 from etl.pairs import read_pairs
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
@@ -169,7 +169,7 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
 
 
 async def _work(this: _Run) -> None:
-    """Enqueue, check the tokens, drain. What ends it early is in `stop` and `halted` afterwards."""
+    """Enqueue, drain. What ends it early is in `stop` and `halted` afterwards."""
     database, tell = this.database, this.reporter.tell
     patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
@@ -182,7 +182,6 @@ async def _work(this: _Run) -> None:
         budget_of = partial(TokenBudget, patient)
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
             semgrep.gives_up = not this.order.forever
-            await _check_tokens(this, semgrep, patient)
             ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.token)
             await drain(ports, _policy(this.order, this.settings), this.stop, this.halted, this.tally, tell)
     except (FatalError, TransientError) as error:
@@ -194,17 +193,6 @@ async def _work(this: _Run) -> None:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
-
-
-async def _check_tokens(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
-    """Find the deployments whose token can't fetch anything, before anything is fetched."""
-    deployments = await patient.run(partial(queue.deployments_of, batch=this.batch))
-    for deployment_id in deployments:
-        try:
-            await semgrep.check_token(deployment_id, deployments)
-        except FatalError as error:
-            this.halted[deployment_id] = error
-            this.reporter.tell(DeploymentStopped(deployment_id, str(error)))
 
 
 async def _save_counts(this: _Run, patient: PatientDatabase) -> None:

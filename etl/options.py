@@ -96,7 +96,7 @@ common = _all_of(
 rate = _option("--rate", type=float, metavar="N", help="Requests a second for a token.")
 pace = _all_of(
     rate,
-    _option("--concurrency", type=int, metavar="N", help="Requests in flight."),
+    _option("--concurrency", type=int, metavar="N", help="Requests in flight for a deployment."),
 )
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
 budget = _all_of(

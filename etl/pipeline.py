@@ -5,6 +5,7 @@ a failure means for a pair is decided by the pure functions at the end of the fi
 """
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
+from etl.lanes import Lane
 from etl.model import (
     PERISHES_AFTER,
     Dead,
@@ -33,8 +35,6 @@ from etl.pacing import backoff_seconds
 
 POLL_SECONDS = 1.0
 """How often an empty queue is looked at again while work of this run may come back to it."""
-AHEAD_SECONDS = 10
-"""For how long a worker leases work ahead: enough to keep it busy, little enough to share."""
 LONGEST_SNOOZE = 14
 """The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
 FLATTENED_AT_ONCE = 32
@@ -53,6 +53,9 @@ class _Answer(NamedTuple):
 
 class Ports(Protocol):
     """What the pipeline asks of the floors below."""
+
+    async def check(self, deployment_id: int) -> None:
+        """Return when a deployment may be asked; raises FatalError, TransientError, StoppedError."""
 
     async def fetch(self, pair: Pair) -> object:
         """The decoded document of a pair; raises TransientError, ItemError, FatalError, StoppedError."""
@@ -78,7 +81,8 @@ class Ports(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The numbers that a run keeps to. `ahead` is the most pairs held at a time: it bounds the memory."""
+    """The numbers that a run keeps to. `concurrency` and `ahead`, the most pairs held at a time, which bounds the
+    memory, are a deployment's."""
 
     concurrency: int
     ahead: int
@@ -147,48 +151,47 @@ class _Run:
         self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
         self.tally, self.tell = tally, tell
         self.held: dict[Pair, Lease] = {}
-        self.todo: asyncio.Queue[Lease | None] = asyncio.Queue()
+        self.lanes: dict[int, Lane] = {}
+        self.working = set[asyncio.Task[None]]()
         self.answers: list[_Answer] = []
         self.verdicts: deque[Verdict] = deque()
-        self.busy = 0
-        self.leased = 0
-        self.decided = 0
-        self.measured_at, self.measured, self.per_second = time.monotonic(), 0, 0.0
+        self.leased = self.undone = 0
         self.flush = asyncio.Event()
         self.changed = asyncio.Event()
-        self.low_water = 0
         self.closing = False
 
     async def drain(self) -> None:
         if self.policy.deadline_seconds is not None:
             seconds = self.policy.deadline_seconds
             asyncio.get_running_loop().call_later(seconds, self.stop.ask, BUDGET_EXIT, f"deadline of {seconds:g} s")
-        async with asyncio.TaskGroup() as tasks:
-            renewer = tasks.create_task(self.renew_leases())
-            settler = tasks.create_task(self.settle_verdicts())
-            fetchers = [tasks.create_task(self.fetch_pairs()) for _ in range(self.policy.concurrency)]
+        async with asyncio.TaskGroup() as self.tasks:
+            renewer = self.tasks.create_task(self.renew_leases())
+            settler = self.tasks.create_task(self.settle_verdicts())
             await self.lease_pairs()
-            await self.end(fetchers)
+            await self.end()
             self.closing = True
             self.flush.set()
             await settler
             renewer.cancel()
 
     async def lease_pairs(self) -> None:
-        """Keep up to `ahead` pairs in work, until nothing of this run is left or a stop is asked for."""
+        """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
+        looked_at = -math.inf
         while not self.stop.asked.is_set():
-            wanted, undone = self.ahead(), self.todo.qsize() + self.busy
-            room = min(wanted - undone, self.policy.ahead - len(self.held))
+            rooms = {number: lane.room() for number, lane in self.lanes.items() if number not in self.halted}
+            room = sum(rooms.values())
+            if not room and time.monotonic() >= looked_at + POLL_SECONDS:
+                room = 2 * self.policy.concurrency  # for deployments that have no lane yet
             if self.policy.limit is not None:
                 room = min(room, self.policy.limit - self.leased)
                 if room <= 0 and not self.held:
                     self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
                     return
-            self.low_water = wanted // 2
-            if self.held and (room <= 0 or undone > self.low_water):
-                await self.pause(POLL_SECONDS)
-                continue
-            leases = await self.ports.lease(room, self.halted)
+            leases: list[Lease] = []
+            if room > 0:
+                full = {number for number, lane_room in rooms.items() if not lane_room}
+                leases = await self.ports.lease(room, self.halted.keys() | full)
+                looked_at = time.monotonic()
             if leases:
                 self.take(leases)
             elif self.held:
@@ -202,24 +205,23 @@ class _Run:
                     return
                 await self.pause(min(seconds, POLL_SECONDS))
 
-    def ahead(self) -> int:
-        """How many pairs to hold: what this worker gets done in `AHEAD_SECONDS`, so that others get theirs too."""
-        now = time.monotonic()
-        elapsed = now - self.measured_at
-        if elapsed >= 1 or not self.per_second:
-            self.per_second = (self.decided - self.measured) / max(elapsed, 0.01)
-        if elapsed >= 1:
-            self.measured_at, self.measured = now, self.decided
-        least = 2 * self.policy.concurrency
-        return max(least, min(self.policy.ahead, round(self.per_second * AHEAD_SECONDS)))
-
     def take(self, leases: Sequence[Lease]) -> None:
         """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
         for lease in leases:
             if lease.pair not in self.held:
+                number = lease.pair.deployment_id
+                lane = self.lanes.get(number) or self.open_lane(number)
                 self.leased += 1
-                self.todo.put_nowait(lease)
+                self.undone += 1
+                lane.undone += 1
+                lane.held += 1
+                lane.todo.put_nowait(lease)
             self.held[lease.pair] = lease
+
+    def open_lane(self, deployment_id: int) -> Lane:
+        lane = self.lanes[deployment_id] = Lane(self.policy.concurrency, self.policy.ahead)
+        self.working.add(self.tasks.create_task(self.work(deployment_id, lane)))
+        return lane
 
     async def pause(self, seconds: float) -> None:
         """Wait until there is room for more, a stop is asked for, or the time is over."""
@@ -229,32 +231,45 @@ class _Run:
             wait.cancel()
         self.changed.clear()
 
-    async def end(self, fetchers: Sequence[asyncio.Task[None]]) -> None:
-        """Let the fetchers finish: at a stop, for the grace period, and without what they haven't begun."""
+    async def end(self) -> None:
+        """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
         if self.stop.asked.is_set():
             self.tell(Stopping(self.stop.reason))
             self.ports.hush()
-            while not self.todo.empty():
-                if lease := self.todo.get_nowait():
-                    self.decide(Released(lease.pair))
-        for _ in fetchers:
-            self.todo.put_nowait(None)
-        _, late = await asyncio.wait(fetchers, timeout=self.policy.grace_seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
+        for lane in self.lanes.values():
+            while self.stop.asked.is_set() and not lane.todo.empty():
+                if lease := lane.todo.get_nowait():
+                    self.decide(lane, Released(lease.pair))
+            for _ in range(self.policy.concurrency):
+                lane.todo.put_nowait(None)
+        if self.working:
+            _, late = await asyncio.wait(self.working, timeout=self.policy.grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(self.working)
 
-    async def fetch_pairs(self) -> None:
-        while (lease := await self.todo.get()) is not None:
-            self.busy += 1
+    async def work(self, deployment_id: int, lane: Lane) -> None:
+        """Work off one lane, if its deployment may be asked; else its pairs go back."""
+        try:
+            await self.ports.check(deployment_id)
+        except FatalError as error:
+            self.halt(deployment_id, error)
+        except TransientError as error:
+            self.stop.ask(BUDGET_EXIT, str(error))
+        except StoppedError:
+            pass
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self.policy.concurrency):
+                tasks.create_task(self.fetch_pairs(lane))
+
+    async def fetch_pairs(self, lane: Lane) -> None:
+        while (lease := await lane.todo.get()) is not None:
             found: Verdict | _Answer = Released(lease.pair)
             try:
                 if lease.pair.deployment_id not in self.halted and not self.stop.asked.is_set():
                     found = await self.attempt(lease)
             finally:
-                self.busy -= 1
-                self.decide(found)
+                self.decide(lane, found)
 
     async def attempt(self, lease: Lease) -> Verdict | _Answer:
         try:
@@ -264,7 +279,7 @@ class _Run:
         except ItemError as error:
             return after_refusal(lease, error)
         except FatalError as error:
-            self.halt(error)
+            self.halt(error.deployment_id, error)
             return Released(lease.pair)
         except StoppedError:
             return Released(lease.pair)
@@ -281,25 +296,27 @@ class _Run:
             return after_refusal(lease, error)
         return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, fetched_at)
 
-    def halt(self, error: FatalError) -> None:
+    def halt(self, deployment_id: int | None, error: FatalError) -> None:
         """Ask no more of one deployment, or of any."""
-        if error.deployment_id is None:
+        if deployment_id is None:
             self.stop.ask(error.stop_code, str(error))
-        elif error.deployment_id not in self.halted:
-            self.halted[error.deployment_id] = error
-            self.tell(DeploymentStopped(error.deployment_id, str(error)))
+        elif deployment_id not in self.halted:
+            self.halted[deployment_id] = error
+            self.tell(DeploymentStopped(deployment_id, str(error)))
 
-    def decide(self, found: Verdict | _Answer) -> None:
+    def decide(self, lane: Lane, found: Verdict | _Answer) -> None:
         if isinstance(found, _Answer):
             self.answers.append(found)
             if len(self.answers) >= min(FLATTENED_AT_ONCE, self.policy.batch_size):
                 self.judge_answers()
         else:
             self.verdicts.append(found)
-        self.decided += 1
-        if self.todo.qsize() + self.busy == self.low_water:
+        self.undone -= 1
+        lane.undone -= 1
+        lane.decided += 1
+        if lane.undone == lane.low_water:
             self.changed.set()
-        if len(self.verdicts) >= self.policy.batch_size or (self.busy == 0 and self.todo.empty()):
+        if len(self.verdicts) >= self.policy.batch_size or not self.undone:
             self.flush.set()
 
     async def settle_verdicts(self) -> None:
@@ -337,7 +354,9 @@ class _Run:
 
     def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
         for verdict in batch:
-            self.held.pop(pair_of(verdict), None)
+            pair = pair_of(verdict)
+            if self.held.pop(pair, None):
+                self.lanes[pair.deployment_id].held -= 1
             if isinstance(verdict, Dead):
                 self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
         tally = self.tally

@@ -104,9 +104,15 @@ class RunPorts:
         self._run_id = run_id
         self._batch = batch
         self._token = token
+        self._semgrep = semgrep
         self.fetch = semgrep.scan
         self.hush = semgrep.hush
         self.flatten = partial(flatten, author=settings.privacy.author)
+
+    async def check(self, deployment_id: int) -> None:
+        """FatalError if the token for this deployment can't fetch anything of this run."""
+        deployments = await self._database.run(partial(queue.deployments_of, batch=self._batch))
+        await self._semgrep.check_token(deployment_id, {*deployments, deployment_id})
 
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""

@@ -148,7 +148,8 @@ class Semgrep:
                     error.spends_attempt = False
                 raise
         except FatalError as error:
-            if error.stop_code == TOKEN_EXIT:
+            # Other deployments have other tokens.
+            if error.stop_code == TOKEN_EXIT or error.kind == "rate_limited":
                 error.deployment_id = pair.deployment_id
             raise
 
@@ -189,10 +190,10 @@ class Semgrep:
 
     async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
-        deployments of which none is `wanted`."""
+        deployments of which none is `wanted`. TransientError if the API is away and may end the run."""
         credit = self._credit(deployment_id)
         try:
-            visible = await self._visible(credit)
+            visible = await self._visible_in_the_end(credit)
         except FatalError as error:
             error.deployment_id = deployment_id
             raise
@@ -254,6 +255,16 @@ class Semgrep:
         except NotFoundError as error:
             raise token_without_scope() from error
         credit.asked_at = asked_at
+
+    async def _visible_in_the_end(self, credit: _Credit) -> frozenset[int]:
+        """The same, waiting for an API that is away, if it doesn't end the run."""
+        while True:
+            try:
+                return await self._visible(credit)
+            except TransientError as error:
+                if self.gives_up:
+                    raise
+                await self._is_away(credit, error)
 
     async def _is_away(self, credit: _Credit, error: TransientError) -> bool:
         """Whether the API is to blame for a failure. Then wait until it works again, and let nobody else ask.

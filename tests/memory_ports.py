@@ -49,6 +49,7 @@ class MemoryPorts:
         lease_seconds: float = 60.0,
         refused: Collection[Pair] = (),
     ) -> None:
+        self.barred: dict[int, Exception] = {}
         self.queue: dict[Pair, Row] = {}
         self.stored: dict[Pair, ScanRows] = {}
         self.dead: dict[Pair, Dead] = {}
@@ -74,6 +75,12 @@ class MemoryPorts:
         self.queue[pair].holder = OTHERS
         self.queue[pair].due_at = self._now() + 60.0
         asyncio.get_running_loop().call_later(seconds, self.queue.pop, pair)
+
+    async def check(self, deployment_id: int) -> None:
+        """Every deployment may be asked but those in `barred`."""
+        await asyncio.sleep(0)
+        if deployment_id in self.barred:
+            raise self.barred[deployment_id]
 
     async def fetch(self, pair: Pair) -> object:
         if self.hushed.is_set():

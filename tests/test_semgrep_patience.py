@@ -130,14 +130,14 @@ async def test_an_absurd_wait_is_cut_to_what_we_bear(retry_after: str) -> None:
     assert asking.events[0] == GateClosed(0.5)
 
 
-async def test_an_api_that_refuses_for_longer_ends_the_run() -> None:
-    """With exit code 4, after few requests."""
+async def test_an_api_that_refuses_for_longer_ends_what_is_asked_of_the_deployment() -> None:
+    """With exit code 4, after few requests: the tokens of others may be welcome."""
     answer = refusing(lambda _: {"Retry-After": "0.2"}, times=99)
     async with SmallApi(answer) as api, asking_at(api.base_url, retries=9, max_wait_seconds=0.5) as asking:
         error = await tried(asking, ONE)
 
     assert isinstance(error, FatalError)
-    assert (error.stop_code, error.deployment_id) == (4, None)
+    assert (error.stop_code, error.deployment_id) == (4, 120)
     assert 2 <= len(api.seen) <= 4
 
 
