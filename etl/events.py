@@ -101,6 +101,50 @@ class LeasesLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Walked:
+    """The list of a deployment has been walked to its end. `since` is empty for all that the API has."""
+
+    deployment_id: int
+    since: str
+    pages: int
+    listed: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfReach:
+    """Scans of before `until_at` that nobody has listed can't be had any more: since `from_at`, empty for ever."""
+
+    deployment_id: int
+    from_at: str
+    until_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class WalkFailed:
+    """The list of a deployment couldn't be walked to its end; the next walk starts where this one did."""
+
+    deployment_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NothingNew:
+    """Page after page, always with another cursor, has brought nothing new: that is taken for the end of the list."""
+
+    deployment_id: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnotherSync:
+    """Another sync is at work, and this one was told to leave then."""
+
+    run_id: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The run ends early, for `reason`; what is in flight may still finish."""
 
@@ -118,6 +162,11 @@ Event = (
     | PairDied
     | DeploymentStopped
     | LeasesLost
+    | Walked
+    | OutOfReach
+    | WalkFailed
+    | NothingNew
+    | AnotherSync
     | Stopping
 )
 Tell = Callable[[Event], None]

@@ -9,16 +9,12 @@ surrogate) is it cleaned as a whole and read again, so that cleaning costs the o
 JSON column takes (NaN, integers beyond 64 bits) are cleaned where they are left over, in `extra`.
 """
 
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
-from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
-
-import msgspec
 
 from etl.cleaning import (
     BAD_TEXT,
@@ -35,12 +31,19 @@ from etl.cleaning import (
 )
 from etl.errors import ItemError
 from etl.model import INT64_MAX, Drift, Pair, ScanRows
-
-DRIFT_UNKNOWN_FIELD = "unknown_field"  # not documented; in `extra`, or among the items if it is a map in stats
-DRIFT_ODD_TYPE = "odd_type"  # documented with another type; in `extra`
-DRIFT_BAD_TIME = "bad_time"  # a text that is no instant; in `extra`
-DRIFT_NAIVE_TIME = "naive_time"  # an instant without an offset, taken as UTC
-DRIFT_CONFLICT = "conflict"  # `meta.true` isn't `meta.on`: the column has `on`, `extra` has `true`
+from etl.readers import (
+    DRIFT_CONFLICT,
+    DRIFT_ODD_TYPE,
+    DRIFT_UNKNOWN_FIELD,
+    OddError,
+    boolean,
+    exact_float,
+    instant,
+    integer,
+    seconds,
+    text,
+    to_json,
+)
 
 MAX_DRIFT = 50
 """Most drift entries of one scan: enough to see what has changed, whatever the answer holds."""
@@ -51,119 +54,38 @@ NAME_MAX_CHARACTERS = 512
 
 _CACHED_NAMES_MAX_CHARACTERS: Final = 10_000
 _PLAIN: Final = {str, bool, type(None)}  # what never needs a look at its value
-_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has more digits than 309
-_DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
-# datetime.fromisoformat alone won't do: it takes `23:28:12xZ`, and drops a NUL at the end.
-_INSTANT: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
-).fullmatch
-_to_json: Final = msgspec.json.Encoder(order="sorted").encode
 
 _Items = tuple[tuple[str, str, float], ...]
-
-
-class _OddError(Exception):
-    """A documented field isn't as documented. `found` is what its column has even so; None: nothing."""
-
-    def __init__(self, kind: str, found: object = None) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.found = found
 
 
 class _BadTextError(Exception):
     """A text in the answer can't be stored as it came."""
 
 
-# Readers: from a field's value to what its column holds. They raise _OddError.
-
-
-def _integer(value: object) -> int:
-    """Of an integer, an integral float, or an integer's decimal text (protobuf's JSON form of 64 bits)."""
-    if type(value) is int:
-        number = value
-    elif (type(value) is float and value.is_integer()) or (type(value) is str and _INTEGER(value)):
-        number = int(value)
-    else:
-        raise _OddError(DRIFT_ODD_TYPE)
-    if INT64_MIN <= number <= INT64_MAX:
-        return number
-    raise _OddError(DRIFT_OUT_OF_RANGE)
-
-
-def _boolean(value: object) -> bool:
-    if type(value) is bool:
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    raise _OddError(DRIFT_ODD_TYPE)
-
-
-def _seconds(value: object) -> float:
-    """Of a number, or of a number's text."""
-    if type(value) is str and _DECIMAL(value) and not _INTEGER(value):
-        number: float | None = float(value)
-    else:
-        number = _number(value)
-    if number is not None and isfinite(number):
-        return number
-    is_number = type(value) is int or (type(value) is str and _DECIMAL(value))
-    raise _OddError(DRIFT_OUT_OF_RANGE if is_number else DRIFT_ODD_TYPE)
-
-
-def _instant(value: object) -> datetime:
-    """In UTC; what is finer than a microsecond is cut off."""
-    if type(value) is not str:
-        raise _OddError(DRIFT_ODD_TYPE)
-    if not _INSTANT(value):
-        raise _OddError(DRIFT_BAD_TIME)
-    try:
-        instant = datetime.fromisoformat(value)
-        if instant.tzinfo is not UTC and instant.tzinfo is not None:
-            return instant.astimezone(UTC)
-    except ValueError as exc:  # a month 13, a second 60
-        raise _OddError(DRIFT_BAD_TIME) from exc
-    except OverflowError as exc:  # the year 10000 in UTC
-        raise _OddError(DRIFT_OUT_OF_RANGE) from exc
-    if instant.tzinfo is None:
-        raise _OddError(DRIFT_NAIVE_TIME, instant.replace(tzinfo=UTC))
-    return instant
-
-
-def _text(value: object) -> str:
-    """A number or a truth value as its JSON text."""
-    if type(value) is str:
-        return value
-    if type(value) not in (int, float, bool):
-        raise _OddError(DRIFT_ODD_TYPE)
-    storable = clean_number(value, "", {})
-    return storable if type(storable) is str else _to_json(storable).decode()
-
-
 def _title(value: object) -> str:
-    """As `_text`, and a one-key map as `key: value`: YAML makes one of `fix(feature): Added`."""
+    """As `text`, and a one-key map as `key: value`: YAML makes one of `fix(feature): Added`."""
     if type(value) is dict and len(value) == 1:
         (name,) = value
         if type(value[name]) is str or type(value[name]) is int:
-            return f"{name}: {_text(value[name])}"
-    return _text(value)
+            return f"{name}: {text(value[name])}"
+    return text(value)
 
 
 def _products(value: object) -> tuple[str, ...]:
     if type(value) is not list:
-        raise _OddError(DRIFT_ODD_TYPE)
+        raise OddError(DRIFT_ODD_TYPE)
     for product in value:
         if type(product) is not str:
-            raise _OddError(DRIFT_ODD_TYPE)
+            raise OddError(DRIFT_ODD_TYPE)
         if len(product) > KEY_MAX_CHARACTERS:
-            raise _OddError(DRIFT_OUT_OF_RANGE)
+            raise OddError(DRIFT_OUT_OF_RANGE)
     return tuple(sorted(set(value)))
 
 
 def _object(value: object) -> dict[str, Any]:
     if type(value) is dict:
         return value
-    raise _OddError(DRIFT_ODD_TYPE)
+    raise OddError(DRIFT_ODD_TYPE)
 
 
 class _Level(NamedTuple):
@@ -187,11 +109,11 @@ _SCAN: Final = _level(
     "",
     type(None),
     {
-        "repository_id": _integer,
-        "started_at": _instant,
-        "completed_at": _instant,
-        "exit_code": _integer,
-        "has_logs": _boolean,
+        "repository_id": integer,
+        "started_at": instant,
+        "completed_at": instant,
+        "exit_code": integer,
+        "has_logs": boolean,
         "enabled_products": _products,
         "meta": _object,
         "stats": _object,
@@ -204,8 +126,8 @@ _META_FIELDS: Final = (
     "commit_author_name commit_author_email commit_author_username commit_author_image_url "
     "pull_request_author_username pull_request_author_image_url true"
 ).split()
-_META: Final = _level("meta.", str, {name: _title if name.endswith("_title") else _text for name in _META_FIELDS})
-_STATS: Final = _level("stats.", type(None), {"findings": _integer, "total_time": _seconds})
+_META: Final = _level("meta.", str, {name: _title if name.endswith("_title") else text for name in _META_FIELDS})
+_STATS: Final = _level("stats.", type(None), {"findings": integer, "total_time": seconds})
 
 _RENAMED: Final = {"on": "trigger_event", "commit": "commit_sha", "total_time": "total_time_seconds"}
 SCAN_COLUMNS = (*islice(_SCAN.blank, 5), "extra")
@@ -243,8 +165,8 @@ def _check_id(name: str, noun: str, got: object, asked: int) -> None:
     if got is None or (type(got) is int and got == asked):
         return
     try:
-        same = _integer(got) == asked
-    except _OddError:
+        same = integer(got) == asked
+    except OddError:
         same = False
     if not same:
         message = f"$.{name}: the answer is about {noun} {_shown(got)}, asked was {asked}"
@@ -270,7 +192,7 @@ def _rows(document: Any, author: str, notes: Notes, *, cleaned: bool) -> tuple[A
     stats, items, stats_extra = _stats(row[7] or {}, notes)
     scan_extra = _extra(rest, _SCAN, notes)
     # JSON has no line breaks of its own, so different rows never give the same content.
-    content = b"\n".join((_to_json((scan, products, meta, stats, items)), scan_extra, meta_extra, stats_extra))
+    content = b"\n".join((to_json((scan, products, meta, stats, items)), scan_extra, meta_extra, stats_extra))
     # A NUL is written so. To look for any backslash first is quicker by far.
     if not cleaned and b"\\" in content and b"\\u0000" in content:
         raise _BadTextError
@@ -308,7 +230,7 @@ def _read(source: dict[str, Any], level: _Level, notes: Notes) -> tuple[list[Any
         if type(value) is not ready and value is not None:
             try:
                 row[slot] = readers[slot](value)
-            except _OddError as odd:
+            except OddError as odd:
                 name = tuple(blank)[slot]
                 notes[Drift(prefix + name, odd.kind)] = None
                 row[slot] = odd.found
@@ -329,8 +251,8 @@ def _extra(extra: dict[str, Any], level: _Level, notes: Notes) -> bytes:
         return b""
     depth = 2 if level.prefix else 1
     if not _PLAIN.issuperset(map(type, extra.values())) and not is_storable(extra, depth):
-        return _to_json(clean(extra, level.prefix[:-1], depth, notes, clean_number))
-    return _to_json(extra)
+        return to_json(clean(extra, level.prefix[:-1], depth, notes, clean_number))
+    return to_json(extra)
 
 
 def _meta(meta: dict[str, Any], author: str, notes: Notes) -> tuple[list[Any], bytes]:
@@ -362,7 +284,7 @@ def _pseudonym(value: object, name: str) -> str:
     """Of the clean value: whether the rest of the answer needs cleaning makes no difference."""
     for clean_leaf in (clean_text, clean_number):
         value = clean(value, f"meta.{name}", 3, {}, clean_leaf)
-    return _digest(value.encode() if type(value) is str else _to_json(value))
+    return _digest(value.encode() if type(value) is str else to_json(value))
 
 
 def _stats(stats: dict[str, Any], notes: Notes) -> tuple[list[Any], _Items, bytes]:
@@ -404,10 +326,10 @@ def _take_numbers(node: dict[str, Any], category: str, numbers: dict[str, dict[s
     rest = {}
     taken = numbers.get(category, {})
     for name, value in node.items():
-        if type(value) is int and -EXACT_INT <= value <= EXACT_INT:  # `_number` does this too, but not as fast
+        if type(value) is int and -EXACT_INT <= value <= EXACT_INT:  # `exact_float` does this too, but not as fast
             number: float | None = float(value)
         else:
-            number = _number(value)
+            number = exact_float(value)
         if number is None or name in taken or len(name) > NAME_MAX_CHARACTERS:
             rest[name] = value
         else:
@@ -415,17 +337,3 @@ def _take_numbers(node: dict[str, Any], category: str, numbers: dict[str, dict[s
     if taken:
         numbers[category] = taken
     return rest
-
-
-def _number(value: object) -> float | None:
-    """The float that is exactly this number; None if there is none. The text of an integer is a number."""
-    if type(value) is int or type(value) is float:
-        number = value
-    elif type(value) is str and _INTEGER(value):
-        number = int(value)
-    else:
-        return None
-    try:
-        return float(number) if float(number) == number and isfinite(number) else None
-    except OverflowError:
-        return None

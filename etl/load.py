@@ -4,17 +4,19 @@ Whoever removes a queue row holds the only valid lease of that pair until the co
 writes the same scan meanwhile: reading what is there and then inserting is safe.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, insert_rows, upsert
-from etl.model import Drift, Pair, ScanRows
-from etl.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
+from etl.database import in_pairs, insert_rows
+from etl.drift import Met, count_drift
+from etl.listings import listings_of
+from etl.model import Pair, ScanRows
+from etl.reconcile import Stored, differences
+from etl.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
 
 Row = tuple[Any, ...]
 
@@ -57,7 +59,7 @@ def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -
         connection.execute(delete(scans).where(in_pairs(connection, scans, [rows.pair for rows in changed])))
     _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
-    _count_drift(connection, list(newest.values()))
+    count_drift(connection, _drift(connection, newest.values(), [*new, *changed]))
     return Loaded(len(new), len(changed), len(seen))
 
 
@@ -136,38 +138,12 @@ def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: di
         connection.execute(_SEEN, changes)
 
 
-def _count_drift(connection: Connection, batch: Sequence[ScanRows]) -> None:
-    counts = Counter[Drift]()
-    sample: dict[Drift, ScanRows] = {}
-    for rows in batch:
-        for drift in rows.drift:
-            counts[drift] += 1
-            sample[drift] = rows
-    if not counts:
-        return
-    statement = upsert(
-        connection,
-        schema_drift,
-        lambda new: {
-            "count": schema_drift.c.count + new.count,
-            "last_seen_at": new.last_seen_at,
-            "sample_deployment_id": new.sample_deployment_id,
-            "sample_scan_id": new.sample_scan_id,
-        },
-    )
-    # Sorted, so that two workers lock the rows in the same order.
-    connection.execute(
-        statement,
-        [
-            {
-                "path": drift.path,
-                "kind": drift.kind,
-                "count": counts[drift],
-                "first_seen_at": sample[drift].fetched_at,
-                "last_seen_at": sample[drift].fetched_at,
-                "sample_deployment_id": sample[drift].pair.deployment_id,
-                "sample_scan_id": sample[drift].pair.scan_id,
-            }
-            for drift in sorted(counts)
-        ],
-    )
+def _drift(connection: Connection, batch: Collection[ScanRows], changed: Sequence[ScanRows]) -> list[Met]:
+    """How answers differ from what is documented; where they are new, also from the listing of their scan."""
+    met = [Met(drift, rows.pair, rows.fetched_at) for rows in batch for drift in rows.drift]
+    listed = listings_of(connection, [rows.pair for rows in changed])
+    for rows in changed:
+        if (listing := listed.get(rows.pair)) is not None:
+            found = differences(listing, Stored(*rows.scan[:4]), details_are_newer=True)
+            met += [Met(drift, rows.pair, rows.fetched_at) for drift in found]
+    return met

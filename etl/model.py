@@ -1,11 +1,17 @@
 """The frozen data that every floor shares. No behaviour, no imports from the floors above."""
 
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 INT64_MAX = 2**63 - 1
 PERISHES_AFTER = timedelta(days=30)
 """How long the API shows a scan after its start, as far as is known."""
+
+
+PAGE_SIZE = 500
+"""The most scans that the search call puts on a page."""
+STILL_RUNNING = "still_running"
+"""The `error_kind` of a queue row whose scan had not finished when it was looked at or listed."""
 
 
 class Pair(NamedTuple):
@@ -18,7 +24,7 @@ class Pair(NamedTuple):
 class Drift(NamedTuple):
     """A difference between the documented answer and what came.
 
-    `path` has the form `meta.scan_environment`; `kind` is one of the `flatten.DRIFT_*` words.
+    `path` has the form `meta.scan_environment`; `kind` is one of the `DRIFT_*` words in `readers` and `cleaning`.
     """
 
     path: str
@@ -43,6 +49,78 @@ class ScanRows(NamedTuple):
     stats: tuple[int | None, float | None, str | None]
     items: tuple[tuple[str, str, float], ...]
     drift: tuple[Drift, ...]
+
+
+class Listing(NamedTuple):
+    """What the search call says of one scan. `extra` holds what has no column."""
+
+    pair: Pair
+    status: str | None
+    is_full_scan: bool | None
+    findings_total: int | None
+    findings_code: int | None
+    findings_supply_chain: int | None
+    findings_secrets: int | None
+    total_time_seconds: float | None
+    branch: str | None
+    commit_sha: str | None
+    repository_id: int | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    exit_code: int | None
+    extra: dict[str, Any] | None
+
+
+class Found(NamedTuple):
+    """The decoded answer of a search, and the time by the API's clock; by ours where it doesn't say."""
+
+    document: object
+    at: datetime
+
+
+class Unsettled(NamedTuple):
+    """A listed scan whose outcome may still change. `place` counts from the newest listing, which has 1."""
+
+    pair: Pair
+    started_at: datetime
+    place: int
+    is_open: bool
+
+
+class History(NamedTuple):
+    """Where the last complete walk left off: `base` is where the next one starts at the latest.
+
+    `known` scans are listed after it; `room_at` is the start of the scan at the place that was asked for, None where
+    there are fewer. `unsettled` ones started before it, the newest first.
+    """
+
+    walked_at: datetime
+    base: datetime
+    known: int
+    room_at: datetime | None
+    unsettled: tuple[Unsettled, ...]
+
+
+class Walk(NamedTuple):
+    """A walk that has reached the end of the list. `since` is None for all that the API has.
+
+    A `partial` one was told where to begin: it moves the watermark only if it left nothing out.
+    """
+
+    deployment_id: int
+    since: datetime | None
+    walked_at: datetime
+    newest_started_at: datetime | None
+    partial: bool
+    to_wake: tuple[Pair, ...]
+
+
+class Reached(NamedTuple):
+    """What became of the watermark. Scans of before `until_at` can't be had any more: since `from_at`, or ever."""
+
+    moved: bool
+    from_at: datetime | None
+    until_at: datetime | None
 
 
 class Lease(NamedTuple):

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from etl.events import (
+    AnotherSync,
     ApiAway,
     ApiBack,
     BadLine,
@@ -23,9 +24,13 @@ from etl.events import (
     GateClosed,
     GateOpened,
     LeasesLost,
+    NothingNew,
+    OutOfReach,
     PairDied,
     Stopping,
     Tally,
+    Walked,
+    WalkFailed,
 )
 
 SHOWN_OF_A_KIND = 20
@@ -88,6 +93,11 @@ LINES: dict[type[Event], tuple[str, str]] = {
     PairDied: ("warning", "dead letter"),
     DeploymentStopped: ("error", "deployment stopped, its pairs stay queued"),
     LeasesLost: ("warning", "leases lost to another worker, nothing written for them"),
+    Walked: ("info", "list walked"),
+    OutOfReach: ("warning", "scans of this time that nobody has listed can't be had any more"),
+    WalkFailed: ("error", "list not walked to its end, the next walk starts where this one did"),
+    NothingNew: ("warning", "the cursors don't end, but nothing new comes: taken for the end of the list"),
+    AnotherSync: ("info", "another sync is at work, leaving it to that one"),
     Stopping: ("warning", "stopping"),
 }
 

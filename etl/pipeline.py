@@ -31,12 +31,10 @@ from etl.model import (
     Waiting,
     pair_of,
 )
-from etl.pacing import backoff_seconds
+from etl.pacing import backoff_seconds, look_again_seconds
 
 POLL_SECONDS = 1.0
 """How often an empty queue is looked at again while work of this run may come back to it."""
-LONGEST_SNOOZE = 14
-"""The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
 FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
@@ -402,5 +400,4 @@ def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime
     if now >= expires_at:
         return Done(rows)
     age_seconds = (now - started_at).total_seconds() if started_at else 0.0
-    delay = min(max(age_seconds / 2, policy.snooze_seconds), policy.snooze_seconds * LONGEST_SNOOZE)
-    return Waiting(rows, delay, expires_at)
+    return Waiting(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, literal, not_, or_, select, true
 
-from etl.model import PERISHES_AFTER
-from etl.queue import STILL_RUNNING, staged
+from etl.model import PERISHES_AFTER, STILL_RUNNING
+from etl.queue import staged
 from etl.schema import UtcDateTime, fetch_queue, moved, scans, utc_now
 
 LONGEST_SECONDS = 10 * 365 * 86_400

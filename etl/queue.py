@@ -35,11 +35,21 @@ from sqlalchemy.sql.expression import bindparam
 
 from etl.database import analyze, change_chosen, distinct, drop_temporary, in_pairs, insert_rows, remove, upsert
 from etl.load import load_scans
-from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
+from etl.model import (
+    PERISHES_AFTER,
+    STILL_RUNNING,
+    Dead,
+    Done,
+    Enqueued,
+    Later,
+    Lease,
+    Pair,
+    Released,
+    Settled,
+    Verdict,
+    Waiting,
+)
 from etl.schema import at_once, dead_letters, fetch_queue, moved, scans, utc_now
-
-STILL_RUNNING = "still_running"
-"""The `error_kind` of a queue row whose scan had not finished when it was looked at."""
 
 _q = fetch_queue.c
 _KEY = (_q.deployment_id, _q.scan_id)

@@ -242,6 +242,31 @@ _TURN = ("due_at", "priority", "expires_at", "enqueued_at")
 """In what order a deployment's rows are taken: those that are due at once are together, and the rest is a time."""
 
 
+scan_listings = Table(
+    "scan_listings",
+    metadata,
+    *_key(),
+    Column("status", String(64)),
+    Column("is_full_scan", Boolean),
+    Column("findings_total", BigInteger),
+    Column("findings_code", BigInteger),
+    Column("findings_supply_chain", BigInteger),
+    Column("findings_secrets", BigInteger),
+    Column("total_time_seconds", Double),
+    Column("branch", _Text),
+    Column("commit_sha", _Text),
+    Column("repository_id", BigInteger),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("exit_code", BigInteger),
+    Column("extra", _Json),
+    Column("listed_at", UtcDateTime, nullable=False),
+    Column("details_gone_at", UtcDateTime),
+    Column("expired_at", UtcDateTime),
+    Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
+)
+
+
 def _work() -> list[Column[Any]]:
     """The columns that a queue row and a dead letter share."""
     return [
@@ -327,6 +352,23 @@ schema_drift = Table(
     Column("last_seen_at", UtcDateTime, nullable=False),
     Column("sample_deployment_id", BigInteger, nullable=False),
     Column("sample_scan_id", BigInteger, nullable=False),
+)
+
+watermarks = Table(
+    "watermarks",
+    metadata,
+    Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("walked_at", UtcDateTime, nullable=False),
+    Column("newest_started_at", UtcDateTime),
+    Column("complete_since", UtcDateTime, nullable=False),
+)
+
+listing_gaps = Table(
+    "listing_gaps",
+    metadata,
+    Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("from_at", UtcDateTime, primary_key=True),
+    Column("until_at", UtcDateTime, nullable=False),
 )
 
 rate_budgets = Table(

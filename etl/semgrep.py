@@ -7,9 +7,10 @@ after the token has proved good, a failure after something that worked before ha
 
 import asyncio
 import contextlib
+import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -40,7 +41,7 @@ from etl.config import ApiSettings, Tokens
 from etl.deadline import Deadline
 from etl.errors import FatalError, ItemError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
-from etl.model import Pair
+from etl.model import PAGE_SIZE, Found, Pair
 from etl.pacing import Budget, Pace, backoff_seconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -63,6 +64,11 @@ class Ping(NamedTuple):
     status: int
     seconds: float
     server_time: datetime | None
+
+
+class _Answer(NamedTuple):
+    document: object
+    headers: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -139,10 +145,30 @@ class Semgrep:
         Raises TransientError, ItemError (this scan is gone), FatalError (the token, or the whole endpoint)
         and StoppedError.
         """
+        path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
+        began_at = time.monotonic()
+        answer = await self._of_deployment(pair.deployment_id, path)
         credit = self._credit(pair.deployment_id)
+        credit.worked, credit.worked_at = path, began_at
+        return answer.document
+
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+        """One page of the scans that were created after `since`. Raises as `scan` does."""
+        query = {
+            "limit": PAGE_SIZE,
+            **({"since": since.astimezone(UTC).isoformat().replace("+00:00", "Z")} if since else {}),
+            **({"cursor": cursor} if cursor else {}),
+        }
+        path = f"/api/v1/deployments/{deployment_id}/scans/search"
+        answer = await self._of_deployment(deployment_id, path, json.dumps(query).encode())
+        return Found(answer.document, server_time(answer.headers) or datetime.now(UTC))
+
+    async def _of_deployment(self, deployment_id: int, path: str, query: bytes | None = None) -> _Answer:
+        """The answer to a call about one deployment. A failure while the API is away spends no attempt."""
+        credit = self._credit(deployment_id)
         try:
             try:
-                return await self._details(pair, credit)
+                return await self._believed(deployment_id, path, credit, query)
             except TransientError as error:
                 if error.spends_attempt and await self._is_away(credit, error):
                     error.spends_attempt = False
@@ -150,22 +176,20 @@ class Semgrep:
         except FatalError as error:
             # Other deployments have other tokens.
             if error.stop_code == TOKEN_EXIT or error.kind == "rate_limited":
-                error.deployment_id = pair.deployment_id
+                error.deployment_id = deployment_id
             raise
 
-    async def _details(self, pair: Pair, credit: _Credit) -> object:
-        """The details call; a 404 is the scan's only after the token has proved good."""
-        path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
-        began_at = time.monotonic()
+    async def _believed(self, deployment_id: int, path: str, credit: _Credit, query: bytes | None) -> _Answer:
+        """One call; a 404 is believed only after the token has proved good."""
         try:
-            found = await self._patiently(path, credit)
+            answer = await self._patiently(path, credit, query)
         except NotFoundError as error:
-            await self._prove_token(pair.deployment_id, credit)
-            raise ItemError(f"no such scan: {error}", kind="not_found", http_status=404) from error
-        credit.worked, credit.worked_at = path, began_at
+            await self._prove_token(deployment_id, credit)
+            noun = "scan" if query is None else "search"
+            raise ItemError(f"no such {noun}: {error}", kind="not_found", http_status=404) from error
         # Nothing has run between that answer and this line.
-        credit.proved_at[pair.deployment_id] = credit.answered_at
-        return found
+        credit.proved_at[deployment_id] = credit.answered_at
+        return answer
 
     async def _prove_token(self, deployment_id: int, credit: _Credit) -> None:
         """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
@@ -192,6 +216,8 @@ class Semgrep:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
         deployments of which none is `wanted`. TransientError if the API is away and may end the run."""
         credit = self._credit(deployment_id)
+        if deployment_id in credit.proved_at:
+            return
         try:
             visible = await self._visible_in_the_end(credit)
         except FatalError as error:
@@ -251,7 +277,7 @@ class Semgrep:
     async def _ask_token(self, credit: _Credit) -> None:
         asked_at = time.monotonic()
         try:
-            credit.visible = deployment_ids(await self._patiently(DEPLOYMENTS, credit))
+            credit.visible = deployment_ids((await self._patiently(DEPLOYMENTS, credit)).document)
         except NotFoundError as error:
             raise token_without_scope() from error
         credit.asked_at = asked_at
@@ -319,40 +345,46 @@ class Semgrep:
     async def _failure(self, credit: _Credit, *, paused: bool) -> TransientError | None:
         """Ask once more for what has worked before; what is wrong. An API that asks for patience isn't away."""
         try:
-            await self._get(credit.worked, credit, past_the_gate=paused)
+            await self._send(credit.worked, credit, past_the_gate=paused)
         except TransientError as error:
             return error if error.spends_attempt else None
         except (NotFoundError, ItemError):
             credit.worked = DEPLOYMENTS
         return None
 
-    async def _patiently(self, path: str, credit: _Credit) -> object:
-        """One GET with the quick retries. The retrying machinery starts at the first failure only: it
+    async def _patiently(self, path: str, credit: _Credit, query: bytes | None = None) -> _Answer:
+        """One call with the quick retries. The retrying machinery starts at the first failure only: it
         costs 32 us a call, a third of a whole request."""
         try:
-            return await self._get(path, credit)
+            return await self._send(path, credit, query)
         except TransientError as error:
             first: TransientError | None = error
 
-        async def again() -> object:
+        async def again() -> _Answer:
             nonlocal first
             if first is not None:
                 error, first = first, None
                 raise error
             self._tally.retried += 1
-            return await self._get(path, credit)
+            return await self._send(path, credit, query)
 
         return await self._retrying(again)
 
-    async def _get(self, path: str, credit: _Credit, *, past_the_gate: bool = False) -> object:
-        """One request: the decoded body of a 200, or the error that the answer means."""
+    async def _send(
+        self, path: str, credit: _Credit, query: bytes | None = None, *, past_the_gate: bool = False
+    ) -> _Answer:
+        """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
         pace, settings = credit.pace, self._settings
         sent = pace.sent() if past_the_gate else await pace.acquire()
         self._tally.requests += 1
         headers = {"Authorization": f"Bearer {credit.token}"}
+        if query is not None:
+            headers["Content-Type"] = "application/json"
+        method = "GET" if query is None else "POST"
+        request = self._session.request(method, self._url(path), headers=headers, data=query, allow_redirects=False)
         try:
             with self._deadline:
-                async with self._session.get(self._url(path), headers=headers, allow_redirects=False) as response:
+                async with request as response:
                     status, answered = response.status, response.headers
                     if status == 200:
                         body = await _read(response, settings.max_body_bytes)
@@ -368,7 +400,8 @@ class Semgrep:
         if status == 200:
             await _accepted(pace, sent, until_more)
             credit.answered_at = sent.at
-            return document(body, answered.get("Content-Type", "application/json"), path)
+            found = document(body, answered.get("Content-Type", "application/json"), path)
+            return _Answer(found, answered)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
         if isinstance(error, TransientError) and status in (429, 503):
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, or_, select
 
 from etl.database import upsert
-from etl.model import INT64_MAX, Pair
-from etl.queue import STILL_RUNNING, lease
+from etl.model import INT64_MAX, STILL_RUNNING, Pair
+from etl.queue import lease
 from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now, workers
 
 SEEN_WITHIN_SECONDS = 60

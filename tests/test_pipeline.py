@@ -15,7 +15,8 @@ from scan_rows import document, scan_rows
 from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
 from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally
 from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
-from etl.pipeline import LONGEST_SNOOZE, Policy, Stop, after_failure, after_unfinished, drain
+from etl.pacing import LONGEST_SNOOZE
+from etl.pipeline import Policy, Stop, after_failure, after_unfinished, drain
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE = Pair(120, 1)

@@ -14,9 +14,8 @@ from sqlalchemy import Connection, insert, select
 
 from etl import queue
 from etl.database import Database
-from etl.model import PERISHES_AFTER, Pair
+from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
 from etl.planning import Share, plan_queue, plan_staged, spelled
-from etl.queue import STILL_RUNNING
 from etl.sandbox.world import Deployment, Token
 from etl.schema import fetch_queue, metadata, scans
 

@@ -13,7 +13,20 @@ from sqlalchemy import Connection, func, insert, select, text, update
 
 from etl import queue
 from etl.database import Database
-from etl.model import PERISHES_AFTER, Dead, Done, Enqueued, Later, Lease, Pair, Released, Settled, Verdict, Waiting
+from etl.model import (
+    PERISHES_AFTER,
+    STILL_RUNNING,
+    Dead,
+    Done,
+    Enqueued,
+    Later,
+    Lease,
+    Pair,
+    Released,
+    Settled,
+    Verdict,
+    Waiting,
+)
 from etl.schema import dead_letters, fetch_queue, scans, utc_now
 
 NOTHING = Settled(inserted=0, updated=0, unchanged=0, waiting=0, later=0, dead=0, released=0, lost=0)
@@ -213,7 +226,7 @@ def test_a_running_scan_is_stored_and_waits(database: Database) -> None:
 
     assert settled == NOTHING._replace(inserted=1, waiting=1)
     row = rows(database)[0]
-    assert (row["attempts"], row["lease_token"], row["error_kind"]) == (0, None, queue.STILL_RUNNING)
+    assert (row["attempts"], row["lease_token"], row["error_kind"]) == (0, None, STILL_RUNNING)
     assert row["expires_at"] == expires_at
     assert database.run_here(lambda connection: queue.left(connection, None)) == queue.Left(0, 1, None)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select
 
 from etl import runs
 from etl.database import Database
-from etl.queue import STILL_RUNNING
+from etl.model import STILL_RUNNING
 from etl.schema import RUN_COUNTS, dead_letters, fetch_queue
 
 NOW = datetime.now(UTC).replace(microsecond=0)

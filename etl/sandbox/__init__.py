@@ -3,10 +3,11 @@
     async with Sandbox(World(seed=7, scans=1_000)) as base_url:
         ...  # ask base_url, with the token `sandbox-token`, for scans 1 to 1,000 of deployment 120
 
-`World` says what there is to fetch, `Behaviour` how the API behaves while it is asked. Beside the four calls
-of the API there are `GET /sandbox/stats` (what it was asked; `?scans=true` adds how often each scan was) and
-`GET /sandbox/scans?limit=&offset=` (the [deployment_id, scan_id] pairs that exist; an empty page is the end).
-These two need no token and are neither slowed down nor counted.
+`World` says what there is to fetch, `Behaviour` how the API behaves while it is asked; the Date of its answers is
+that of the sandbox's own clock. Beside the four calls of the API there are `GET /sandbox/stats` (what it was
+asked; `?scans=true` adds how often each scan was) and `GET /sandbox/scans?limit=&offset=` (the
+[deployment_id, scan_id] pairs that exist; an empty page is the end). These two need no token and are neither
+slowed down nor counted.
 """
 
 import asyncio
@@ -15,7 +16,8 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -33,7 +35,7 @@ from etl.sandbox.faults import (
     chosen_fault,
     retry_after_header,
 )
-from etl.sandbox.world import Deployment, Token, World, deployment_of, newest_id, rng, scan
+from etl.sandbox.world import Deployment, Token, World, deployment_of, newest_id, rng, scan, started_at
 
 __all__ = ["FAULTS", "Behaviour", "Deployment", "Fault", "Sandbox", "Stats", "Token", "World", "serve"]
 
@@ -196,6 +198,8 @@ class Sandbox:
         status = 0
         try:
             response = await self._respond(request, asked)
+            if not response.prepared:
+                response.headers["Date"] = format_datetime(self._clock().astimezone(UTC), usegmt=True)
             if request.transport is not None and (response.prepared or not request.transport.is_closing()):
                 status = response.status
             return response
@@ -247,7 +251,7 @@ class Sandbox:
         if scan_id > self._newest_id:
             self._newest_id = newest_id(world, now)
         exists = world.first_scan_id <= scan_id <= self._newest_id
-        if not exists or deployment_of(world, scan_id) is not deployment:
+        if not exists or deployment_of(world, scan_id) is not deployment or self._is_gone(scan_id, now):
             return answer(404, {"message": "no such scan"})
         body = details(scan(world, scan_id), now)
         fault = chosen_fault(world.seed, self.behaviour.faults, "details", scan_id, self.stats.saw(scan_id))
@@ -256,10 +260,14 @@ class Sandbox:
         other_body = details(scan(world, scan_id + len(world.deployments)), now)
         return await FAULTS[fault.name](Call(request, self.behaviour, now, body, other_body))
 
+    def _is_gone(self, scan_id: int, now: datetime) -> bool:
+        days = self.behaviour.details_days
+        return days is not None and started_at(self.world, scan_id) < now - timedelta(days=days)
+
     async def _search(self, request: web.BaseRequest, deployment: Deployment, now: datetime) -> web.StreamResponse:
         try:
             query = read_query(await request.read())
-            body = search(self.world, deployment, query, now)
+            body = search(self.world, deployment, query, now, by_offset=self.behaviour.offset_cursors)
         except ValueError as exc:
             return answer(400, {"message": str(exc)})
         if len(self._page_tries) > _PAGES_KEPT:

@@ -5,6 +5,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -71,22 +72,27 @@ def read_query(body: bytes) -> Query:
         raise ValueError(str(exc)) from exc
 
 
-def search(world: World, deployment: Deployment, query: Query, now: datetime) -> dict[str, Any]:
+def search(
+    world: World, deployment: Deployment, query: Query, now: datetime, *, by_offset: bool = False
+) -> dict[str, Any]:
     """One page, newest first. Raises ValueError for a cursor that no earlier page gave.
 
-    The last page has the cursor "", or none where it has no scans either: both mean the end.
+    The last page has the cursor "", or none where it has no scans either: both mean the end. A cursor names the
+    next scan, or `by_offset` how many to pass over: then scans that arrive between two pages move the rest along.
     """
     edge = now - SEARCH_WINDOW
     if query.since is not None:
         since = query.since if query.since.tzinfo else query.since.replace(tzinfo=UTC)
         edge = max(edge, since)
     found: list[dict[str, Any]] = []
-    newest = newest_id(world, now)
-    if query.cursor:
+    newest, passed = newest_id(world, now), 0
+    if query.cursor and by_offset:
+        passed = _read_cursor(query.cursor)
+    elif query.cursor:
         newest = min(newest, _read_cursor(query.cursor))
-    for looked, scan_id in enumerate(ids_downwards(world, deployment, newest)):
+    for looked, scan_id in enumerate(islice(ids_downwards(world, deployment, newest), passed, None)):
         if looked == LOOK_AT_MOST or len(found) == query.limit:
-            return {"scans": found, "cursor": _cursor(scan_id)}
+            return {"scans": found, "cursor": _cursor(passed + looked if by_offset else scan_id)}
         one = scan(world, scan_id)
         if one.started_at <= edge:
             break

@@ -50,7 +50,9 @@ class Behaviour:
     Each answer takes `latency_seconds` and up to `latency_spread_seconds` more. `rate_limit` is in requests
     per second and token, None for none; `burst` requests may come at once, as many as one second's where
     it is None. `retry_after` is the form in which a 429 or 503 says how long to wait, at least a second.
-    The faults `hang` and `slow-body` take `hang_seconds` and `drip_seconds`; `huge-body` sends `huge_bytes`.
+    The details of a scan are gone `details_days` after its start, None for never. With `offset_cursors` the
+    search's pages shift when scans arrive between them. The faults `hang` and `slow-body` take `hang_seconds`
+    and `drip_seconds`; `huge-body` sends `huge_bytes`.
     """
 
     latency_seconds: float = 0.0
@@ -59,6 +61,8 @@ class Behaviour:
     burst: int | None = None
     retry_after: Literal["seconds", "date", "absent"] = "seconds"
     rate_limit_headers: bool = False
+    details_days: float | None = None
+    offset_cursors: bool = False
     faults: tuple[Fault, ...] = ()
     hang_seconds: float = 3_600.0
     drip_seconds: float = 2.0

@@ -78,7 +78,8 @@ class World:
     `managed_share`, are so.
 
     At `opened_at` exactly `scans` scans exist, the last of them just started; from then on
-    `scans_per_day` arrive on average, most of them in office hours. `opened_at` None means the moment
+    `scans_per_day` arrive on average, most of them in office hours. The outcome of a `late_share` comes only up
+    to `late_days` after the start. `opened_at` None means the moment
     at which a `Sandbox` takes the world. Several deployments take the scan ids in turn. Raises
     ValueError for a world that can't be.
     """
@@ -97,6 +98,8 @@ class World:
     title_map_share: float = 0.1
     never_finished_share: float = 0.01
     cancelled_share: float = 0.005
+    late_share: float = 0.0
+    late_days: float = 3.0
 
     def __post_init__(self) -> None:
         if min(self.repositories, self.authors, self.first_scan_id, len(self.deployments)) < 1:
@@ -216,6 +219,8 @@ def scan(world: World, scan_id: int) -> Scan:
     median_seconds = repository.full_seconds if pull_request_id is None else repository.full_seconds / 5
     straggler = 30 if roll() < 0.02 else 1
     duration = min(max(2.0, median_seconds * straggler * draw.lognormvariate(0, 0.6)), 6 * 3600.0)
+    if world.late_share and dice(world.seed, "late", scan_id) < world.late_share:
+        duration = 3600.0 + dice(world.seed, "lateness", scan_id) * world.late_days * 86_400
     exit_code = draw.choices(_EXIT_CODES, cum_weights=_EXIT_CODE_WEIGHTS)[0]
     title = _CHANGES[int(roll() * len(_CHANGES))]
     author = _author(int(roll() * world.authors))

@@ -140,6 +140,47 @@ def create_scan_tables() -> None:
     )
 
 
+def create_listing_tables() -> None:
+    op.create_table(
+        "scan_listings",
+        *key(),
+        sa.Column("status", sa.String(64)),
+        sa.Column("is_full_scan", sa.Boolean),
+        sa.Column("findings_total", sa.BigInteger),
+        sa.Column("findings_code", sa.BigInteger),
+        sa.Column("findings_supply_chain", sa.BigInteger),
+        sa.Column("findings_secrets", sa.BigInteger),
+        sa.Column("total_time_seconds", sa.Double),
+        sa.Column("branch", TEXT),
+        sa.Column("commit_sha", TEXT),
+        sa.Column("repository_id", sa.BigInteger),
+        sa.Column("started_at", INSTANT),
+        sa.Column("completed_at", INSTANT),
+        sa.Column("exit_code", sa.BigInteger),
+        sa.Column("extra", JSON),
+        sa.Column("listed_at", INSTANT, nullable=False),
+        sa.Column("details_gone_at", INSTANT),
+        sa.Column("expired_at", INSTANT),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_listings"),
+    )
+    op.create_index("ix_scan_listings_started_at", "scan_listings", ["deployment_id", "started_at"])
+    op.create_table(
+        "watermarks",
+        sa.Column("deployment_id", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("walked_at", INSTANT, nullable=False),
+        sa.Column("newest_started_at", INSTANT),
+        sa.Column("complete_since", INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint("deployment_id", name="pk_watermarks"),
+    )
+    op.create_table(
+        "listing_gaps",
+        sa.Column("deployment_id", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("from_at", INSTANT, nullable=False),
+        sa.Column("until_at", INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint("deployment_id", "from_at", name="pk_listing_gaps"),
+    )
+
+
 def create_work_tables() -> None:
     op.create_table(
         "fetch_queue",
@@ -397,6 +438,7 @@ def create_views() -> None:
 
 def upgrade() -> None:
     create_scan_tables()
+    create_listing_tables()
     create_work_tables()
     create_run_tables()
     create_views()
@@ -412,6 +454,9 @@ def downgrade() -> None:
         "runs",
         "dead_letters",
         "fetch_queue",
+        "listing_gaps",
+        "watermarks",
+        "scan_listings",
         "scan_stat_items",
         "scan_stats",
         "scan_meta",
