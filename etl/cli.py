@@ -15,17 +15,18 @@ from etl import __version__, database, runs, status
 from etl.config import load_tokens, origins
 from etl.errors import ConfigError, FatalError, ScanEtlError, TransientError
 from etl.fleet import run_processes
-from etl.job import Order, fill, open_database, run
-from etl.observe import print_result, print_summary, print_table
+from etl.job import Order, fill, open_database
+from etl.observe import print_result, print_table
 from etl.options import (
     LazyGroup,
     as_json,
     budget,
+    budget_of,
     common,
     files,
     given,
     pace,
-    run_async,
+    report_run,
     settings_of,
     strict,
     wants_json,
@@ -45,9 +46,11 @@ def _open(ctx: click.Context) -> database.Database:
 # Apart, because what they import costs every other command 0.1 s.
 LATER = {
     "demo": "etl.rehearsal:demo_command",
+    "discover": "etl.nightly:discover_command",
     "doctor": "etl.preflight:doctor_command",
     "plan": "etl.preflight:plan_command",
     "sandbox": "etl.rehearsal:sandbox_command",
+    "sync": "etl.nightly:sync_command",
 }
 
 
@@ -76,20 +79,8 @@ def cli() -> None:
 @click.pass_context
 def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Fetch the pairs of FILEs (`-` is stdin), or all that is due in the queue."""
-    order = Order("run", files, **_budget(options))
-    _report_run(ctx, order)
-
-
-def _budget(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
-
-
-def _report_run(ctx: click.Context, order: Order) -> NoReturn:
-    settings = settings_of(ctx)
-    interactive = sys.stderr.isatty() and settings.observe.log_format == "text"
-    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive))
-    print_summary(summary, where=database.place(settings.database.url), as_json=wants_json(ctx))
-    ctx.exit(summary["exit_code"])
+    order = Order("run", files, **budget_of(options))
+    report_run(ctx, order)
 
 
 @cli.command("worker")
@@ -106,7 +97,7 @@ def worker_command(ctx: click.Context, processes: int) -> None:
     if processes > 1:
         settings_of(ctx)
         ctx.exit(run_processes(processes, sys.argv[1:]))
-    _report_run(ctx, Order("worker", forever=True))
+    report_run(ctx, Order("worker", forever=True))
 
 
 @cli.command("enqueue")

@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from etl.errors import ConfigError
-from etl.model import INT64_MAX
+from etl.model import INT64_MAX, PERISHES_AFTER
 
 DEFAULT_FILE = "config.toml"
 TOKEN_VARIABLE = "SEMGREP_APP_TOKEN"  # noqa: S105 - the name of a variable
@@ -93,6 +93,50 @@ class QueueSettings(_Section):
     snooze_seconds: _Seconds = 300.0
 
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+
+
+def seconds_of(text: str) -> float:
+    """`90`, `90s`, `10m`, `2h` or `7d`, as seconds. ValueError with an example of what is right."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found or float(found[1]) == 0:
+        raise ValueError("it must be a duration such as 90s, 10m, 2h or 7d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+class DiscoverSettings(_Section):
+    """`[discover]`: which lists are walked, and how far back. No deployments mean those that the tokens see."""
+
+    deployments: tuple[Annotated[int, Field(ge=1, le=INT64_MAX)], ...] = ()
+    lookback: str = "30d"
+    overlap: str = "6h"
+
+    @field_validator("deployments", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """The environment has `120` or `120,121`."""
+        if isinstance(value, str):
+            return [part for part in re.split(r"[\s,\[\]]+", value) if part]
+        return [value] if isinstance(value, int) else value
+
+    @field_validator("lookback", "overlap")
+    @classmethod
+    def _check_duration(cls, value: str) -> str:
+        if seconds_of(value) > PERISHES_AFTER.total_seconds():
+            raise ValueError("it must be 30d at most: the list goes back no further")
+        return value
+
+    @property
+    def lookback_seconds(self) -> float:
+        """How far back a first walk goes."""
+        return seconds_of(self.lookback)
+
+    @property
+    def overlap_seconds(self) -> float:
+        """How far each further walk goes back behind the one before, at the least."""
+        return seconds_of(self.overlap)
+
+
 class PrivacySettings(_Section):
     """`[privacy]`: what is kept of the people in a scan."""
 
@@ -123,6 +167,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
     queue: QueueSettings = QueueSettings()
+    discover: DiscoverSettings = DiscoverSettings()
     privacy: PrivacySettings = PrivacySettings()
     observe: ObserveSettings = ObserveSettings()
     sources: dict[str, str] = Field(default_factory=dict, repr=False)

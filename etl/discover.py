@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from etl.errors import FatalError, ItemError, StoppedError, TransientError
+from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError
 from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
@@ -105,23 +105,25 @@ async def discover(
     halted: dict[int, FatalError],
     tally: Tally,
     tell: Tell,
-) -> list[int]:
+) -> set[int]:
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
-    `halted` gets the deployments whose token is no good; an API that is away for good is asked of in `stop`.
+    `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop.
     """
     walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(deployments)]
-    failed = []
+    failed = set()
     async with asyncio.TaskGroup() as tasks:
         running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
     for deployment_id, task in running.items():
         error = task.result()
-        if isinstance(error, FatalError):
+        if error is None:
+            continue
+        failed.add(deployment_id)
+        if not isinstance(error, FatalError):
+            tell(WalkFailed(deployment_id, str(error)))
+        elif error.deployment_id is not None:
             halted[deployment_id] = error
             tell(DeploymentStopped(deployment_id, str(error)))
-        elif error is not None:
-            failed.append(deployment_id)
-            tell(WalkFailed(deployment_id, str(error)))
     return failed
 
 
@@ -132,7 +134,7 @@ class _Discovery:
         self.ports, self.deployment_id, self.search = ports, deployment_id, search
         self.stop, self.tally, self.tell = stop, tally, tell
 
-    async def run(self) -> FatalError | TransientError | ItemError | None:
+    async def run(self) -> ScanEtlError | None:
         """Find what is new; and if there is something, what has changed late. The error that ended it, if one did."""
         try:
             history = await self.ports.history(self.deployment_id, ROOM)
@@ -143,13 +145,11 @@ class _Discovery:
                 if deeper is not None:
                     await self.walk(deeper, history, partial=True)
         except FatalError as error:
-            if error.deployment_id is not None:
-                return error
-            self.stop.ask(error.stop_code, str(error))
-        except (TransientError, ItemError) as error:
+            if error.deployment_id is None:
+                self.stop.ask(error.stop_code, str(error))
             return error
-        except StoppedError:
-            pass
+        except (TransientError, ItemError, StoppedError) as error:
+            return error
         return None
 
     async def start(self, history: History | None) -> datetime | None:

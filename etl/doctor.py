@@ -18,6 +18,7 @@ from etl.config import ApiSettings, Settings, Tokens, load_tokens
 from etl.database import Database, place, product, schema_problem, sqlite_path
 from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.events import Tally
+from etl.model import NO_DEPLOYMENT
 from etl.schema import HEAD
 from etl.semgrep import Ping, Semgrep
 
@@ -25,8 +26,6 @@ T = TypeVar("T")
 
 LARGEST_SKEW_SECONDS = 30
 LEAST_FREE_BYTES = 2**30
-NO_DEPLOYMENT = 0
-"""No deployment has this id: whoever asks for its token gets the one for all."""
 LIVING_STATUSES = frozenset({200, 401, 403, 429})
 """What an API that lives may say to a ping, whatever it thinks of one without a token."""
 SETTINGS_EXIT, DATABASE_EXIT = ConfigError.exit_code, DatabaseError.exit_code

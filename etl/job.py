@@ -7,21 +7,25 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from etl import __version__, queue, runs
+from etl import __version__, budgets, listings, queue, runs
 from etl.config import Settings, Tokens
 from etl.database import Database, schema_problem, sqlite_path, upgrade
+from etl.discover import Search, discover
 from etl.errors import ConfigError, DatabaseError, FatalError, StoppedError, TransientError
-from etl.events import BadLine, Stopping, Tally, Tell
+from etl.events import AnotherSync, BadLine, Stopping, Tally, Tell
+from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
+from etl.pacing import LONGEST_SNOOZE
 from etl.pairs import read_pairs
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
-from etl.ports import PatientDatabase, RunPorts, TokenBudget
+from etl.ports import DiscoverPorts, PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 
@@ -29,13 +33,19 @@ DEAD_EXIT = 1
 TOKEN_EXIT = 3
 SAVE_INTERVAL_SECONDS = 10.0
 DATABASE_PATIENCE_SECONDS = 30.0
+WALK_GRACE_SECONDS = 10.0
+"""How long a page that is being read may take after a stop."""
 LONGEST_STOP_SECONDS = 40.0
 """A stop that takes longer, as with a database that neither answers nor fails, ends the process as it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the command line asks of a run. Without `files` it drains what is due in the queue."""
+    """What the command line asks of a run. Without `files` it drains what is due in the queue.
+
+    One that `discovers` does so first, and then drains what goes before the pairs of files. `since` is an instant,
+    or so many seconds ago.
+    """
 
     command: str
     files: tuple[str, ...] = ()
@@ -45,6 +55,15 @@ class Order:
     max_failures: int | None = None
     deadline_seconds: float | None = None
     forever: bool = False
+    discovers: bool = False
+    drains: bool = True
+    since: datetime | float | None = None
+    single: bool = False
+
+    @property
+    def below(self) -> int | None:
+        """The priority of what it leaves to others."""
+        return queue.FILE_PRIORITY if self.discovers else None
 
     @property
     def patience_seconds(self) -> float:
@@ -138,6 +157,7 @@ class _Run:
     tally: Tally
     stop: Stop
     halted: dict[int, FatalError]
+    unwalked: set[int]
 
 
 async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: bool) -> dict[str, Any]:
@@ -157,19 +177,31 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
     batch = run_id if order.files else None
     with closing(open_database(settings.database.url, create=True)) as database:
         token = secrets.token_hex(16)
-        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, Stop(), {})
+        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, Stop(), {}, set())
         await database.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
-        with _signals(this.stop):
-            await _work(this)
-        left = await database.run(partial(queue.left, batch=batch))
+        if not (order.single and await _leaves_to_another(this)):
+            with _signals(this.stop):
+                await _work(this)
+        left = await database.run(partial(queue.left, batch=batch, below=order.below))
         tally.remaining, tally.waiting = left.remaining, left.waiting
         summary = _summary(this, time.monotonic() - started)
         await database.run(partial(runs.finish_run, summary=summary, token=token))
         return summary
 
 
+async def _leaves_to_another(this: _Run) -> bool:
+    """Whether another run of this command is at work, which is told of."""
+    sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
+    await this.database.run(partial(sign, counts=_counts(this.tally), lately=runs.Lately()))
+    other = await this.database.run(partial(runs.at_work_before, command=this.order.command, token=this.token))
+    if other is not None:
+        this.reporter.tell(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
+    return other is not None
+
+
 async def _work(this: _Run) -> None:
-    """Enqueue, drain. What ends it early is in `stop` and `halted` afterwards."""
+    """Discover, enqueue, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
+    began_at = time.monotonic()
     database, tell = this.database, this.reporter.tell
     patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
@@ -177,13 +209,15 @@ async def _work(this: _Run) -> None:
         if this.order.files:
             stopped = this.stop.asked.is_set
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
-        elif not this.order.forever:
-            this.tally.to_do = (await database.run(partial(queue.left, batch=None))).remaining
         budget_of = partial(TokenBudget, patient)
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
             semgrep.gives_up = not this.order.forever
-            ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.token)
-            await drain(ports, _policy(this.order, this.settings), this.stop, this.halted, this.tally, tell)
+            if this.order.discovers:
+                await _discover(this, semgrep, patient)
+            if this.stop.asked.is_set():
+                tell(Stopping(this.stop.reason))
+            elif this.order.drains:
+                await _drain(this, semgrep, patient, time.monotonic() - began_at)
     except (FatalError, TransientError) as error:
         this.stop.ask(error.stop_code if isinstance(error, FatalError) else BUDGET_EXIT, str(error))
         tell(Stopping(this.stop.reason))
@@ -193,6 +227,69 @@ async def _work(this: _Run) -> None:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def _discover(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
+    """Walk the lists, until a stop is asked for."""
+    deadline_seconds, loop = this.order.deadline_seconds, asyncio.get_running_loop()
+    timer = deadline_seconds and loop.call_later(
+        deadline_seconds, this.stop.ask, BUDGET_EXIT, f"deadline of {deadline_seconds:g} s"
+    )
+    deployments = this.settings.discover.deployments or await _deployments(this, semgrep, patient)
+    this.unwalked.update(deployments)
+    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, refresh=this.order.refresh)
+    walking = asyncio.create_task(
+        discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
+    )
+    stopping = asyncio.create_task(this.stop.asked.wait())
+    await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not walking.done():
+        semgrep.hush()
+        await asyncio.wait({walking}, timeout=WALK_GRACE_SECONDS)
+        walking.cancel()
+    stopping.cancel()
+    if timer:
+        timer.cancel()
+    await asyncio.wait({walking, stopping})
+    if not walking.cancelled():
+        this.unwalked.intersection_update(walking.result())
+
+
+async def _deployments(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
+    """Those that the tokens see. A token sees one for ever, so it is asked only the first time."""
+    found = set(this.tokens.deployment_ids)
+    token = this.tokens.for_deployment(NO_DEPLOYMENT)
+    if token is not None:
+        seen = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
+        found |= seen or await semgrep.seen_by_token_of(NO_DEPLOYMENT)
+    if not found:
+        raise FatalError(
+            "the API doesn't say which deployment the token may see: name it in [discover] deployments",
+            kind="no_deployment",
+            stop_code=TOKEN_EXIT,
+        )
+    return found
+
+
+def _search(this: _Run) -> Search:
+    settings = this.settings
+    return Search(
+        lookback_seconds=settings.discover.lookback_seconds,
+        since=this.order.since,
+        look_seconds=settings.queue.snooze_seconds * LONGEST_SNOOZE,
+        max_attempts=settings.queue.max_attempts,
+        backoff_seconds=settings.queue.backoff_seconds,
+        backoff_max_seconds=settings.queue.backoff_max_seconds,
+    )
+
+
+async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase, seconds_spent: float) -> None:
+    if not (this.order.files or this.order.forever):
+        left = await patient.run(partial(queue.left, batch=None, below=this.order.below))
+        this.tally.to_do = left.remaining
+    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.order.below, this.token)
+    policy = _policy(this.order, this.settings, seconds_spent)
+    await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 
 
 async def _save_counts(this: _Run, patient: PatientDatabase) -> None:
@@ -223,11 +320,12 @@ def _summary(this: _Run, seconds: float) -> dict[str, Any]:
         "command": this.order.command,
         **_counts(this.tally),
         "duration_seconds": round(seconds, 3),
-        "exit_code": _exit_code(this.stop, this.halted, this.tally),
+        "exit_code": _exit_code(this.stop, this.halted, this.tally, this.unwalked),
     }
 
 
-def _policy(order: Order, settings: Settings) -> Policy:
+def _policy(order: Order, settings: Settings, seconds_spent: float) -> Policy:
+    deadline = order.deadline_seconds
     concurrency, batch_size = settings.api.concurrency, settings.database.batch_size
     return Policy(
         concurrency=concurrency,
@@ -241,17 +339,19 @@ def _policy(order: Order, settings: Settings) -> Policy:
         snooze_seconds=settings.queue.snooze_seconds,
         limit=order.limit,
         max_failures=order.max_failures,
-        deadline_seconds=order.deadline_seconds,
+        deadline_seconds=None if deadline is None else max(0.0, deadline - seconds_spent),
         forever=order.forever,
     )
 
 
-def _exit_code(stop: Stop, halted: dict[int, FatalError], tally: Tally) -> int:
-    budget_unneeded = stop.exit_code == BUDGET_EXIT and not tally.remaining
+def _exit_code(stop: Stop, halted: dict[int, FatalError], tally: Tally, unwalked: Collection[int]) -> int:
+    budget_unneeded = stop.exit_code == BUDGET_EXIT and not tally.remaining and not unwalked
     if stop.exit_code is not None and not budget_unneeded:
         return stop.exit_code
     if halted:
         return next(iter(halted.values())).stop_code
+    if unwalked:
+        return BUDGET_EXIT
     return DEAD_EXIT if tally.dead else 0
 
 

@@ -48,7 +48,6 @@ _IS_OPEN = and_(
 class Piece(NamedTuple):
     """A page to be recorded. `listed_at` is when its walk began, by the API's clock."""
 
-    deployment_id: int
     page: Page
     listed_at: datetime
     refresh: bool
@@ -234,7 +233,13 @@ def history(connection: Connection, deployment_id: int, overlap_seconds: float, 
     )
 
 
-def finish(connection: Connection, walk: Walk) -> Reached:
+def seen_by(connection: Connection, token_key: str) -> set[int]:
+    """The deployments whose lists have been walked with this token."""
+    found = select(watermarks.c.deployment_id).where(watermarks.c.token_key == token_key)
+    return set(connection.execute(found).scalars())
+
+
+def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
     """Move the watermark behind a complete walk, note what can't be had any more, and wake what has to be looked at."""
     mark = watermarks.c
     before = connection.execute(
@@ -252,6 +257,7 @@ def finish(connection: Connection, walk: Walk) -> Reached:
         "walked_at": walk.walked_at,
         "newest_started_at": min(max(newest), walk.walked_at) if newest else None,
         "complete_since": begins_at,
+        "token_key": token_key,
     }
     # Another discovery that began later may have been quicker.
     is_newer = upsert(
@@ -259,9 +265,10 @@ def finish(connection: Connection, walk: Walk) -> Reached:
         watermarks,
         lambda new: {
             "newest_started_at": case(
-                (new.walked_at > mark.walked_at, new.newest_started_at), else_=mark.newest_started_at
+                (new.walked_at >= mark.walked_at, new.newest_started_at), else_=mark.newest_started_at
             ),
-            "walked_at": case((new.walked_at > mark.walked_at, new.walked_at), else_=mark.walked_at),
+            "token_key": new.token_key,
+            "walked_at": case((new.walked_at >= mark.walked_at, new.walked_at), else_=mark.walked_at),
         },
     )
     connection.execute(is_newer, row)

@@ -8,6 +8,8 @@ PERISHES_AFTER = timedelta(days=30)
 """How long the API shows a scan after its start, as far as is known."""
 
 
+NO_DEPLOYMENT = 0
+"""No deployment has this id: whoever asks for its token gets the one for all."""
 PAGE_SIZE = 500
 """The most scans that the search call puts on a page."""
 STILL_RUNNING = "still_running"

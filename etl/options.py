@@ -3,17 +3,20 @@
 import asyncio
 import gc
 import os
-import re
+import sys
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from etl.config import Settings, load_settings
-from etl.observe import configure_logs
+from etl.config import Settings, load_settings, load_tokens, seconds_of
+from etl.database import place
+from etl.job import Order, run
+from etl.observe import configure_logs, print_summary
 
 SETTING_OF = {
     "database_url": "database.url",
@@ -55,10 +58,30 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds; fails with an example of what is right."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
-        if not found or float(found[1]) == 0:
+        try:
+            return seconds_of(str(value))
+        except ValueError:
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
-        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+class Since(click.ParamType[float | datetime]):
+    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
+
+    name = "since"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
+        """So many seconds ago, or an instant; fails with an example of what is right."""
+        try:
+            return seconds_of(str(value))
+        except ValueError:
+            pass
+        try:
+            instant = datetime.fromisoformat(str(value).strip())
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
+            )
+        return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 # Options that many commands share
@@ -141,3 +164,17 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     except ImportError:
         return asyncio.run(work)
     return uvloop.run(work)
+
+
+def budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `budget` as an order has them."""
+    return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
+
+
+def report_run(ctx: click.Context, order: Order) -> NoReturn:
+    """Do a run, print its summary and leave with its exit code."""
+    settings = settings_of(ctx)
+    interactive = sys.stderr.isatty() and settings.observe.log_format == "text"
+    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive))
+    print_summary(summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    ctx.exit(summary["exit_code"])

@@ -3,19 +3,21 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from etl import budgets, queue
-from etl.config import Settings
+from etl import budgets, listings, queue
+from etl.config import Settings, Tokens
 from etl.database import Database
 from etl.errors import DatabaseAwayError
 from etl.events import DatabaseAway, DatabaseBack, Tell
 from etl.flatten import flatten
-from etl.model import Lease, Pair, Settled, Verdict
+from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
 from etl.pacing import backoff_seconds
+from etl.pages import Page
 from etl.semgrep import Semgrep
 
 T = TypeVar("T")
@@ -97,12 +99,14 @@ class RunPorts:
         settings: Settings,
         run_id: str,
         batch: str | None,
+        below: int | None,
         token: str,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
         self._run_id = run_id
         self._batch = batch
+        self._below = below
         self._token = token
         self._semgrep = semgrep
         self.fetch = semgrep.scan
@@ -120,7 +124,13 @@ class RunPorts:
         barred = frozenset(without)
         return await self._database.run(
             lambda connection: queue.lease(
-                connection, self._token, limit, self._lease_seconds, batch=self._batch, without=barred
+                connection,
+                self._token,
+                limit,
+                self._lease_seconds,
+                batch=self._batch,
+                below=self._below,
+                without=barred,
             )
         )
 
@@ -136,5 +146,40 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        left = await self._database.run(partial(queue.left, batch=self._batch, without=frozenset(without)))
-        return left.next_due_seconds
+        left = partial(queue.left, batch=self._batch, without=frozenset(without), below=self._below)
+        return (await self._database.run(left)).next_due_seconds
+
+
+class DiscoverPorts:
+    """What discovery needs."""
+
+    def __init__(
+        self, database: PatientDatabase, semgrep: Semgrep, settings: Settings, tokens: Tokens, *, refresh: bool
+    ) -> None:
+        self._database = database
+        self._semgrep = semgrep
+        self._snooze_seconds = settings.queue.snooze_seconds
+        self._overlap_seconds = settings.discover.overlap_seconds
+        self._tokens = tokens
+        self._refresh = refresh
+        self.search = semgrep.search
+
+    async def api_time(self) -> datetime:
+        """What time it is for the API; for us, if it doesn't say."""
+        return (await self._semgrep.ping()).server_time or datetime.now(UTC)
+
+    async def history(self, deployment_id: int, room: int) -> History | None:
+        """What is known of the walks before."""
+        work = partial(listings.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room)
+        return await self._database.run(work)
+
+    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+        """Store a page and queue what it asks for, and behind the last one move the watermark."""
+        token_key = budgets.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
+        piece = listings.Piece(page, walk.walked_at, self._refresh, self._snooze_seconds)
+
+        def work(connection: Connection) -> tuple[int, Reached | None]:
+            queued = listings.record(connection, piece)
+            return queued, listings.finish(connection, walk, token_key) if is_last else None
+
+        return await self._database.run(work)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    CompoundSelect,
     Connection,
     MetaData,
     Select,
@@ -34,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database import analyze, change_chosen, distinct, drop_temporary, in_pairs, insert_rows, remove, upsert
+from etl.listings import ended, mark_gone
 from etl.load import load_scans
 from etl.model import (
     PERISHES_AFTER,
@@ -50,6 +52,10 @@ from etl.model import (
     Waiting,
 )
 from etl.schema import at_once, dead_letters, fetch_queue, moved, scans, utc_now
+
+FILE_PRIORITY = 10
+"""The pairs of a `run FILE` go after those that any program has queued, which have 0, and those that are discovered:
+it may hold millions, and whoever drains the queue isn't to wait for them."""
 
 _q = fetch_queue.c
 _KEY = (_q.deployment_id, _q.scan_id)
@@ -117,8 +123,9 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
         return changes
 
     counts, wanted = staged(connection, refresh=refresh)
-    wanted = wanted.add_columns(literal(batch).label("batch")).order_by("deployment_id", "scan_id")
-    names = ["deployment_id", "scan_id", "batch"]
+    priority = literal(FILE_PRIORITY if batch else 0).label("priority")
+    wanted = wanted.add_columns(literal(batch).label("batch"), priority).order_by("deployment_id", "scan_id")
+    names = ["deployment_id", "scan_id", "batch", "priority"]
     connection.execute(upsert(connection, fetch_queue, change).from_select(names, wanted))
     if not refresh:
         finished = _take_back_finished(connection)
@@ -169,13 +176,14 @@ def lease(
     lease_seconds: float,
     *,
     batch: str | None = None,
+    below: int | None = None,
     without: Collection[int] = (),
 ) -> list[Lease]:
     """Take up to `limit` ready pairs, of one batch or of the whole queue, fairly from all deployments but those
-    `without`."""
+    `without`. Of the whole queue `below` leaves out this priority and what goes after it."""
     deployments = [found for found in deployments_of(connection, batch) if found not in without]
     random.shuffle(deployments)
-    lines = [_line(deployment_id, batch) for deployment_id in deployments]
+    lines = [_line(deployment_id, batch, below) for deployment_id in deployments]
     for line in lines:
         _bring_back(connection, line, 2 * limit)
     taken: list[Lease] = []
@@ -191,8 +199,10 @@ def lease(
     return taken
 
 
-def _line(deployment_id: int, batch: str | None) -> _Line:
+def _line(deployment_id: int, batch: str | None, below: int | None) -> _Line:
     of_deployment = _q.deployment_id == deployment_id
+    if below is not None:
+        of_deployment = and_(of_deployment, _q.priority < below)
     if batch is None:
         return _Line(of_deployment, "ix_fetch_queue_due")
     return _Line(and_(_q.batch == batch, of_deployment), "ix_fetch_queue_batch")
@@ -240,6 +250,9 @@ def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_
     """Write the verdicts whose lease is still ours, rows and receipts together."""
     done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
     waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
+    if over := ended(connection, [verdict.rows.pair for verdict in waiting]):
+        done += [Done(verdict.rows) for verdict in waiting if verdict.rows.pair in over]
+        waiting = [verdict for verdict in waiting if verdict.rows.pair not in over]
     later = [verdict for verdict in verdicts if isinstance(verdict, Later)]
     dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
 
@@ -338,6 +351,7 @@ def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str)
         pairs = [Pair(letter["deployment_id"], letter["scan_id"]) for letter in letters]
         connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
         connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
+        mark_gone(connection, [pair for pair in pairs if reasons[pair].http_status == 404])
     return len(letters)
 
 
@@ -352,25 +366,36 @@ class Left(NamedTuple):
     next_due_seconds: float | None
 
 
-def left(connection: Connection, batch: str | None, without: Collection[int] = ()) -> Left:
-    """What is left to do: of a batch, or of the whole queue.
+def left(connection: Connection, batch: str | None, without: Collection[int] = (), *, below: int | None = None) -> Left:
+    """What is left to do: of a batch, or of the whole queue, or of what goes before the priority `below`.
 
     Of a whole queue a run waits only for retries, not for what others hold or have put off.
     """
-    running = _q.error_kind.is_not_distinct_from(STILL_RUNNING) & _q.lease_token.is_(None)
-    scope = [_q.batch == batch] if batch is not None else []
+    row = _scope(connection, batch, below).subquery("row").c
+    running = row.error_kind.is_not_distinct_from(STILL_RUNNING) & row.lease_token.is_(None)
     coming = ~running
     if batch is None:
-        coming = and_(coming, _q.lease_token.is_(None), or_(_q.error_kind.is_not(None), _q.due_at <= utc_now()))
+        coming = and_(coming, row.lease_token.is_(None), or_(row.error_kind.is_not(None), row.due_at <= utc_now()))
     if without:
-        coming = and_(coming, _q.deployment_id.not_in(without))
-    row = connection.execute(
+        coming = and_(coming, row.deployment_id.not_in(without))
+    found = connection.execute(
         select(
             func.coalesce(func.sum(case((running, 0), else_=1)), 0),
             func.coalesce(func.sum(case((running, 1), else_=0)), 0),
-            func.min(case((coming, _q.due_at))),
+            func.min(case((coming, row.due_at))),
             utc_now(),
-        ).where(*scope)
+        )
     ).one()
-    seconds = None if row[2] is None else max(0.0, (row[2] - row[3]).total_seconds())
-    return Left(int(row[0]), int(row[1]), seconds)
+    seconds = None if found[2] is None else max(0.0, (found[2] - found[3]).total_seconds())
+    return Left(int(found[0]), int(found[1]), seconds)
+
+
+def _scope(connection: Connection, batch: str | None, below: int | None) -> Select[Any] | CompoundSelect[Any]:
+    """The rows to look at. Below a priority they are two stretches of the index: millions behind them cost nothing."""
+    rows = select(_q.deployment_id, _q.due_at, _q.lease_token, _q.error_kind)
+    if batch is not None:
+        return rows.where(_q.batch == batch)
+    if below is None:
+        return rows
+    before = rows.where(_q.deployment_id.in_(deployments_of(connection, None)), _q.priority < below)
+    return before.where(_q.due_at == at_once()).union_all(before.where(_q.due_at > at_once()))

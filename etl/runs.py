@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, literal, select, update
+from sqlalchemy import Connection, and_, delete, insert, literal, or_, select, update
 
 from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
 
+SEEN_WITHIN_SECONDS = 60.0
+"""A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a worker that was killed stays."""
 
@@ -37,6 +39,32 @@ def sign_of_life(
         connection.execute(delete(workers).where(workers.c.seen_at < forgotten_at))
         row = {"token": token, "run_id": run_id, "version": version, "started_at": utc_now(), **seen}
         connection.execute(insert(workers).values(row))
+
+
+class AtWork(NamedTuple):
+    """A run that is going on."""
+
+    run_id: str
+    started_at: datetime
+
+
+def at_work_before(connection: Connection, command: str, token: str) -> AtWork | None:
+    """The run of this command that began before ours, and has lately given a sign of life; None if there is none."""
+    ours, other = workers.alias("ours"), workers
+    lately = moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
+    is_before = or_(
+        other.c.started_at < ours.c.started_at,
+        and_(other.c.started_at == ours.c.started_at, other.c.token < ours.c.token),
+    )
+    found = connection.execute(
+        select(other.c.run_id, other.c.started_at)
+        .join(runs, runs.c.run_id == other.c.run_id)
+        .join(ours, ours.c.token == token)
+        .where(runs.c.command == command, other.c.seen_at > lately, is_before)
+        .order_by(other.c.started_at)
+        .limit(1)
+    ).one_or_none()
+    return found and AtWork(*found)
 
 
 def finish_run(connection: Connection, summary: Mapping[str, Any], token: str) -> None:

@@ -361,6 +361,7 @@ watermarks = Table(
     Column("walked_at", UtcDateTime, nullable=False),
     Column("newest_started_at", UtcDateTime),
     Column("complete_since", UtcDateTime, nullable=False),
+    Column("token_key", String(32), nullable=False),
 )
 
 listing_gaps = Table(

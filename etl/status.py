@@ -10,10 +10,8 @@ from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, li
 from etl.database import upsert
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
+from etl.runs import SEEN_WITHIN_SECONDS
 from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now, workers
-
-SEEN_WITHIN_SECONDS = 60
-"""A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""
 
 _q = fetch_queue.c
 _dead = dead_letters.c

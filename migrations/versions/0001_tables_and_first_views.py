@@ -170,6 +170,7 @@ def create_listing_tables() -> None:
         sa.Column("walked_at", INSTANT, nullable=False),
         sa.Column("newest_started_at", INSTANT),
         sa.Column("complete_since", INSTANT, nullable=False),
+        sa.Column("token_key", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("deployment_id", name="pk_watermarks"),
     )
     op.create_table(
