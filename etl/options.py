@@ -1,7 +1,6 @@
 """What the commands share: their options, the settings in force, the event loop."""
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -156,9 +155,6 @@ def wants_json(ctx: click.Context) -> bool:
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """Run it on the fastest event loop there is."""
-    # What is imported by now stays for good: not to look at it again saves a twentieth of the CPU of a run.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
     try:
         import uvloop  # noqa: PLC0415 - not on Windows
     except ImportError:
