@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from etl import __version__, database, runs, status
+from etl import __version__, database, fleet, runs, status
 from etl.config import load_tokens, origins
 from etl.errors import ConfigError, FatalError, ScanEtlError, TransientError
-from etl.fleet import run_processes
 from etl.job import Order, fill, open_database
 from etl.observe import print_result, print_table
 from etl.options import (
@@ -85,18 +84,21 @@ def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -
 
 @cli.command("worker")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when stdin ends, as it does with a parent.")
 @pace
 @as_json
 @common
 @click.pass_context
-def worker_command(ctx: click.Context, processes: int) -> None:
+def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> None:
     """Drain the queue for ever, and wait when it is empty. Start as many as you like, on any machines.
 
     SIGTERM or Ctrl-C end it: what is in flight finishes, the rest goes back to the queue.
     """
     if processes > 1:
         settings_of(ctx)
-        ctx.exit(run_processes(processes, sys.argv[1:]))
+        ctx.exit(fleet.run_processes(processes, sys.argv[1:]))
+    if end_with_stdin:
+        fleet.end_with_stdin()
     report_run(ctx, Order("worker", forever=True))
 
 

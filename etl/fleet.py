@@ -1,25 +1,25 @@
 """Several worker processes on one machine, to use its cores: `worker --processes N`."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
 RESTART_SECONDS = 1.0
 LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
-"""Exit codes that a new start wouldn't change."""
-AWAY_EXITS = frozenset({4, 5})
-"""Those that mean an API or a database which may be back soon, once it has been there."""
+"""Exit codes that a new start wouldn't change: a worker waits by itself for an API or a database that is away."""
 
 
 def run_processes(count: int, arguments: Sequence[str]) -> int:
     """Keep `count` workers of this command line running until a signal, and return the exit code.
 
-    One that crashes is started again. One that ends for a lasting reason (settings, token, database) ends them all,
-    but for a database that was there and is away just when another worker has to be replaced.
+    One that crashes is started again. One that ends for a lasting reason (settings, token, schema) ends them all.
+    They end by themselves when this process is gone.
     """
-    words = [sys.executable, "-m", "etl", *_without_processes(arguments)]
+    words = [sys.executable, "-m", "etl", *_without_processes(arguments), "--end-with-stdin"]
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
@@ -29,24 +29,35 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
         signal.signal(number, handle)
     # A group of their own: Ctrl-C reaches them through us, once.
     workers = [_start(words) for _ in range(count)]
-    exit_code, replaced = 0, set[int]()
+    exit_code = 0
     while not received and not exit_code:
         time.sleep(0.2)
         for place, worker in enumerate(workers):
             code = worker.poll()
             if code is None:
                 continue
-            if code in LASTING_EXITS and not (code in AWAY_EXITS and place in replaced):
+            if code in LASTING_EXITS:
                 exit_code = code
                 break
             time.sleep(RESTART_SECONDS)
             workers[place] = _start(words)
-            replaced.add(place)
     return _end(workers, received, exit_code)
 
 
 def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(words, start_new_session=True)  # noqa: S603 - our own command line
+    # Nothing is written into the pipe. It ends when this process does, however it ends.
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own command line
+
+
+def end_with_stdin() -> None:
+    """Ask this process to stop, as SIGTERM does, when its stdin ends."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
 def _end(workers: Sequence[subprocess.Popen[bytes]], received: list[int], exit_code: int) -> int:

@@ -18,14 +18,14 @@ from etl import __version__, budgets, listings, queue, runs
 from etl.config import Settings, Tokens
 from etl.database import Database, schema_problem, sqlite_path, upgrade
 from etl.discover import Search, discover
-from etl.errors import ConfigError, DatabaseError, FatalError, StoppedError, TransientError
+from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, FatalError, StoppedError, TransientError
 from etl.events import AnotherSync, BadLine, Stopping, Tally, Tell
 from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.pacing import LONGEST_SNOOZE
 from etl.pairs import read_pairs
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
-from etl.ports import DiscoverPorts, PatientDatabase, RunPorts, TokenBudget
+from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 
@@ -172,21 +172,32 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
             kind="token_missing",
             stop_code=TOKEN_EXIT,
         )
-    run_id, tally = secrets.token_hex(16), Tally()
+    run_id, token, tally, stop = secrets.token_hex(16), secrets.token_hex(16), Tally(), Stop()
     reporter = Reporter(tally, interactive=interactive)
     batch = run_id if order.files else None
-    with closing(open_database(settings.database.url, create=True)) as database:
-        token = secrets.token_hex(16)
-        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, Stop(), {}, set())
-        await database.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
+    patience = Patience(order.patience_seconds, stop.asked, reporter.tell)
+    with _signals(stop), closing(await _open_database(order, settings.database.url, patience, stop)) as database:
+        patient = PatientDatabase(database, patience)
+        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, stop, {}, set())
+        await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
         if not (order.single and await _leaves_to_another(this)):
-            with _signals(this.stop):
-                await _work(this)
-        left = await database.run(partial(queue.left, batch=batch, below=order.below))
+            await _work(this, patient)
+        left = await patient.run(partial(queue.left, batch=batch, below=order.below))
         tally.remaining, tally.waiting = left.remaining, left.waiting
         summary = _summary(this, time.monotonic() - started)
-        await database.run(partial(runs.finish_run, summary=summary, token=token))
+        await patient.run(partial(runs.finish_run, summary=summary, token=token))
         return summary
+
+
+async def _open_database(order: Order, url: str, patience: Patience, stop: Stop) -> Database:
+    """The database of a run. A worker waits for one that is away, whoever may have started first."""
+    if not order.forever:
+        return open_database(url, create=True)
+    try:
+        return await patience.retry(partial(asyncio.to_thread, open_database, url, create=True))
+    except DatabaseAwayError as error:
+        # Only a stop ends the patience of a worker.
+        raise FatalError(f"{stop.reason}: {error}", kind="database_away", stop_code=stop.exit_code or 5) from error
 
 
 async def _leaves_to_another(this: _Run) -> bool:
@@ -199,11 +210,10 @@ async def _leaves_to_another(this: _Run) -> bool:
     return other is not None
 
 
-async def _work(this: _Run) -> None:
+async def _work(this: _Run, patient: PatientDatabase) -> None:
     """Discover, enqueue, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
     began_at = time.monotonic()
     database, tell = this.database, this.reporter.tell
-    patient = PatientDatabase(database, this.order.patience_seconds, this.stop.asked, tell)
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     try:
         if this.order.files:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -26,31 +27,27 @@ PATIENCE_AFTER_STOP_SECONDS = 10.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
 
 
-class PatientDatabase:
-    """A database that may go away and come back: the same work is tried again until then, and told of once.
+class Patience:
+    """With a database that may go away and come back: the same work is tried again until then, and told of once."""
 
-    That is safe for all work of a run: what has been committed without our hearing of it has taken the lease
-    with it, so that it isn't done twice.
-    """
-
-    def __init__(self, database: Database, patience_seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
-        self._database = database
-        self._patience_seconds = patience_seconds
+    def __init__(self, seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
+        self._seconds = seconds
         self._stopping = stopping
         self._tell = tell
         self._away_since: float | None = None
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`, committed. DatabaseAwayError once patience is over, soon after a stop."""
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of the first attempt that finds the database. DatabaseAwayError once patience is over, soon
+        after a stop."""
         tries = 0
         while True:
             try:
-                result = await self._database.run(work)
+                result = await attempt()
             except DatabaseAwayError as error:
                 tries += 1
                 if self._is_over(error):
                     raise
-                await asyncio.sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
+                await self._sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
             else:
                 if self._away_since is not None:
                     self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
@@ -62,8 +59,33 @@ class PatientDatabase:
         if self._away_since is None:
             self._away_since = now
             self._tell(DatabaseAway(str(error)))
-        patience = PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._patience_seconds
+        patience = PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._seconds
         return now - self._away_since > patience
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep; a stop ends it, or comes before the last tries."""
+        if self._stopping.is_set():
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+class PatientDatabase:
+    """A database with patience.
+
+    That is safe for all work of a run: what has been committed without our hearing of it has taken the lease
+    with it, so that it isn't done twice.
+    """
+
+    def __init__(self, database: Database, patience: Patience) -> None:
+        self._database = database
+        self._patience = patience
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, committed. DatabaseAwayError once patience is over."""
+        return await self._patience.retry(lambda: self._database.run(work))
 
 
 class TokenBudget:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, insert, literal, or_, select, update
 
+from etl.database import upsert
 from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
 
 SEEN_WITHIN_SECONDS = 60.0
@@ -15,9 +16,9 @@ FORGOTTEN_AFTER = timedelta(days=1)
 
 
 def start_run(connection: Connection, run_id: str, command: str, version: str) -> None:
-    """Record that a run has begun. Without `finished_at` it is still going, or was killed."""
+    """Record that a run has begun, if that isn't so yet. Without `finished_at` it is still going, or was killed."""
     values = {"run_id": run_id, "command": command, "version": version, "started_at": datetime.now(UTC)}
-    connection.execute(insert(runs).values(values))
+    connection.execute(upsert(connection, runs).values(values))
 
 
 class Lately(NamedTuple):

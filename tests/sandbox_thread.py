@@ -50,15 +50,15 @@ def finished_world(scans: int, **options: object) -> World:
 
 @contextmanager
 def running_sandbox(
-    world: World, behaviour: Behaviour | None = None, clock: Callable[[], datetime] | None = None
+    world: World, behaviour: Behaviour | None = None, clock: Callable[[], datetime] | None = None, port: int = 0
 ) -> Iterator[RunningSandbox]:
-    """Serve from another thread until the block ends."""
+    """Serve from another thread until the block ends, on a free port for port 0."""
     sandbox = Sandbox(world, behaviour, *([clock] if clock else []))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        base_url = asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result(10)
+        base_url = asyncio.run_coroutine_threadsafe(sandbox.start(port=port), loop).result(10)
         yield RunningSandbox(sandbox, base_url)
     finally:
         asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(10)

@@ -3,6 +3,7 @@
 `make soak` plays the same for as long as SCAN_ETL_SOAK_SECONDS says; SCAN_ETL_SOAK_SEED repeats the choices of a run.
 """
 
+import json
 import os
 import random
 import signal
@@ -245,7 +246,7 @@ def test_processes_are_a_worker_each_and_started_again(workers: Workers, start_p
         wait_until("three work", lambda: workers.all_well() and number(url, HAVE_STORED) == 3)
         server.kill()
         os.kill(children_of(fleet.process.pid)[0], signal.SIGKILL)
-        wait_until("another has met no database", lambda: workers.all_well() and "Error: database" in fleet.log())
+        wait_until("all wait, the new one too", lambda: workers.all_well() and len(fleet.said(DATABASE_AWAY)) == 3)
         server.start()
         wait_until("a fourth works", lambda: workers.all_well() and number(url, HAVE_STORED) == 4)
         children = children_of(fleet.process.pid)
@@ -255,6 +256,68 @@ def test_processes_are_a_worker_each_and_started_again(workers: Workers, start_p
     assert [child for child in children if Path(f"/proc/{child}").exists()] == []
     assert [summary["exit_code"] for summary in summaries] == [STOPPED_BY_SIGTERM] * 3
     assert all(summary["fetched"] for summary in summaries)
+
+
+DATABASE_AWAY = "the database is away"
+
+
+def test_processes_end_with_the_one_that_started_them(workers: Workers, postgres_url: str) -> None:
+    """However it ends, none of them is left behind; they stop as if they had been asked to."""
+    with busy_workers(workers, postgres_url, 0, seconds=30) as (_, variables):
+        fleet = workers.start_worker(variables, "--processes", "2")
+        wait_until("both work", lambda: workers.all_well() and number(postgres_url, HAVE_STORED) == 2)
+        children = children_of(fleet.process.pid)
+        fleet.kill()
+        wait_until("they have ended", lambda: [one for one in children if Path(f"/proc/{one}").exists()] == [])
+
+    assert ask(postgres_url, HELD) == []
+    assert ask(postgres_url, "SELECT exit_code FROM runs") == [(STOPPED_BY_SIGTERM,)] * 2
+
+
+def test_a_worker_waits_for_a_database_and_an_api_that_come_later(
+    workers: Workers, start_postgres: StartPostgres
+) -> None:
+    """It says so once of each, and then works. At its end, too, it waits a while for its database."""
+    server = start_postgres()
+    upgrade(server.url())
+    queue_up(server.url(), 1, 20)
+    server.kill()
+    with running_sandbox(finished_world(20)) as sandbox:
+        variables = environment(sandbox, server.url())
+    port = int(sandbox.base_url.rpartition(":")[2])
+
+    worker = workers.start_worker(variables)
+    wait_until("it waits for the database", lambda: workers.all_well() and worker.said(DATABASE_AWAY))
+    server.start()
+    wait_until("it waits for the API", lambda: workers.all_well() and worker.said("the API is away"))
+    with running_sandbox(finished_world(20), port=port):
+        wait_until("the queue is drained", lambda: workers.all_well() and is_drained(server.url()))
+        server.kill()
+        worker.process.terminate()
+        wait_until("it waits again", lambda: len(worker.said(DATABASE_AWAY)) == 2)
+        server.start()
+        output, _ = worker.process.communicate(timeout=60)
+
+    assert json.loads(output)["fetched"] == 20
+    assert worker.process.returncode == STOPPED_BY_SIGTERM
+    assert [len(worker.said(words)) for words in ("the database is back", "the API is away", "the API is back")] == [
+        2,
+        1,
+        1,
+    ]
+    assert ask(server.url(), "SELECT exit_code, fetched FROM runs") == [(STOPPED_BY_SIGTERM, 20)]
+
+
+def test_a_worker_that_waits_for_its_database_stops_when_asked(workers: Workers, start_postgres: StartPostgres) -> None:
+    """Nothing has begun that would have to be finished."""
+    server = start_postgres()
+    server.kill()
+    with running_sandbox(finished_world(1)) as sandbox:
+        worker = workers.start_worker(environment(sandbox, server.url()))
+        wait_until("it waits", lambda: workers.all_well() and worker.said(DATABASE_AWAY))
+        [answer] = workers.stop()
+
+    assert answer["exit_code"] == STOPPED_BY_SIGTERM
 
 
 def test_an_idle_worker_takes_what_a_plain_insert_adds(workers: Workers, postgres_url: str) -> None:

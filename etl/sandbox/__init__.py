@@ -197,9 +197,11 @@ class Sandbox:
         self.stats.largest_in_flight = max(self.stats.largest_in_flight, self.stats.in_flight)
         status = 0
         try:
-            response = await self._respond(request, asked)
+            await self._take_time(request, asked)
+            now = self._clock()
+            response = await self._respond(request, asked, now)
             if not response.prepared:
-                response.headers["Date"] = format_datetime(self._clock().astimezone(UTC), usegmt=True)
+                response.headers["Date"] = format_datetime(now.astimezone(UTC), usegmt=True)
             if request.transport is not None and (response.prepared or not request.transport.is_closing()):
                 status = response.status
             return response
@@ -207,16 +209,19 @@ class Sandbox:
             self.stats.in_flight -= 1
             self.stats.requests[asked.endpoint, status] += 1
 
-    async def _respond(self, request: web.BaseRequest, asked: Route) -> web.StreamResponse:
-        """Latency first, then the gates in the API's order: scope, token, pace; then the call itself."""
-        token, deployment = self._tokens.get(_bearer(request), (None, None))
+    async def _take_time(self, request: web.BaseRequest, asked: Route) -> None:
+        """Note when a token has asked, and wait for the latency."""
+        token, _ = self._tokens.get(_bearer(request), (None, None))
         if token is not None and asked.endpoint == "details":
             second = asyncio.get_running_loop().time() - self._started_at_seconds
             self.stats.saw_token(token.text, int(second))
         spread = self.behaviour.latency_spread_seconds * self._spread.random()
         if self.behaviour.latency_seconds or spread:
             await asyncio.sleep(self.behaviour.latency_seconds + spread)
-        now = self._clock()
+
+    async def _respond(self, request: web.BaseRequest, asked: Route, now: datetime) -> web.StreamResponse:
+        """The gates in the API's order: scope, token, pace; then the call itself."""
+        token, deployment = self._tokens.get(_bearer(request), (None, None))
         if token is not None and not token.web_api:
             return answer(404, {"message": "not found"})
         if asked.endpoint == "ping":
