@@ -17,7 +17,7 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench format clean
+.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-pace format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,12 @@ lock: $(DEV) ## pin the newest versions that pyproject.toml allows
 
 bench: $(DEV) ## measure the speed of the parts and of the whole
 	@$(BIN)/python benchmarks/bench.py
+
+bench-queue: $(DEV) ## measure whether the queue stays fast when it is long
+	@$(BIN)/python benchmarks/queue_bench.py
+
+bench-pace: $(DEV) ## measure how closely many workers keep one pace, on a quiet machine
+	@$(BIN)/python benchmarks/pace_bench.py
 
 format: $(DEV) ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format .

@@ -1,6 +1,7 @@
 """Whether the queue stays fast when it is long, when much of it waits and when much has gone through it; and what
 filling it costs beside the database's own work.
 
+    make bench-queue
     .venv/bin/python benchmarks/queue_bench.py [--rows N] [--waiting N] [--churned N] [--pairs N] [--rounds N]
 
 Times are elapsed ones, for the work is the database's. What is compared takes turns, and the medians count.

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ def finished_world(scans: int, **options: object) -> World:
     opened_at = datetime.now(UTC) - timedelta(days=1)
     choices = {"never_finished_share": 0.0, "cancelled_share": 0.0, "scans_per_day": 1000.0, **options}
     return World(scans=scans, opened_at=opened_at, **choices)  # type: ignore[arg-type]  # the world checks them
+
+
+def noting(instants: list[float]) -> Callable[[], datetime]:
+    """A clock for the sandbox, which looks at it once a request: so `instants` says when each came."""
+
+    def now() -> datetime:
+        instants.append(time.monotonic())
+        return datetime.now(UTC)
+
+    return now
 
 
 @contextmanager

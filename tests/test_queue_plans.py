@@ -31,9 +31,9 @@ def recording(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
         event.remove(connection, "before_cursor_execute", note)
 
 
-def statements_of_a_lease(connection: Connection, batch: str | None) -> list[tuple[str, Any]]:
+def statements_of_a_lease(connection: Connection, batch: str | None, below: int | None) -> list[tuple[str, Any]]:
     with recording(connection) as statements:
-        assert len(queue.lease(connection, "token", 10, 60, batch=batch)) == 10
+        assert len(queue.lease(connection, "token", 10, 60, batch=batch, below=below)) == 10
     return statements
 
 
@@ -57,9 +57,11 @@ FAULTS = {"postgresql": postgresql_faults, "sqlite": sqlite_faults, "mysql": mys
 STATISTICS = {"postgresql": "ANALYZE fetch_queue", "sqlite": "ANALYZE", "mysql": "ANALYZE TABLE fetch_queue"}
 
 
-@pytest.mark.parametrize("batch", [None, "b"])
+@pytest.mark.parametrize(("batch", "below"), [(None, None), (None, 11), ("b", None)])
 @pytest.mark.parametrize("counted", [True, False])
-def test_a_lease_reads_an_index_in_its_order(database_url: str, batch: str | None, counted: bool) -> None:
+def test_a_lease_reads_an_index_in_its_order(
+    database_url: str, batch: str | None, below: int | None, counted: bool
+) -> None:
     """No statement of a lease sorts rows or reads the whole queue, whether the planner has counted it or not."""
     dialect = database_url.partition(":")[0]
     with closing(Database(database_url)) as database:
@@ -69,7 +71,7 @@ def test_a_lease_reads_an_index_in_its_order(database_url: str, batch: str | Non
         database.run_here(partial(queue.enqueue_staged, batch="b"))
         if counted:
             database.run_here(lambda connection: connection.execute(text(STATISTICS[dialect])).close())
-        statements = database.run_here(partial(statements_of_a_lease, batch=batch))
+        statements = database.run_here(partial(statements_of_a_lease, batch=batch, below=below))
         found = {
             statement: database.run_here(partial(FAULTS[dialect], statement=statement, parameters=parameters))
             for statement, parameters in statements
