@@ -12,6 +12,7 @@
 Anything else that reaches the top is a bug and shows its traceback.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -49,7 +50,8 @@ class ApiError(ScanEtlError):
 class TransientError(ApiError):
     """Try again later. `retry_after_seconds` is what the server asked for, None if it didn't ask.
 
-    `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted.
+    `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted. `first_failed_at`, on the
+    monotonic clock, is when the first of the quick tries failed, of which this is the last.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class TransientError(ApiError):
         super().__init__(message, kind=kind, http_status=http_status)
         self.retry_after_seconds = retry_after_seconds
         self.spends_attempt = spends_attempt
+        self.first_failed_at = math.inf
 
 
 class ItemError(ApiError):

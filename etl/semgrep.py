@@ -49,6 +49,8 @@ ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
 most, and no longer than so many requests take. 404s that wait together share one question."""
+LATEST_REQUESTS, MANY_FAILING = 30, 0.25
+"""Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
@@ -82,11 +84,17 @@ class _Credit:
     asked_at: float = -math.inf
     proved_at: dict[int, float] = field(default_factory=dict)
     """When the latest request went out whose answer showed that the token is good for a deployment."""
-    answered_at: float = 0.0
-    """When the request went out that has just been answered with 200."""
+    answered_at: float = -math.inf
+    """When the request went out that was answered as it should be, and as the latest."""
     worked: str = DEPLOYMENTS
-    worked_at: float = 0.0
-    back_at: float = 0.0
+    failing: float = 0.0
+    """Which share of the latest requests has failed."""
+    probed_at: float = -math.inf
+    back_at: float = -math.inf
+
+    def count(self, *, failed: bool) -> None:
+        """Count a request for the share of those that fail."""
+        self.failing += (failed - self.failing) / LATEST_REQUESTS
 
 
 class Semgrep:
@@ -146,10 +154,9 @@ class Semgrep:
         and StoppedError.
         """
         path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
-        began_at = time.monotonic()
         answer = await self._of_deployment(pair.deployment_id, path)
         credit = self._credit(pair.deployment_id)
-        credit.worked, credit.worked_at = path, began_at
+        credit.worked = path
         return answer.document
 
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
@@ -293,7 +300,7 @@ class Semgrep:
                 await self._is_away(credit, error)
 
     async def _is_away(self, credit: _Credit, error: TransientError) -> bool:
-        """Whether the API is to blame for a failure. Then wait until it works again, and let nobody else ask.
+        """Whether the API is to blame for a failure. If nothing works, wait until it does, and let nobody else ask.
 
         A few pairs that always fail look like an outage when only they are left. So what has worked before is
         asked again: if that works, the pairs are to blame. One answer counts for all that failed before it was
@@ -303,13 +310,16 @@ class Semgrep:
         async with credit.asking:
             if credit.back_at > failed_at:
                 return True
-            if credit.worked_at > failed_at:
+            others_work = credit.answered_at > min(error.first_failed_at, failed_at)
+            if credit.probed_at > failed_at or (others_work and credit.failing < MANY_FAILING):
                 return False
             began_at = time.monotonic()
             failure = await self._failure(credit, paused=False)
             if failure is None:
-                credit.worked_at = max(credit.worked_at, began_at)
+                credit.probed_at = began_at
                 return False
+            if others_work:
+                return True
             self._tell(ApiAway(str(error)))
             async with self._pausing(credit):
                 await self._wait_for(credit, failure)
@@ -359,6 +369,7 @@ class Semgrep:
             return await self._send(path, credit, query)
         except TransientError as error:
             first: TransientError | None = error
+        first_failed_at = time.monotonic()
 
         async def again() -> _Answer:
             nonlocal first
@@ -368,7 +379,11 @@ class Semgrep:
             self._tally.retried += 1
             return await self._send(path, credit, query)
 
-        return await self._retrying(again)
+        try:
+            return await self._retrying(again)
+        except TransientError as error:
+            error.first_failed_at = first_failed_at
+            raise
 
     async def _send(
         self, path: str, credit: _Credit, query: bytes | None = None, *, past_the_gate: bool = False
@@ -391,16 +406,18 @@ class Semgrep:
                     else:
                         body = await _read_some(response, settings.timeout_seconds)
         except (aiohttp.ClientError, OSError) as lost:
+            credit.count(failed=True)
             raise _translated(lost, path, settings.timeout_seconds) from lost
         finally:
             pace.done()
+        credit.count(failed=status >= 500)
         now = datetime.now(UTC)
         left = quota(answered, now)
         until_more = left[1] if left and left[0] <= 0 else 0.0
         if status == 200:
             await _accepted(pace, sent, until_more)
-            credit.answered_at = sent.at
             found = document(body, answered.get("Content-Type", "application/json"), path)
+            credit.answered_at = sent.at
             return _Answer(found, answered)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
         if isinstance(error, TransientError) and status in (429, 503):

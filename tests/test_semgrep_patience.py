@@ -294,6 +294,30 @@ async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(
     assert api.times[DEPLOYMENTS] == 0 if anything_worked else api.times[DEPLOYMENTS] > 0
 
 
+async def test_where_many_fail_and_others_work_neither_the_pair_is_to_blame_nor_is_anything_waited_for() -> None:
+    """What worked before fails now, too, but something else has worked meanwhile: an API that fails here and there."""
+    another_worked = asyncio.Event()
+
+    async def here_and_there(call: Call) -> web.StreamResponse:
+        if call.pair.scan_id == 3 and call.times == 1:
+            return await found(call)
+        if call.pair == ONE and call.times == 2:
+            await another_worked.wait()
+        return await fails(call)
+
+    async with SmallApi(here_and_there) as api, asking_at(api.base_url, retries=1) as asking:
+        of_the_pairs_own = await errors_of(asking, *range(101, 113))
+        one = asyncio.create_task(tried(asking, ONE))
+        await until(lambda: api.times["/api/v1/deployments/120/scan/1"] == 2)
+        await asking.semgrep.scan(Pair(120, 3))
+        another_worked.set()
+        error = await one
+
+    assert spend_attempts(of_the_pairs_own) == {True}
+    assert spend_attempts([error]) == {False}
+    assert asking.events == []
+
+
 @pytest.mark.parametrize(("trouble", "at_a_time"), [(fails, 1), (resets, 16)])
 async def test_an_outage_spends_no_attempt_and_is_watched_by_one_probe_at_a_time(
     trouble: Answer, at_a_time: int
