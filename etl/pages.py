@@ -5,9 +5,9 @@ status 200 never counts as the end of the list.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from etl.cleaning import DRIFT_OUT_OF_RANGE, PATH_MAX_CHARACTERS, Notes, clean, clean_number, clean_text
+from etl.cleaning import DRIFT_OUT_OF_RANGE, PATH_MAX_CHARACTERS, Notes, clean, clean_number, clean_text, is_storable
 from etl.errors import ItemError, TransientError
 from etl.model import Drift, Listing, Pair
 from etl.readers import (
@@ -20,6 +20,7 @@ from etl.readers import (
     integer,
     seconds,
     text,
+    to_json,
 )
 
 STATUS_MAX_CHARACTERS = 64
@@ -68,11 +69,12 @@ def read_page(deployment_id: int, document: object) -> Page:
         raise TransientError(f"the search gave no scans but {sorted(document)[:5]}", kind="odd_page", http_status=200)
     if not isinstance(entries, list | None) or not isinstance(cursor, str | int | None):
         raise TransientError("the search gave a page of another form", kind="odd_page", http_status=200)
+    is_clean = _is_clean(entries)
     listings: dict[Pair, Listing] = {}
     drift: dict[Drift, Pair] = {}
     for entry in entries or ():
         notes: Notes = {}
-        listing = _listing(deployment_id, entry, notes)
+        listing = _listing(deployment_id, entry, notes, is_clean=is_clean)
         pair = listing.pair if listing else Pair(deployment_id, 0)
         drift.update({Drift(f"listing.{note.path}"[:PATH_MAX_CHARACTERS], note.kind): pair for note in notes})
         if listing and (pair not in listings or finality(listing) >= finality(listings[pair])):
@@ -80,17 +82,26 @@ def read_page(deployment_id: int, document: object) -> Page:
     return Page(tuple(sorted(listings.values())), "" if cursor is None else str(cursor), tuple(drift.items()))
 
 
-def _listing(deployment_id: int, entry: object, notes: Notes) -> Listing | None:
+def _is_clean(entries: object) -> bool:
+    """Whether no text and no number of a page needs cleaning: to look at all at once is ten times as fast."""
+    try:
+        return is_storable(entries, 2) and b"\\u0000" not in to_json(entries)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool) -> Listing | None:
     """None, with the reason in the notes, for an entry that names no scan of this deployment."""
     if not isinstance(entry, dict):
         notes[Drift("scans", DRIFT_ODD_TYPE)] = None
         return None
-    try:
-        cleaned = clean(clean(entry, "", 1, notes, clean_text), "", 1, notes, clean_number)
-    except ItemError:  # nested too deep
-        notes[Drift("scans", DRIFT_OUT_OF_RANGE)] = None
-        return None
-    extra: dict[str, Any] = cleaned if isinstance(cleaned, dict) else {}
+    extra: dict[str, Any] = dict(entry)
+    if not is_clean:
+        try:
+            extra = cast(dict[str, Any], clean(clean(entry, "", 1, notes, clean_text), "", 1, notes, clean_number))
+        except ItemError:  # nested too deep
+            notes[Drift("scans", DRIFT_OUT_OF_RANGE)] = None
+            return None
     identity: dict[str, Any] = _take(extra, "", {"id": integer, "deployment_id": integer}, notes)
     scan_id = identity["id"]
     if scan_id is None or scan_id <= 0:  # 0 is a managed scan that failed before it ran: it names none
@@ -102,10 +113,11 @@ def _listing(deployment_id: int, entry: object, notes: Notes) -> Listing | None:
     found = _take(extra, "", _FIELDS, notes)
     counts: dict[str, int | None] = dict.fromkeys(_COUNTS)
     if isinstance(inner := extra.get("findings_counts"), dict):
-        counts = _take(inner, "findings_counts.", _COUNTS, notes)
-        notes.update({Drift(f"findings_counts.{name}", DRIFT_UNKNOWN_FIELD): None for name in inner.keys() - _COUNTS})
-        if not inner:
-            del extra["findings_counts"]
+        left = dict(inner)
+        counts = _take(left, "findings_counts.", _COUNTS, notes)
+        notes.update({Drift(f"findings_counts.{name}", DRIFT_UNKNOWN_FIELD): None for name in left.keys() - _COUNTS})
+        del extra["findings_counts"]
+        extra |= {"findings_counts": left} if left else {}
     unknown = extra.keys() - _FIELDS - {"id", "deployment_id", "findings_counts", _WITHOUT_COLUMN}
     notes.update({Drift(name[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD): None for name in sorted(unknown)})
     return Listing(

@@ -1,0 +1,192 @@
+"""Nights of `sync` against a server whose clock a test moves on, and what is true of the tables afterwards.
+
+The server lists 30 days. Scans arrive all the time, also between two pages; they finish later, some days later. Each
+night is one `sync`, some of them killed; now and then the API is away for a night, or nobody calls for a while.
+"""
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from command import Command
+from sandbox_thread import RunningSandbox
+from sqlalchemy import Connection, select
+
+from etl.config import load_settings, load_tokens
+from etl.database import Database
+from etl.flatten import flatten
+from etl.job import Order, run
+from etl.model import PERISHES_AFTER, Pair
+from etl.sandbox import Behaviour, Fault, World
+from etl.sandbox.answers import details
+from etl.sandbox.world import newest_id, scan, started_at
+from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
+
+OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
+SETTLED = timedelta(days=4)
+"""A scan has its outcome after so long, or never gets one."""
+AWAY = Behaviour(faults=tuple(Fault("status-503", times=0, endpoint=where) for where in ("search", "details")))
+
+
+class TickingTime:
+    """A clock that goes on a little each time somebody looks, so that scans arrive while pages are read."""
+
+    def __init__(self) -> None:
+        self.now = OPENED_AT
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(seconds=2)
+        return self.now
+
+
+@dataclass(slots=True)
+class Night:
+    """What happened in a night: `walked_at` is when a sync that walked the whole list began."""
+
+    walked_at: datetime
+    is_whole: bool
+    requests: Mapping[tuple[str, int], int]
+
+
+@dataclass(slots=True)
+class Nights:
+    """A server, a database, and the nights so far."""
+
+    sandbox: RunningSandbox
+    clock: TickingTime
+    cli: Command
+    url: str
+    behaviour: Behaviour
+    nights: list[Night] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        """So that a lease that a kill leaves behind is over before the scan has expired: nights are short here."""
+        return self.sandbox.environment(
+            SCAN_ETL_DATABASE__URL=self.url,
+            SCAN_ETL_QUEUE__LEASE_SECONDS="0.5",
+            SCAN_ETL_API__MAX_WAIT_SECONDS="0.2",
+            SCAN_ETL_OBSERVE__LOG_LEVEL="error",
+        )
+
+    def sleep(self, **time: float) -> None:
+        """Nobody calls for so long."""
+        self.clock.now += timedelta(**time)
+
+    def sync(self, **options: Any) -> dict[str, Any]:
+        """A sync to its end, in this process."""
+        environment = self.environment()
+        settings = load_settings(config_file=None, flags={}, environ=environment, directory=Path("/nowhere"))
+        order = Order("sync", discovers=True, **options)
+        summary: dict[str, Any] = self._note(
+            lambda: asyncio.run(run(order, settings, load_tokens(environment), interactive=False))
+        )
+        self.nights[-1].is_whole = summary["exit_code"] in (0, 1)
+        return summary
+
+    def killed_sync(self, after_seconds: float) -> None:
+        """A sync that is killed with `kill -9`, if it takes that long."""
+
+        def start_and_kill() -> None:
+            with self.cli.start("sync", environment=self.environment()) as process:
+                try:
+                    process.wait(after_seconds)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+        self._note(start_and_kill)
+
+    def away(self) -> None:
+        """A night in which the API answers nothing but 503."""
+        self.sandbox.sandbox.behaviour = AWAY
+        try:
+            self.sync()
+        finally:
+            self.sandbox.sandbox.behaviour = self.behaviour
+
+    def _note(self, work: Callable[[], Any]) -> Any:
+        stats, began_at = self.sandbox.sandbox.stats, self.clock.now
+        stats.requests.clear()
+        try:
+            return work()
+        finally:
+            self.nights.append(Night(began_at, False, dict(stats.requests)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoning:
+    """What the server knows against what the tables hold. Each is a set of scan ids, or a number of requests."""
+
+    missing: set[int]
+    different: set[int]
+    still_queued: set[int]
+    made_up: set[int]
+    lost: set[int]
+    reported_lost: set[int]
+    requests: int
+    least_requests: int
+
+
+def reckon(nights: Nights) -> Reckoning:
+    """Compare. What started within minutes of a bound may be on either side of it."""
+    world, now = nights.sandbox.sandbox.world, nights.clock.now
+    began = {number: started_at(world, number) for number in range(world.first_scan_id, newest_id(world, now) + 1)}
+    walks = [night.walked_at for night in nights.nights if night.is_whole]
+    slack = timedelta(minutes=30)
+    could = {number for number, at in began.items() if any(walk - PERISHES_AFTER + slack < at < walk for walk in walks)}
+    might = {
+        number
+        for number, at in began.items()
+        if any(walk - PERISHES_AFTER - slack < at < walk + slack for walk in walks)
+    }
+    ended = {number: scan(world, number).completed_at or at for number, at in began.items()}
+    settled = {
+        number
+        for number in could
+        if any(ended[number] < walk < began[number] + PERISHES_AFTER - slack for walk in walks)
+        and began[number] < walks[-1] - SETTLED
+    }
+    tables = _tables(nights.url)
+    truth = {number: _hash(world, number, now) for number in settled}
+    lost = began.keys() - might - {number for number, at in began.items() if at > walks[-1]}
+    return Reckoning(
+        missing=could - tables.listed,
+        different={number for number in settled if tables.stored.get(number) != truth[number]},
+        still_queued=tables.queued & settled,
+        made_up=(tables.listed | tables.stored.keys()) - might,
+        lost=lost,
+        reported_lost={number for number in lost if any(a <= began[number] <= b for a, b in tables.gaps)},
+        requests=sum(
+            count for night in nights.nights for (_, status), count in night.requests.items() if status in (200, 404)
+        ),
+        least_requests=len(tables.stored) + sum(night.is_whole for night in nights.nights),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    listed: set[int]
+    stored: dict[int, str]
+    queued: set[int]
+    gaps: list[tuple[datetime, datetime]]
+
+
+def _tables(url: str) -> _Tables:
+    def work(connection: Connection) -> _Tables:
+        ids = [set(connection.execute(select(table.c.scan_id)).scalars()) for table in (scan_listings, fetch_queue)]
+        stored = {row[0]: row[1] for row in connection.execute(select(scans.c.scan_id, scans.c.content_hash))}
+        gaps = [(row[0], row[1]) for row in connection.execute(select(listing_gaps.c.from_at, listing_gaps.c.until_at))]
+        began_at = connection.execute(select(watermarks.c.complete_since)).scalar_one()
+        gaps.append((datetime.min.replace(tzinfo=UTC), began_at))
+        return _Tables(ids[0], stored, ids[1], gaps)
+
+    with closing(Database(url)) as database:
+        return database.run_here(work)
+
+
+def _hash(world: World, scan_id: int, now: datetime) -> str:
+    return flatten(Pair(120, scan_id), details(scan(world, scan_id), now), now).content_hash

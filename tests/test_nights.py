@@ -1,0 +1,62 @@
+"""Many nights of `sync`, simulated: what could be had is there, final and equal, for as few requests as there can be.
+
+`make soak` plays a whole year; SCAN_ETL_SOAK_SEED repeats the choices of a run.
+"""
+
+import os
+import random
+import sys
+
+import pytest
+from command import Command
+from sandbox_thread import running_sandbox
+from simulated_nights import OPENED_AT, Nights, TickingTime, reckon
+
+from etl.sandbox import Behaviour, World
+
+IS_SOAK = "SCAN_ETL_SOAK_SECONDS" in os.environ
+
+
+def live_through(nights: Nights, count: int, draw: random.Random) -> None:
+    """Nights of all kinds, with one time of 40 days in the middle in which nobody calls."""
+    for number in range(count):
+        nights.sleep(hours=24, minutes=draw.uniform(-30, 30))
+        if number == count // 2:
+            nights.sleep(days=40)
+        chance = draw.random()
+        if chance < 0.05:
+            nights.sleep(hours=draw.uniform(2, 60))
+        elif chance < 0.1 and number:
+            nights.away()
+        elif chance < 0.2:
+            nights.killed_sync(draw.uniform(0.3, 1.2))
+        elif chance < 0.25:
+            nights.sync()
+            nights.sync()
+        else:
+            nights.sync()
+    nights.sync()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0 if IS_SOAK else 120)
+def test_what_could_be_had_is_there_and_what_is_lost_is_reported(cli: Command, sqlite_url: str) -> None:
+    """After outages, kills, shifting pages and late outcomes each scan is stored, final and equal to the server's;
+    lost is only what the server no longer listed, and the gaps say so; and requests are nearly the fewest possible."""
+    seed = int(os.environ.get("SCAN_ETL_SOAK_SEED", random.randrange(10_000)))
+    sys.stderr.write(f"SCAN_ETL_SOAK_SEED={seed}\n")
+    draw, clock = random.Random(seed), TickingTime()
+    world = World(
+        seed=seed, scans=900, scans_per_day=30, opened_at=OPENED_AT, repositories=10, late_share=0.02, late_days=3
+    )
+    behaviour = Behaviour(details_days=30, offset_cursors=True)
+    with running_sandbox(world, behaviour, clock) as sandbox:
+        nights = Nights(sandbox, clock, cli, sqlite_url, behaviour)
+        live_through(nights, 365 if IS_SOAK else 45, draw)
+        found = reckon(nights)
+        sys.stderr.write(f"RATIO {found.requests} {found.least_requests} {found.requests / found.least_requests}\n")
+
+    assert (found.missing, found.different, found.still_queued, found.made_up) == (set(), set(), set(), set())
+    assert found.lost
+    assert found.reported_lost == found.lost
+    assert found.requests <= 1.1 * found.least_requests
