@@ -70,7 +70,7 @@ def test_the_docs_name_every_column(table: str) -> None:
     assert missing <= key
 
 
-@pytest.mark.parametrize("view", ["bi_scan", "bi_scan_daily"])
+@pytest.mark.parametrize("view", ["bi_scan", "bi_scan_daily", "bi_coverage"])
 def test_the_docs_name_every_column_of_a_view(sqlite_url: str, view: str) -> None:
     """What dashboards may select is written down."""
     section = TABLES.split(f"\n### `{view}`")[1].split("\n### ")[0]

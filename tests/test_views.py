@@ -1,15 +1,18 @@
 """The views for dashboards, on known data, on each dialect."""
 
 from contextlib import closing
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
-from scan_rows import scan_rows
-from sqlalchemy import Connection, text
+from scan_rows import BEGAN_AT, scan_rows
+from sqlalchemy import Connection, insert, text, update
 
 from etl.database import Database
 from etl.load import load_scans
 from etl.model import ScanRows
+from etl.schema import dead_letters, fetch_queue, scan_listings
+
+DAY = timedelta(days=1)
 
 
 def query(url: str, sql: str, *batch: ScanRows) -> list[tuple[Any, ...]]:
@@ -78,6 +81,64 @@ def test_the_daily_view_is_dense(database_url: str) -> None:
         (day.replace(day=3), "acme/pay", 1, 0, 0, 1, 0, 3, 5.0, 5.0, 5.0),
         (day.replace(day=3), "acme/web", 0, 0, 0, 0, 0, 0, 0.0, None, None),
     ]
+
+
+def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
+    """Each listed scan is stored, waits, is dead, has expired, or is missing; what was never listed is apart."""
+
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
+        mark = {"listed_at": BEGAN_AT, "repository_id": 7, "started_at": BEGAN_AT}
+        each = [{"deployment_id": 120, "scan_id": number, **mark} for number in range(1, 10)]
+        other = {"deployment_id": 120, "scan_id": 10, **mark, "repository_id": 8, "started_at": BEGAN_AT + DAY}
+        connection.execute(insert(scan_listings), [*each, other])
+        for number, column in ((6, "details_gone_at"), (7, "details_gone_at"), (7, "expired_at"), (8, "expired_at")):
+            connection.execute(
+                update(scan_listings).where(scan_listings.c.scan_id == number).values({column: BEGAN_AT + DAY})
+            )
+        open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
+        load_scans(
+            connection,
+            [scan_rows(1), scan_rows(2, **open_), scan_rows(3, **open_), scan_rows(8), scan_rows(11, meta=None)],
+            "run",
+        )
+        connection.execute(insert(fetch_queue), [{"deployment_id": 120, "scan_id": number} for number in (3, 4)])
+        dead = [{"deployment_id": 120, "scan_id": number, "died_at": BEGAN_AT, "due_at": BEGAN_AT} for number in (5, 7)]
+        connection.execute(insert(dead_letters), dead)
+        sql = (
+            "SELECT day, repository_id, repository, listed, stored, waiting, dead, expired, missing,"
+            " stored_without_end, details_gone, stored_unlisted FROM bi_coverage ORDER BY 1, 2"
+        )
+        return [(str(row[0]), *row[1:3], *map(int, row[3:])) for row in connection.execute(text(sql))]
+
+    with closing(Database(database_url)) as database:
+        found = database.run_here(work)
+
+    assert found == [
+        ("2026-03-01", 7, "acme/pay", 9, 3, 2, 2, 1, 1, 1, 2, 1),
+        ("2026-03-02", 8, None, 1, 0, 0, 0, 0, 1, 0, 0, 0),
+    ]
+
+
+def test_what_the_listing_knows_of_an_end_is_in_the_views(database_url: str) -> None:
+    """A cancelled scan has no `completed_at`, and doesn't run for ever in a chart."""
+
+    def work(connection: Connection) -> list[tuple[Any, ...]]:
+        open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
+        load_scans(connection, [scan_rows(number, **open_) for number in (1, 2, 3)], "run")
+        statuses = {1: "SCAN_STATUS_CANCELLED", 2: "SCAN_STATUS_NEVER_FINISHED", 3: "SCAN_STATUS_RUNNING"}
+        rows = [
+            {"deployment_id": 120, "scan_id": number, "status": status, "listed_at": BEGAN_AT, "is_full_scan": True}
+            for number, status in statuses.items()
+        ]
+        connection.execute(insert(scan_listings), rows)
+        outcomes = connection.execute(text("SELECT outcome, is_full_scan FROM bi_scan ORDER BY scan_id"))
+        running = connection.execute(text("SELECT SUM(running) FROM bi_scan_daily")).scalar_one()
+        return [(row[0], bool(row[1])) for row in outcomes] + [("running", running == 1)]
+
+    with closing(Database(database_url)) as database:
+        found = database.run_here(work)
+
+    assert found == [("cancelled", True), ("never_finished", True), ("running", True), ("running", True)]
 
 
 def as_number(value: Any) -> float | None:

@@ -300,6 +300,8 @@ SELECT
     {day} AS started_day,
     {duration} AS duration_seconds,
     CASE
+        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'
+        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'
         WHEN s.completed_at IS NULL THEN 'running'
         WHEN s.exit_code = 0 THEN 'passed'
         WHEN s.exit_code = 1 THEN 'findings'
@@ -323,10 +325,13 @@ SELECT
     m.repo_url,
     m.ci_job_url,
     s.first_fetched_at,
-    s.fetched_at
+    s.fetched_at,
+    l.status AS listed_status,
+    l.is_full_scan
 FROM scans s
 LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
 LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
+LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
 """
 
 # `bi_scan_daily`: one row for every repository of the data on every day of the data. A scan whose start
@@ -365,10 +370,13 @@ started AS (
         s.completed_at,
         s.exit_code,
         t.findings,
-        {duration} AS duration_seconds
+        {duration} AS duration_seconds,
+        CASE WHEN s.completed_at IS NULL AND (l.status IS NULL OR l.status NOT IN
+            ('SCAN_STATUS_CANCELLED', 'SCAN_STATUS_NEVER_FINISHED')) THEN 1 ELSE 0 END AS is_running
     FROM scans s
     LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
     LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
+    LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
     WHERE s.started_at >= '2000-01-01' AND s.started_at < {latest_allowed}
 ),
 bounds AS (SELECT MIN(day) AS first_day, MAX(day) AS last_day FROM started),
@@ -395,7 +403,7 @@ daily AS (
         SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
         SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
         SUM(CASE WHEN completed_at IS NOT NULL AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
-        SUM(CASE WHEN completed_at IS NULL THEN 1 ELSE 0 END) AS running,
+        SUM(is_running) AS running,
         SUM(COALESCE(findings, 0)) AS findings,
         SUM(duration_seconds) AS duration_seconds_total,
         AVG(duration_seconds) AS duration_seconds_average,
@@ -423,17 +431,67 @@ LEFT JOIN daily x ON x.day = d.day AND x.deployment_id = r.deployment_id AND x.r
 """
 
 
+# `bi_coverage`: what became of each listed scan. A scan is in one state alone, so that the states add up to `listed`.
+BI_COVERAGE = """
+CREATE VIEW bi_coverage AS
+WITH seen AS (
+    SELECT
+        l.deployment_id,
+        l.repository_id,
+        l.scan_id,
+        l.started_at,
+        CASE WHEN s.scan_id IS NULL AND l.details_gone_at IS NOT NULL THEN 1 ELSE 0 END AS is_gone,
+        CASE WHEN s.scan_id IS NOT NULL AND s.completed_at IS NULL THEN 1 ELSE 0 END AS has_no_end,
+        CASE
+            WHEN s.completed_at IS NOT NULL THEN 'stored'
+            WHEN l.expired_at IS NOT NULL THEN 'expired'
+            WHEN q.scan_id IS NOT NULL THEN 'waiting'
+            WHEN s.scan_id IS NOT NULL THEN 'stored'
+            WHEN d.scan_id IS NOT NULL OR l.details_gone_at IS NOT NULL THEN 'dead'
+            ELSE 'missing'
+        END AS state
+    FROM scan_listings l
+    LEFT JOIN scans s ON s.deployment_id = l.deployment_id AND s.scan_id = l.scan_id
+    LEFT JOIN fetch_queue q ON q.deployment_id = l.deployment_id AND q.scan_id = l.scan_id
+    LEFT JOIN dead_letters d ON d.deployment_id = l.deployment_id AND d.scan_id = l.scan_id
+    UNION ALL
+    SELECT s.deployment_id, s.repository_id, s.scan_id, s.started_at, 0, 0, 'unlisted'
+    FROM scans s
+    LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
+    WHERE l.scan_id IS NULL
+)
+SELECT
+    {coverage_day} AS day,
+    c.deployment_id,
+    c.repository_id,
+    MAX(m.repository) AS repository,
+    SUM(CASE WHEN c.state = 'unlisted' THEN 0 ELSE 1 END) AS listed,
+    SUM(CASE WHEN c.state = 'stored' THEN 1 ELSE 0 END) AS stored,
+    SUM(CASE WHEN c.state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
+    SUM(CASE WHEN c.state = 'dead' THEN 1 ELSE 0 END) AS dead,
+    SUM(CASE WHEN c.state = 'expired' THEN 1 ELSE 0 END) AS expired,
+    SUM(CASE WHEN c.state = 'missing' THEN 1 ELSE 0 END) AS missing,
+    SUM(CASE WHEN c.state = 'stored' THEN c.has_no_end ELSE 0 END) AS stored_without_end,
+    SUM(c.is_gone) AS details_gone,
+    SUM(CASE WHEN c.state = 'unlisted' THEN 1 ELSE 0 END) AS stored_unlisted
+FROM seen c
+LEFT JOIN scan_meta m ON m.deployment_id = c.deployment_id AND m.scan_id = c.scan_id
+GROUP BY {coverage_day}, c.deployment_id, c.repository_id
+"""
+
+
 def create_views() -> None:
     dialect = op.get_context().dialect.name
     parts = {
         "day": DAY[dialect].format("s.started_at"),
+        "coverage_day": DAY[dialect].format("c.started_at"),
         "duration": DURATION[dialect],
         "products": PRODUCTS[dialect],
         "days": DAYS[dialect],
         "latest_allowed": LATEST_ALLOWED[dialect],
         "text": TEXT_OF_NUMBER[dialect],
     }
-    for view in (BI_SCAN, BI_SCAN_DAILY):
+    for view in (BI_SCAN, BI_SCAN_DAILY, BI_COVERAGE):
         op.execute(sa.text(view.format(**parts).replace(":", r"\:")))
 
 
@@ -446,7 +504,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for view in ("bi_scan_daily", "bi_scan"):
+    for view in ("bi_coverage", "bi_scan_daily", "bi_scan"):
         op.execute(f"DROP VIEW {view}")
     for table in (
         "workers",
