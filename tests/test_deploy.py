@@ -241,37 +241,39 @@ def start(name: str, folder: Path, base_url: str, token: str = TOKEN) -> "subpro
     )
 
 
-def summary(name: str, folder: Path, output: str) -> dict[str, object]:
-    printed: dict[str, object] = json.loads((folder / "log" / "runs.jsonl").read_text() if name == CRONTAB else output)
+def summary(name: str, folder: Path, output: str) -> dict[str, int]:
+    printed: dict[str, int] = json.loads((folder / "log" / "runs.jsonl").read_text() if name == CRONTAB else output)
     return printed
 
 
 @pytest.mark.parametrize("name", STARTS)
 def test_the_nightly_command_fetches_what_is_new(name: str, tmp_path: Path) -> None:
     """Started with nothing but what its file gives it, the sync stores every scan; cron has nothing to mail."""
-    with running_sandbox(finished_world(30)) as sandbox:
+    with running_sandbox(finished_world(30, scans_per_day=30.0)) as sandbox:
         done = start(name, tmp_path, sandbox.base_url)
 
     assert done.returncode == 0, done
-    assert summary(name, tmp_path, done.stdout)["fetched"] == 30
+    counts = summary(name, tmp_path, done.stdout)
+    assert counts["fetched"] == counts["discovered"] >= 30
     assert name != CRONTAB or done.stdout + done.stderr == ""
 
 
-@pytest.mark.parametrize(("name", "exit_code"), [(CRONTAB, 0), (SYNC_UNIT, 1), (DAG, 0), (CRONJOB, 1)])
-def test_dead_letters_are_told(name: str, exit_code: int, tmp_path: Path) -> None:
-    """Exit code 1 reaches systemd and Kubernetes; cron mails it, and Airflow leaves it to the task after."""
+@pytest.mark.parametrize("name", [CRONTAB, DAG])
+def test_a_shell_lets_dead_letters_pass(name: str, tmp_path: Path) -> None:
+    """Exit code 1 is in cron's mail, and Airflow leaves it to the task after; the summary is there as always."""
     gone = Behaviour(faults=(Fault("status-404", 1.0, 0),))
-    with running_sandbox(finished_world(3), gone) as sandbox:
+    with running_sandbox(finished_world(30, scans_per_day=30.0), gone) as sandbox:
         done = start(name, tmp_path, sandbox.base_url)
 
-    assert done.returncode == exit_code, done
-    assert summary(name, tmp_path, done.stdout)["dead"] == 3
+    assert done.returncode == 0, done
+    counts = summary(name, tmp_path, done.stdout)
+    assert counts["dead"] == counts["discovered"] >= 30
     assert name != CRONTAB or "exit code 1:" in done.stdout
 
 
-@pytest.mark.parametrize(("name", "exit_code"), [(CRONTAB, 0), (SYNC_UNIT, 3), (DAG, 3), (CRONJOB, 3)])
-def test_a_refused_token_is_told(name: str, exit_code: int, tmp_path: Path) -> None:
-    """Exit code 3 reaches every scheduler, and whoever reads cron's mail."""
+@pytest.mark.parametrize(("name", "exit_code"), [(CRONTAB, 0), (DAG, 3)])
+def test_a_shell_tells_that_the_token_is_refused(name: str, exit_code: int, tmp_path: Path) -> None:
+    """Exit code 3 is in cron's mail, and reaches Airflow as it is."""
     with running_sandbox(finished_world(3)) as sandbox:
         done = start(name, tmp_path, sandbox.base_url, token="wrong")
 
