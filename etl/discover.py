@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError
+from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
@@ -108,12 +108,16 @@ async def discover(
 ) -> set[int]:
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
-    `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop.
+    `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop. Raises what no
+    deployment is to blame for: DatabaseError, and bugs.
     """
     walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(deployments)]
     failed = set()
-    async with asyncio.TaskGroup() as tasks:
-        running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
+    except BaseExceptionGroup as group:
+        raise foremost(group) from None
     for deployment_id, task in running.items():
         error = task.result()
         if error is None:
@@ -179,12 +183,12 @@ class _Discovery:
             starts = [at for at in (walk.newest_started_at, newest_start(page)) if at]
             walk = walk._replace(newest_started_at=max(starts, default=None))
             is_end = trail.follow(page)
-            again = is_end and trail.turned and not again
-            new, reached = await self.ports.record(page, walk, is_last=is_end and not again)
+            once_more = is_end and trail.turned and not again
+            new, reached = await self.ports.record(page, walk, is_last=is_end and not once_more)
             self.tally.discovered += new
             listed, queued, pages = listed + len(page.listings), queued + new, pages + 1
-            if again:
-                trail = _Trail()
+            if once_more:
+                trail, again = _Trail(), True
             elif is_end:
                 break
         if trail.stale >= STALE_PAGES:

@@ -95,3 +95,9 @@ class FatalError(ApiError):
 
 class StoppedError(ScanEtlError):
     """The run is stopping: the work in hand goes back to the queue as it was."""
+
+
+def foremost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of the errors of several tasks the first of ours; if none is, the first."""
+    error = (group.subgroup(ScanEtlError) or group).exceptions[0]
+    return foremost(error) if isinstance(error, BaseExceptionGroup) else error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
-from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError
+from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
 from etl.lanes import Lane
 from etl.model import (
@@ -125,13 +125,7 @@ async def drain(
     try:
         await _Run(ports, policy, stop, halted, tally, tell).drain()
     except BaseExceptionGroup as group:
-        known = group.subgroup(ScanEtlError)
-        raise _first(known or group) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+        raise foremost(group) from None
 
 
 class _Run:

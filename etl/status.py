@@ -1,21 +1,22 @@
-"""What the queue holds, who works on it, and the dead letters: seeing them, requeueing them, dropping them."""
+"""What the queue holds, who works on it, what was listed, and the dead letters: see, requeue and drop them."""
 
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table
 
 from etl.database import upsert
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
 from etl.runs import SEEN_WITHIN_SECONDS
-from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now, workers
+from etl.schema import at_once, dead_letters, fetch_queue, listing_gaps, moved, utc_now, watermarks, workers
 
 _q = fetch_queue.c
 _dead = dead_letters.c
 _worker = workers.c
+_mark = watermarks.c
 
 _STATE = case(
     (_q.lease_token.is_not(None) & (_q.due_at > utc_now()), "leased"),
@@ -81,6 +82,30 @@ def pace(depths: Sequence[Mapping[str, Any]], at_work: Sequence[Mapping[str, Any
         "finished_per_second": round(finished, 2),
         "seconds_to_drain": seconds and round(seconds, 1),
     }
+
+
+def coverage(connection: Connection) -> list[dict[str, Any]]:
+    """Per deployment: what became of the scans that were listed (as in `bi_coverage`), and how far discovery got."""
+    names = ("listed", "stored", "waiting", "dead", "expired", "missing")
+    view = table("bi_coverage", column("deployment_id"), *(column(name) for name in names))
+    counts = select(view.c.deployment_id, *(func.sum(view.c[name]) for name in names)).group_by(view.c.deployment_id)
+    found = {row[0]: [int(count) for count in row[1:]] for row in connection.execute(counts)}
+    marks = connection.execute(select(*_mark).order_by(_mark.deployment_id))
+    return [
+        {
+            "deployment_id": row.deployment_id,
+            **dict(zip(names, found.get(row.deployment_id, [0] * len(names)), strict=True)),
+            "complete_since": row.complete_since,
+            "walked_at": row.walked_at,
+        }
+        for row in marks
+    ]
+
+
+def gaps(connection: Connection) -> list[dict[str, Any]]:
+    """The times of which no scan was listed while it could be: these can't be had any more."""
+    found = connection.execute(select(listing_gaps).order_by(*listing_gaps.primary_key))
+    return [dict(row) for row in found.mappings()]
 
 
 def dead_by_kind(connection: Connection) -> dict[str, int]:

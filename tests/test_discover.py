@@ -1,0 +1,308 @@
+"""Walks through the list of a deployment, on ports in memory: where they begin, what ends them, what they survive."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from listings_of import entry
+
+from etl.discover import DEEPER_SHARE, ROOM, Search, discover, left_open, start_of_deeper_walk, start_of_walk
+from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
+from etl.events import Event, NothingNew, OutOfReach, Tally, Walked, WalkFailed
+from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
+from etl.pages import Page
+from etl.pipeline import Stop
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+Answer = dict[str, Any] | Exception
+
+
+class MemoryPorts:
+    """Gives the pages one after the other, whatever is asked for, and keeps what it is given."""
+
+    def __init__(
+        self, answers: Sequence[Answer], history: History | None = None, reached: Reached | None = None
+    ) -> None:
+        self.answers = list(answers)
+        self.known = history
+        self.reached = reached
+        self.asked: list[tuple[datetime | None, str]] = []
+        self.recorded: list[tuple[list[int], Walk, bool]] = []
+
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+        assert deployment_id == 120
+        self.asked.append((since, cursor))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return Found(answer, NOW)
+
+    async def api_time(self) -> datetime:
+        return NOW
+
+    async def history(self, deployment_id: int, room: int) -> History | None:
+        assert (deployment_id, room) == (120, ROOM)
+        return self.known
+
+    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+        self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
+        return len(page.listings), self.reached if is_last else None
+
+
+def page(*scan_ids: int, cursor: str = "", **changes: Any) -> dict[str, Any]:
+    """Scans that started at the minute of their id."""
+    scans = [
+        entry(number, started_at=(NOW - DAY + timedelta(minutes=number)).isoformat(), **changes) for number in scan_ids
+    ]
+    return {"scans": scans, "cursor": cursor}
+
+
+def search(**changes: Any) -> Search:
+    numbers: dict[str, Any] = {
+        "lookback_seconds": 30 * 86_400,
+        "since": None,
+        "look_seconds": 4_200,
+        "max_attempts": 3,
+        "backoff_seconds": 0.001,
+        "backoff_max_seconds": 0.002,
+    }
+    return Search(**(numbers | changes))
+
+
+async def walk(ports: MemoryPorts, **changes: Any) -> tuple[set[int], list[Event], Stop, dict[int, FatalError], Tally]:
+    events, stop, halted, tally = list[Event](), Stop(), dict[int, FatalError](), Tally()
+    failed = await discover(ports, [120], search(**changes), stop, halted, tally, events.append)
+    return failed, events, stop, halted, tally
+
+
+def history(**changes: Any) -> History:
+    facts: dict[str, Any] = {
+        "walked_at": NOW - DAY,
+        "base": NOW - 1.25 * DAY,
+        "known": 300,
+        "room_at": None,
+        "unsettled": (),
+    }
+    return History(**(facts | changes))
+
+
+def unsettled(place: int, days: float, *, is_open: bool = True) -> Unsettled:
+    return Unsettled(Pair(120, place), NOW - days * DAY, place, is_open)
+
+
+async def test_a_walk_reads_until_the_cursor_is_empty() -> None:
+    """Each page is recorded as it comes, and only the last one ends the walk."""
+    ports = MemoryPorts([page(9, 8, cursor="a"), page(7, cursor="b"), page(6)])
+
+    failed, events, _, _, tally = await walk(ports)
+
+    assert failed == set()
+    assert ports.asked == [(None, ""), (None, "a"), (None, "b")]
+    assert [(ids, is_last) for ids, _, is_last in ports.recorded] == [([8, 9], False), ([7], False), ([6], True)]
+    assert ports.recorded[-1][1].newest_started_at == NOW - DAY + timedelta(minutes=9)
+    assert tally.discovered == 4
+    assert events == [Walked(120, "", 3, 4, 4)]
+
+
+@pytest.mark.parametrize("cursors", [("a", "a"), ("a", "b", "a")])
+async def test_a_cursor_that_repeats_is_the_end(cursors: Sequence[str]) -> None:
+    """Also one that has come before the last."""
+    ports = MemoryPorts([page(100 - number, cursor=cursor) for number, cursor in enumerate(cursors)])
+
+    await walk(ports)
+
+    assert len(ports.recorded) == len(cursors)
+    assert ports.recorded[-1][2]
+
+
+async def test_cursors_without_end_are_seen_through() -> None:
+    """Page after page without anything new is the end of the list, and is told of."""
+
+    class Endless(MemoryPorts):
+        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+            assert deployment_id == 120
+            self.asked.append((since, cursor))
+            return Found(page(*([5] if len(self.asked) % 2 else []), cursor=str(len(self.asked))), NOW)
+
+    ports = Endless([page()])
+    failed, events, _, _, _ = await walk(ports)
+
+    assert failed == set()
+    assert len(ports.recorded) < 60
+    assert ports.recorded[-1][2]
+    assert [event for event in events if isinstance(event, NothingNew)] == [NothingNew(120, len(ports.recorded))]
+
+
+async def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
+    """The API may give fewer scans than a page holds, and none."""
+    ports = MemoryPorts([page(9, cursor="a"), page(cursor="b"), page(8)])
+
+    await walk(ports)
+
+    assert [ids for ids, _, _ in ports.recorded] == [[9], [], [8]]
+
+
+async def test_pages_that_dont_go_back_in_time_are_walked_twice() -> None:
+    """There a scan may slip between two pages as others drop out; so the watermark waits for a second look."""
+    ports = MemoryPorts([page(1, cursor="a"), page(5), page(2, cursor="a"), page(6)])
+
+    await walk(ports)
+
+    assert [cursor for _, cursor in ports.asked] == ["", "a", "", "a"]
+    assert [is_last for _, _, is_last in ports.recorded] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "failure", [TransientError("500", kind="http_status"), {"error": "no"}, {"scans": "none", "cursor": ""}]
+)
+async def test_a_page_that_fails_is_asked_for_again(failure: Answer) -> None:
+    """An error is never an empty page, and the walk goes on where it was."""
+    ports = MemoryPorts([page(9, cursor="a"), failure, failure, page(8)])
+
+    failed, _, _, _, tally = await walk(ports)
+
+    assert failed == set()
+    assert [cursor for _, cursor in ports.asked] == ["", "a", "a", "a"]
+    assert tally.retried == 2
+
+
+async def test_a_walk_that_fails_half_way_moves_no_watermark() -> None:
+    """What it has found stays queued, the rest is for the next walk, and the failure is told."""
+    ports = MemoryPorts([page(9, cursor="a"), TransientError("500", kind="http_status")])
+
+    failed, events, stop, _, _ = await walk(ports)
+
+    assert failed == {120}
+    assert [is_last for _, _, is_last in ports.recorded] == [False]
+    assert events == [WalkFailed(120, "500")]
+    assert not stop.asked.is_set()
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "halted"),
+    [
+        (FatalError("refused", kind="token_refused", stop_code=3, deployment_id=120), None, True),
+        (FatalError("away", kind="api_away", stop_code=4), 4, False),
+        (ItemError("HTTP 400", kind="http_status", http_status=400), None, False),
+        (StoppedError("stop"), None, False),
+    ],
+)
+async def test_what_ends_a_walk_is_said_where_it_belongs(error: Exception, exit_code: int | None, halted: bool) -> None:
+    """A bad token stops its deployment, an API that is away stops the run, a refused search fails this walk."""
+    failed, _, stop, stopped, _ = await walk(MemoryPorts([error]))
+
+    assert failed == {120}
+    assert stop.exit_code == exit_code
+    assert (120 in stopped) is halted
+
+
+async def test_what_no_deployment_is_to_blame_for_is_raised() -> None:
+    """A database that is away ends discovery as it ends a run."""
+    with pytest.raises(DatabaseError):
+        await walk(MemoryPorts([DatabaseError("away")]))
+
+
+async def test_a_stop_ends_a_walk_that_waits() -> None:
+    """Nobody waits out a pause between two tries after Ctrl-C."""
+    events, stop = list[Event](), Stop()
+    stop.ask(130, "SIGINT received")
+    ports = MemoryPorts([TransientError("500", kind="http_status")])
+
+    failed = await discover(
+        ports, [120], search(backoff_seconds=600, backoff_max_seconds=600), stop, {}, Tally(), events.append
+    )
+
+    assert failed == {120}
+    assert len(ports.asked) == 1
+
+
+async def test_what_cannot_be_had_any_more_is_told() -> None:
+    """As an instant, and since when."""
+    ports = MemoryPorts([page()], reached=Reached(True, NOW - 40 * DAY, NOW - 30 * DAY))
+
+    _, events, _, _, _ = await walk(ports)
+
+    assert events[-1] == OutOfReach(120, "2026-01-20T12:00:00+00:00", "2026-01-30T12:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    ("changes", "known", "since", "partial"),
+    [
+        ({}, None, None, False),
+        ({"lookback_seconds": 86_400.0}, None, NOW - DAY, False),
+        ({}, history(), NOW - 1.25 * DAY, False),
+        ({"lookback_seconds": 86_400.0}, history(), NOW - 1.25 * DAY, False),
+        ({"since": 7 * 86_400.0}, history(), NOW - 7 * DAY, True),
+        ({"since": NOW - 2 * DAY}, history(), NOW - 2 * DAY, True),
+        ({"since": 30 * 86_400.0}, history(), None, True),
+    ],
+)
+async def test_where_a_walk_begins(changes: Any, known: History | None, since: datetime | None, partial: bool) -> None:
+    """The first one goes as far back as it is told, others go on less an overlap, and `--since` wins over both."""
+    ports = MemoryPorts([page()], known)
+
+    await walk(ports, **changes)
+
+    assert ports.asked == [(since, "")]
+    assert ports.recorded[0][1].partial is partial
+
+
+def test_the_overlap_is_as_long_as_it_costs_nothing() -> None:
+    """Up to half a page of known scans is listed again, and where there are fewer the whole 30 days."""
+    week_ago = NOW - 7 * DAY
+
+    assert start_of_walk(history(known=ROOM - 1, room_at=week_ago)) == week_ago
+    assert start_of_walk(history(known=10, room_at=None)) == NOW - 31.25 * DAY
+    assert start_of_walk(history(known=ROOM, room_at=week_ago)) == NOW - 1.25 * DAY
+
+
+def test_a_walk_goes_back_to_open_scans_where_that_is_cheaper() -> None:
+    """One page more for two scans is as good as two looks; twenty pages for one aren't."""
+    near, far = unsettled(900, 3), unsettled(10_000, 20)
+
+    assert start_of_walk(history(known=450, unsettled=(unsettled(499, 2),))) == NOW - 2 * DAY - timedelta(seconds=1)
+    assert start_of_walk(history(known=450, unsettled=(near, near))) == NOW - 3 * DAY - timedelta(seconds=1)
+    assert start_of_walk(history(known=450, unsettled=(far,))) == history().base
+    assert start_of_walk(history(unsettled=(unsettled(400, 2, is_open=False),))) == history().base
+
+
+def test_late_changes_are_looked_for_with_a_part_of_the_requests() -> None:
+    """On a night without news nobody walks back; on one with 100 pairs four pages are read for it at the most."""
+    late = [unsettled(place, place / 100, is_open=False) for place in (400, 1_500, 3_000)]
+    known = history(unsettled=tuple(late))
+
+    assert start_of_deeper_walk(known, known.base, 0) is None
+    assert start_of_deeper_walk(known, known.base, 100) == NOW - 15 * DAY - timedelta(seconds=1)
+    assert start_of_deeper_walk(known, NOW - 20 * DAY, 100) is None
+    assert start_of_deeper_walk(known, None, 100) is None
+
+
+@given(places=st.lists(st.integers(1, 20_000), max_size=5), known=st.integers(0, 3_000), queued=st.integers(0, 5_000))
+def test_no_walk_costs_more_than_its_share(places: list[int], known: int, queued: int) -> None:
+    """The first walk never costs more than to look at each open scan, and the second one no more than its part."""
+    scans = tuple(unsettled(place, place / 100 + 2) for place in sorted(places))
+    facts = history(known=known, room_at=NOW - 2 * DAY, unsettled=scans)
+    start = start_of_walk(facts)
+    deeper = start_of_deeper_walk(facts, start, queued)
+
+    def pages(since: datetime) -> int:
+        listed = max([known, *(one.place for one in scans if one.started_at > since)])
+        return max(1, -(-listed // PAGE_SIZE))
+
+    looks = sum(one.started_at <= start for one in scans)
+    assert pages(start) + looks <= max(1, -(-known // PAGE_SIZE)) + len(scans)
+    assert deeper is None or pages(deeper) <= queued * DEEPER_SHARE
+
+
+def test_open_scans_that_are_not_listed_again_are_looked_at_in_their_time() -> None:
+    """Not twice within the longest wait for a running scan, however often somebody syncs."""
+    inside, outside = unsettled(1, 1), unsettled(2, 5)
+    known = history(unsettled=(inside, outside))
+
+    assert left_open(known, NOW - 2 * DAY, NOW, 4_200) == (outside.pair,)
+    assert left_open(known._replace(walked_at=NOW - timedelta(hours=1)), NOW - 2 * DAY, NOW, 4_200) == ()
+    assert left_open(None, NOW, NOW, 4_200) == left_open(known, None, NOW, 4_200) == ()

@@ -1,0 +1,364 @@
+"""What is listed, stored and queued page by page, on each dialect: nothing is lost, nothing is asked for twice."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from listings_of import PAIR, listing, running
+from scan_rows import scan_rows
+from sqlalchemy import Connection, insert, select, text, update
+
+from etl import listings, queue
+from etl.database import Database
+from etl.listings import DISCOVERED_PRIORITY, Piece, finish, record
+from etl.load import load_scans
+from etl.model import STILL_RUNNING, Dead, Done, Drift, Listing, Pair, Reached, Settled, Unsettled, Waiting, Walk
+from etl.pages import Page
+from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, schema_drift, watermarks
+
+BEGAN_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LISTED_AT = BEGAN_AT + timedelta(hours=2)
+DAY = timedelta(days=1)
+OPEN: dict[str, Any] = {"completed_at": None, "exit_code": None}
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with closing(Database(database_url)) as opened:
+        yield opened
+
+
+def put(database: Database, *found: Listing, listed_at: datetime = LISTED_AT, refresh: bool = False) -> int:
+    """Record one page."""
+    piece = Piece(Page(tuple(sorted(found)), "", ()), listed_at, refresh, 300.0)
+    return database.run_here(partial(record, piece=piece))
+
+
+def queued(database: Database) -> list[dict[str, Any]]:
+    return rows(database, fetch_queue)
+
+
+def rows(database: Database, table: Any) -> list[dict[str, Any]]:
+    statement = select(table).order_by(*table.primary_key)
+    return database.run_here(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+
+
+def lease(database: Database, token: str = "w", **options: Any) -> list[Pair]:
+    leases = database.run_here(lambda connection: queue.lease(connection, token, 100, 60.0, **options))
+    return [one.pair for one in leases]
+
+
+def settle(database: Database, *verdicts: Any, token: str = "w") -> Settled:
+    return database.run_here(lambda connection: queue.settle(connection, token, verdicts, "run"))
+
+
+def drift(database: Database) -> dict[Drift, int]:
+    return {Drift(row["path"], row["kind"]): row["count"] for row in rows(database, schema_drift)}
+
+
+def walked(
+    database: Database, at: datetime, since: datetime | None = None, *, partial_: bool = False, wake: Any = ()
+) -> Reached:
+    walk = Walk(120, since, at, BEGAN_AT, partial_, wake)
+    return database.run_here(partial(finish, walk=walk, token_key="key"))
+
+
+def test_a_new_scan_is_listed_and_queued_before_all_else(database: Database) -> None:
+    """With what the search call knows, due at once, until the API forgets it."""
+    assert put(database, listing(1)) == 1
+
+    (row,) = rows(database, scan_listings)
+    assert row | entry_columns() == row
+    (row,) = queued(database)
+    assert (row["priority"], row["expires_at"], row["error_kind"]) == (DISCOVERED_PRIORITY, BEGAN_AT + 30 * DAY, None)
+    assert lease(database) == [PAIR]
+
+
+def entry_columns() -> dict[str, Any]:
+    return {
+        "status": "SCAN_STATUS_COMPLETED",
+        "is_full_scan": True,
+        "findings_total": 3,
+        "findings_code": 2,
+        "findings_supply_chain": 0,
+        "findings_secrets": 1,
+        "total_time_seconds": 90.25,
+        "branch": "main",
+        "commit_sha": "94c5be1",
+        "repository_id": 7,
+        "started_at": BEGAN_AT,
+        "completed_at": BEGAN_AT + timedelta(seconds=90.25),
+        "exit_code": 0,
+        "extra": {"enabled_products": ["sast"]},
+        "listed_at": LISTED_AT,
+        "details_gone_at": None,
+        "expired_at": None,
+    }
+
+
+def test_a_page_that_comes_twice_changes_nothing_but_the_time(database: Database) -> None:
+    """Pages shift, and walks are killed: what is known already is only seen again."""
+    put(database, listing(1), running(2))
+    before = queued(database)
+
+    assert put(database, listing(1), running(2), listed_at=LISTED_AT + DAY) == 0
+    assert queued(database) == before
+    assert {row["listed_at"] for row in rows(database, scan_listings)} == {LISTED_AT + DAY}
+
+
+def test_a_running_scan_is_fetched_when_it_is_final_and_not_before(database: Database) -> None:
+    """It waits for its next look, and is due at once when a later listing says that it has ended."""
+    assert put(database, running(1)) == 1
+    (row,) = queued(database)
+    assert row["error_kind"] == STILL_RUNNING
+    assert lease(database) == []
+
+    assert put(database, running(1), listed_at=LISTED_AT + DAY) == 0
+    assert lease(database) == []
+    assert put(database, listing(1), listed_at=LISTED_AT + DAY) == 0
+    assert lease(database) == [PAIR]
+
+
+def test_a_lease_is_left_to_its_worker(database: Database) -> None:
+    """A scan that a worker is just fetching isn't made due for another one."""
+    put(database, listing(1))
+    assert lease(database, "other") == [PAIR]
+
+    put(database, listing(1, exit_code="1"))
+
+    assert lease(database) == []
+
+
+def test_a_stored_scan_is_fetched_again_only_if_the_listing_says_something_else(database: Database) -> None:
+    """An old listing of it changes nothing, one with another outcome does, once, and is counted."""
+    database.run_here(partial(load_scans, batch=[scan_rows(1)], run_id="run"))
+
+    assert put(database, running(1)) == 0
+    assert put(database, listing(1)) == 0
+    assert put(database, listing(1, exit_code="2")) == 1
+    lease(database)
+    settle(database, Done(scan_rows(1, minutes=5, exit_code=2)))
+    assert put(database, listing(1, exit_code="2")) == 0
+    assert drift(database) | {
+        Drift("listing.status", "conflict"): 1,
+        Drift("listing.exit_code", "conflict"): 1,
+    } == drift(database)
+
+
+def test_a_less_final_listing_replaces_none(database: Database) -> None:
+    """An API that answers from an old copy doesn't make a finished scan run again; the difference is counted."""
+    put(database, listing(1))
+    put(database, running(1))
+
+    assert rows(database, scan_listings)[0]["status"] == "SCAN_STATUS_COMPLETED"
+    assert drift(database) == {Drift("listing.status", "conflict"): 1}
+
+
+def test_details_that_contradict_their_listing_are_counted(database: Database) -> None:
+    """When they come; a second look that says the same isn't counted again."""
+    put(database, listing(1))
+    lease(database)
+    settle(database, Done(scan_rows(1, exit_code=1)))
+    database.run_here(partial(load_scans, batch=[scan_rows(1, minutes=9, exit_code=1)], run_id="run"))
+
+    assert drift(database)[Drift("listing.exit_code", "conflict")] == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "days_later", "is_over"),
+    [
+        (running(1), 0, False),
+        (running(1, status="SCAN_STATUS_CANCELLED"), 0, True),
+        (running(1, status="SCAN_STATUS_NEVER_FINISHED"), 0, True),
+        (listing(1), 0, False),
+        (listing(1), 2, True),
+    ],
+)
+def test_nobody_waits_for_details_that_get_no_end(
+    database: Database, listed: Listing, days_later: int, is_over: bool
+) -> None:
+    """What the listing knows to have ended is done with, after a day where the details should follow."""
+    put(database, listed, listed_at=LISTED_AT + days_later * DAY, refresh=True)
+    database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=text("enqueued_at"))))
+    assert lease(database) == [PAIR]
+
+    settled = settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+
+    assert (settled.inserted, settled.waiting) == (1, 0 if is_over else 1)
+    assert (queued(database) == []) is is_over
+    assert put(database, listed, listed_at=LISTED_AT + (days_later + 1) * DAY) == 0
+
+
+def test_a_late_outcome_is_fetched(database: Database) -> None:
+    """Of a scan that was never finished when its details were stored."""
+    put(database, running(1, status="SCAN_STATUS_NEVER_FINISHED"))
+    lease(database)
+    settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+
+    assert put(database, listing(1)) == 1
+    assert lease(database) == [PAIR]
+
+
+def test_a_listed_scan_whose_details_are_gone_keeps_its_listing(database: Database) -> None:
+    """It is marked so, becomes a dead letter, and isn't asked for again unless its listing changes."""
+    put(database, listing(1), listing(2))
+    lease(database)
+    settle(database, Dead(PAIR, 1, "not_found", "no such scan", 404), Dead(Pair(120, 2), 5, "http_status", "500", 500))
+
+    assert [row["details_gone_at"] is not None for row in rows(database, scan_listings)] == [True, False]
+    assert put(database, listing(1), listing(2)) == 0
+    assert put(database, listing(1, status="SCAN_STATUS_ERROR", exit_code="2")) == 1
+
+
+def test_what_nothing_holds_is_queued_again(database: Database) -> None:
+    """A queue that somebody has emptied fills by itself."""
+    put(database, listing(1))
+    database.run_here(lambda connection: connection.execute(text("DELETE FROM fetch_queue")))
+
+    assert put(database, listing(1)) == 1
+
+
+def test_a_scan_of_a_backfill_goes_with_what_is_discovered(database: Database) -> None:
+    """The pairs of a file go last, and whoever drains up to them leaves them to its run; one that is listed doesn't."""
+    pairs = [Pair(120, number) for number in (1, 2)]
+    database.run_here(queue.open_stage)
+    database.run_here(partial(queue.stage, pairs=pairs))
+    database.run_here(partial(queue.enqueue_staged, batch="backfill"))
+    database.run_here(lambda connection: connection.execute(insert(fetch_queue).values(deployment_id=121, scan_id=3)))
+    below = queue.FILE_PRIORITY
+
+    put(database, listing(2), listing(4))
+
+    left = database.run_here(lambda connection: queue.left(connection, None, below=below))
+    assert left == queue.Left(3, 0, 0.0)
+    assert sorted(lease(database, below=below)) == [(120, 2), (120, 4), (121, 3)]
+    assert lease(database, batch="backfill") == [Pair(120, 1)]
+    left = database.run_here(lambda connection: queue.left(connection, None, below=below))
+    assert left == queue.Left(3, 0, None)
+
+
+def test_refresh_queues_what_is_stored(database: Database) -> None:
+    """But doesn't disturb scans that still run."""
+    database.run_here(partial(load_scans, batch=[scan_rows(1)], run_id="run"))
+    put(database, running(2))
+
+    assert put(database, listing(1), running(2), refresh=True) == 1
+    assert lease(database) == [PAIR]
+
+
+def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Database) -> None:
+    """And where it was told to begin later, it leaves the rest to a whole one."""
+    assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == Reached(False, None, None)
+    assert rows(database, watermarks) == []
+    assert walked(database, LISTED_AT) == Reached(True, None, LISTED_AT - 30 * DAY)
+    assert rows(database, watermarks) == [
+        {
+            "deployment_id": 120,
+            "walked_at": LISTED_AT,
+            "newest_started_at": BEGAN_AT,
+            "complete_since": LISTED_AT - 30 * DAY,
+            "token_key": "key",
+        }
+    ]
+    assert database.run_here(partial(listings.seen_by, token_key="key")) == {120}
+
+
+def test_a_watermark_moves_forwards_and_never_past_a_hole(database: Database) -> None:
+    """A walk from after the last one leaves a hole; one that began earlier than another that has ended is late."""
+    walked(database, LISTED_AT)
+
+    assert walked(database, LISTED_AT + 5 * DAY, LISTED_AT + DAY, partial_=True).moved is False
+    assert walked(database, LISTED_AT + 5 * DAY, LISTED_AT - DAY, partial_=True).moved is True
+    walked(database, LISTED_AT + 3 * DAY, LISTED_AT)
+
+    (mark,) = rows(database, watermarks)
+    assert (mark["walked_at"], mark["complete_since"]) == (LISTED_AT + 5 * DAY, LISTED_AT - 30 * DAY)
+    assert rows(database, listing_gaps) == []
+
+
+def test_a_gap_of_more_than_30_days_is_written_down(database: Database) -> None:
+    """Between the last walk and 30 days before the next nobody has listed what started."""
+    walked(database, LISTED_AT)
+
+    reached = walked(database, LISTED_AT + 40 * DAY, LISTED_AT - DAY)
+
+    assert reached == Reached(True, LISTED_AT, LISTED_AT + 10 * DAY)
+    assert rows(database, listing_gaps) == [
+        {"deployment_id": 120, "from_at": LISTED_AT, "until_at": LISTED_AT + 10 * DAY}
+    ]
+
+
+def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: Database) -> None:
+    """The API may still have it; what is stored by then isn't marked."""
+    put(database, running(1), listing(2))
+    walked(database, LISTED_AT)
+    assert lease(database) == [Pair(120, 2)]
+    settle(database, Done(scan_rows(2)))
+
+    walked(database, LISTED_AT + 30 * DAY, LISTED_AT)
+
+    assert [row["expired_at"] for row in rows(database, scan_listings)] == [LISTED_AT + 30 * DAY, None]
+    assert lease(database) == [PAIR]
+
+
+def test_open_scans_that_a_walk_leaves_out_are_looked_at(database: Database) -> None:
+    """Its end makes them due."""
+    put(database, running(1))
+
+    walked(database, LISTED_AT, wake=(PAIR,))
+
+    assert lease(database) == [PAIR]
+
+
+def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> None:
+    """Where it ended less the overlap, and the unsettled scans of before, with their place."""
+    assert database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2)) is None
+    old: dict[str, Any] = {"started_at": "2026-02-20T12:00:00Z"}
+    put(
+        database,
+        listing(1),
+        running(2, **old),
+        running(3, status="SCAN_STATUS_NEVER_FINISHED", started_at="2026-02-21T12:00:00Z"),
+        listing(4, **old),
+        running(5, **old),
+        running(6),
+        running(7, started_at="2026-01-01T12:00:00Z"),
+    )
+    database.run_here(partial(load_scans, batch=[scan_rows(5)], run_id="run"))
+    walked(database, LISTED_AT)
+
+    found = database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+
+    at = datetime(2026, 2, 20, 12, tzinfo=UTC)
+    assert found is not None
+    assert (found.walked_at, found.base, found.known, found.room_at) == (LISTED_AT, BEGAN_AT - DAY / 24, 2, BEGAN_AT)
+    assert found.unsettled == (
+        Unsettled(Pair(120, 3), at + DAY, 3, False),
+        Unsettled(Pair(120, 2), at, 6, True),
+    )
+
+
+def test_odd_entries_of_a_page_are_counted(database: Database) -> None:
+    """With a scan to look at."""
+    found = Drift("listing.novelty", "unknown_field")
+    piece = Piece(Page((listing(1),), "", ((found, PAIR),)), LISTED_AT, False, 300.0)
+    database.run_here(partial(record, piece=piece))
+
+    (row,) = rows(database, schema_drift)
+    assert (row["path"], row["sample_scan_id"], row["first_seen_at"]) == ("listing.novelty", 1, LISTED_AT)
+
+
+def test_a_page_is_all_or_nothing(database: Database) -> None:
+    """Killed between its listings and its queue rows, neither is there."""
+
+    def killed(connection: Connection) -> None:
+        record(connection, Piece(Page((listing(1),), "", ()), LISTED_AT, False, 300.0))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        database.run_here(killed)
+
+    assert (rows(database, scan_listings), queued(database), rows(database, scans)) == ([], [], [])

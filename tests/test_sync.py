@@ -1,0 +1,297 @@
+"""`discover` and `sync` as cron calls them: the real command against a real server and a real database."""
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from command import Command
+from sandbox_client import OPENED_AT, Time
+from sandbox_thread import RunningSandbox, finished_world, running_sandbox
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from etl.database import Database
+from etl.sandbox import Behaviour, Deployment, Fault, Token, World
+from etl.sandbox.world import newest_id, scan
+from etl.schema import dead_letters, fetch_queue, runs, scan_listings, scans, watermarks, workers
+
+DAY = timedelta(days=1)
+
+
+@contextmanager
+def quiet_sandbox(
+    scans: int, behaviour: Behaviour | None = None, **options: Any
+) -> Iterator[tuple[RunningSandbox, int]]:
+    """A sandbox whose time stands still at an instant at which no scan runs, and how many scans there are by then."""
+    world = finished_world(scans, scans_per_day=60.0, **options)
+    assert world.opened_at
+    now = world.opened_at
+    while any((one.completed_at or now) > now for one in (scan(world, number) for number in latest(world, now))):
+        now += timedelta(minutes=10)
+    with running_sandbox(world, behaviour, Time(now)) as sandbox:
+        yield sandbox, newest_id(world, now)
+
+
+def latest(world: World, now: datetime) -> range:
+    newest = newest_id(world, now)
+    return range(max(1, newest - 50), newest + 1)
+
+
+def variables(sandbox: RunningSandbox, url: str, **additions: str) -> dict[str, str]:
+    return sandbox.environment(**{"SCAN_ETL_DATABASE__URL": url, "SCAN_ETL_QUEUE__LEASE_SECONDS": "1", **additions})
+
+
+def ask(url: str, statement: Any) -> list[Any]:
+    with closing(Database(url)) as database:
+        return database.run_here(lambda connection: list(connection.execute(statement)))
+
+
+def change(url: str, *statements: Any) -> None:
+    def work(connection: Connection) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
+    with closing(Database(url)) as database:
+        database.run_here(work)
+
+
+def count(url: str, table: Any) -> int:
+    return int(ask(url, select(func.count()).select_from(table))[0][0])
+
+
+def requests(sandbox: RunningSandbox) -> dict[str, int]:
+    """Those since the last look, by call."""
+    found: dict[str, int] = {}
+    for (endpoint, _), number in sandbox.sandbox.stats.requests.items():
+        found[endpoint] = found.get(endpoint, 0) + number
+    sandbox.sandbox.stats.requests.clear()
+    return found
+
+
+def test_a_sync_finds_and_fetches_and_the_next_costs_one_page(cli: Command, database_url: str) -> None:
+    """What the list has is stored, and status accounts for it; a night with nothing new is one request."""
+    with quiet_sandbox(700) as (sandbox, scans_there):
+        first = cli("sync", "--json", environment=variables(sandbox, database_url))
+        asked = requests(sandbox)
+        second = cli("sync", "--json", environment=variables(sandbox, database_url))
+
+    assert (first.exit_code, second.exit_code) == (0, 0), first
+    assert asked == {"deployments": 1, "search": 2, "details": scans_there}
+    summary = first.json()
+    assert [summary[name] for name in ("discovered", "fetched", "inserted", "remaining")] == [*[scans_there] * 3, 0]
+    assert (second.json()["discovered"], second.json()["requests"], requests(sandbox)) == (0, 1, {"search": 1})
+    assert count(database_url, scans) == count(database_url, scan_listings) == scans_there
+    status = cli("status", "--json", environment=variables(sandbox, database_url)).json()
+    (covered,) = status["coverage"]
+    assert [covered[name] for name in ("listed", "stored", "waiting", "dead", "expired", "missing")] == [
+        700,
+        700,
+        0,
+        0,
+        0,
+        0,
+    ]
+    assert status["gaps"] == []
+    assert status["runs"][0]["command"] == "sync"
+
+
+def test_discover_fetches_nothing_and_run_does(cli: Command, sqlite_url: str) -> None:
+    """`discover` fills the queue that any run or worker drains."""
+    with quiet_sandbox(20) as (sandbox, scans_there):
+        found = cli("discover", "--json", environment=variables(sandbox, sqlite_url))
+        asked = requests(sandbox)
+        fetched = cli("run", "--json", environment=variables(sandbox, sqlite_url))
+
+    assert (found.exit_code, found.json()["discovered"], found.json()["remaining"]) == (0, scans_there, scans_there)
+    assert asked == {"deployments": 1, "search": 1}
+    assert fetched.json()["fetched"] == scans_there
+
+
+def test_a_sync_drains_what_any_program_has_queued_and_leaves_a_file_to_its_run(
+    cli: Command, database_url: str
+) -> None:
+    """A backfill of millions beside it neither delays it nor moves the watermark."""
+    with quiet_sandbox(6) as (sandbox, _):
+        environment = variables(sandbox, database_url)
+        cli("sync", environment=environment)
+        mark = ask(database_url, select(watermarks))
+        backfill = cli("run", "-", "--json", stdin="120 99999999\n", environment=environment)
+        moved = ask(database_url, select(watermarks)) != mark
+        files = [
+            {"deployment_id": 121, "scan_id": number, "batch": "theirs", "priority": 10} for number in range(1, 500)
+        ]
+        change(database_url, insert(fetch_queue).values(files), text("DELETE FROM scans WHERE scan_id = 3"))
+        change(database_url, text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 3)"))
+        outcome = cli("sync", "--json", environment=environment)
+
+    assert backfill.exit_code == 1
+    assert not moved
+    assert outcome.exit_code == 0, outcome
+    assert (outcome.json()["fetched"], outcome.json()["remaining"]) == (1, 0)
+    assert count(database_url, fetch_queue) == 499
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_loses_nothing(cli: Command, database_url: str) -> None:
+    """Killed at random moments, in the walk and after it: the next ones miss nothing, and double nothing."""
+    draw = random.Random(7)
+    behaviour = Behaviour(latency_seconds=0.01, offset_cursors=True)
+    with quiet_sandbox(1_200, behaviour) as (sandbox, scans_there):
+        environment = variables(sandbox, database_url, SCAN_ETL_DATABASE__FLUSH_SECONDS="0.05")
+        for _ in range(4):
+            with cli.start("sync", environment=environment) as process:
+                time.sleep(draw.uniform(0.6, 1.6))
+                process.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while cli("sync", "--json", environment=environment).json()["remaining"] or count(database_url, fetch_queue):
+            assert time.monotonic() < deadline
+
+    assert count(database_url, scans) == count(database_url, scan_listings) == scans_there
+    assert count(database_url, dead_letters) == 0
+
+
+def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, server_url: str) -> None:
+    """The second helps the first; with `--single` it leaves at once and says so."""
+    with quiet_sandbox(300, Behaviour(latency_seconds=0.2)) as (sandbox, scans_there):
+        environment = variables(sandbox, server_url, SCAN_ETL_QUEUE__LEASE_SECONDS="60", SCAN_ETL_API__CONCURRENCY="4")
+        with cli.start("sync", "--json", environment=environment) as first:
+            while not count(server_url, workers):
+                time.sleep(0.05)
+            single = cli("sync", "--single", "--json", environment=environment)
+            still_at_work = first.poll() is None
+            second = cli("sync", "--json", environment=environment)
+            first.wait(60)
+        alone = cli("sync", "--single", "--json", environment=environment)
+
+    assert still_at_work
+    assert (single.exit_code, single.json()["requests"]) == (0, 0)
+    assert "another sync is at work" in single.stderr
+    assert (first.returncode, second.exit_code, alone.exit_code) == (0, 0, 0)
+    assert second.json()["fetched"] > 0
+    assert count(server_url, scans) == scans_there
+    assert alone.json()["requests"] == 1
+
+
+def test_each_deployment_is_walked_with_its_token(cli: Command, sqlite_url: str) -> None:
+    """Those in the settings, or those that the tokens see; one bad token doesn't stop the others."""
+    deployments = (Deployment(120, tokens=(Token("a"),)), Deployment(121, tokens=(Token("b"),)))
+    with quiet_sandbox(20, deployments=deployments) as (sandbox, scans_there):
+        tokens = {"SEMGREP_APP_TOKEN": "a", "SEMGREP_APP_TOKEN__121": "b"}
+        both = cli("sync", "--json", environment=variables(sandbox, sqlite_url) | tokens)
+        named = cli(
+            "sync", "--json", environment=variables(sandbox, sqlite_url, SCAN_ETL_DISCOVER__DEPLOYMENTS="121") | tokens
+        )
+        asked = requests(sandbox)
+        bad = cli(
+            "sync", "--json", environment=variables(sandbox, sqlite_url) | tokens | {"SEMGREP_APP_TOKEN__121": "x"}
+        )
+
+    assert (both.exit_code, both.json()["fetched"]) == (0, scans_there)
+    assert [
+        row[0] for row in ask(sqlite_url, select(watermarks.c.deployment_id).order_by(watermarks.c.deployment_id))
+    ] == [120, 121]
+    assert (named.exit_code, named.json()["requests"]) == (0, 1)
+    assert asked["search"] == 3
+    assert bad.exit_code == 3
+    assert "the token is refused" in bad.stderr
+    assert requests(sandbox)["search"] == 2
+
+
+def test_a_list_that_fails_is_exit_4_and_the_rest_is_done(cli: Command, sqlite_url: str) -> None:
+    """The queue is drained all the same, and the watermark stays."""
+    with quiet_sandbox(5, Behaviour(faults=(Fault("html", times=0, endpoint="search"),))) as (sandbox, _):
+        environment = variables(sandbox, sqlite_url, SCAN_ETL_QUEUE__MAX_ATTEMPTS="2", SCAN_ETL_API__RETRIES="0")
+        change(sqlite_url, text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 3)"))
+        outcome = cli("sync", "--json", environment=environment)
+
+    assert (outcome.exit_code, outcome.json()["fetched"], outcome.json()["remaining"]) == (4, 1, 0)
+    assert "list not walked to its end" in outcome.stderr
+    assert count(sqlite_url, watermarks) == 0
+
+
+def test_a_deadline_counts_for_all_of_a_sync(cli: Command, sqlite_url: str) -> None:
+    """Also while the list is walked: what was found by then stays queued."""
+    with quiet_sandbox(600, Behaviour(latency_seconds=1.0)) as (sandbox, _):
+        outcome = cli("sync", "--json", "--deadline", "1.5", environment=variables(sandbox, sqlite_url))
+
+    assert outcome.exit_code == 4
+    assert "deadline of 1.5 s" in outcome.stderr
+    assert count(sqlite_url, watermarks) == 0
+
+
+def test_a_stop_while_the_list_is_walked_is_clean(cli: Command, sqlite_url: str) -> None:
+    """SIGTERM ends the walk, and the exit code says so."""
+    with (
+        quiet_sandbox(10, Behaviour(latency_seconds=3.0)) as (sandbox, _),
+        cli.start("sync", "--json", environment=variables(sandbox, sqlite_url)) as process,
+    ):
+        while not sandbox.sandbox.stats.in_flight:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+    assert process.returncode == 143
+    assert ask(sqlite_url, select(runs.c.exit_code)) == [(143,)]
+
+
+def test_since_wins_over_the_watermark_and_goes_by_the_apis_clock(cli: Command, sqlite_url: str) -> None:
+    """`--since 2d` is two days before the API's now; a walk that leaves a hole moves no watermark."""
+    clock = Time(OPENED_AT)
+    world = World(scans=30, scans_per_day=3, never_finished_share=0, cancelled_share=0, opened_at=OPENED_AT - DAY)
+    with running_sandbox(world, clock=clock) as sandbox:
+        environment = variables(sandbox, sqlite_url)
+        two_days = cli("discover", "--json", "--since", "2d", environment=environment).json()["discovered"]
+        marks = count(sqlite_url, watermarks)
+        whole = cli("discover", "--json", "--since", "2026-01-01", environment=environment).json()["discovered"]
+        wrong = cli("discover", "--since", "yesterday", environment=environment)
+
+    assert 0 < two_days < 12
+    assert marks == 0
+    assert two_days + whole >= 30
+    assert ask(sqlite_url, select(watermarks.c.walked_at)) == [(OPENED_AT.replace(tzinfo=UTC),)]
+    assert wrong.exit_code == 2
+    assert "neither a duration" in wrong.stderr
+
+
+def test_a_scan_that_runs_is_fetched_the_night_after(cli: Command, sqlite_url: str) -> None:
+    """One request for its details, once the list says that it has ended."""
+    clock = Time(datetime.now(UTC))
+    world = World(scans=1, never_finished_share=0, cancelled_share=0, scans_per_day=0.001)
+    world = replace(world, opened_at=clock.now)
+    while (scan(world, 1).completed_at or clock.now) <= clock.now:
+        world = replace(world, seed=world.seed + 1)
+    with running_sandbox(world, clock=clock) as sandbox:
+        environment = variables(sandbox, sqlite_url)
+        first = cli("sync", "--json", environment=environment)
+        clock.now += DAY
+        second = cli("sync", "--json", environment=environment)
+        asked = requests(sandbox)
+
+    assert (first.exit_code, first.json()["waiting"], first.json()["fetched"]) == (0, 1, 0)
+    assert (second.exit_code, second.json()["waiting"], second.json()["fetched"]) == (0, 0, 1)
+    assert asked["details"] == 1
+
+
+def test_expired_and_gone_scans_are_reported(cli: Command, sqlite_url: str) -> None:
+    """What was queued when nobody called for 40 days is tried once, and status says what is lost."""
+    clock = Time(datetime.now(UTC))
+    world = World(scans=10, scans_per_day=10, never_finished_share=0, cancelled_share=0, opened_at=clock.now - DAY)
+    with running_sandbox(world, Behaviour(details_days=30), clock) as sandbox:
+        environment = variables(sandbox, sqlite_url)
+        cli("discover", environment=environment)
+        change(sqlite_url, update(fetch_queue).where(fetch_queue.c.scan_id > 5).values(priority=20))
+        clock.now += 40 * DAY
+        outcome = cli("sync", "--json", environment=environment)
+        status = cli("status", "--json", environment=environment).json()
+
+    assert outcome.exit_code == 1
+    (covered,) = status["coverage"]
+    assert covered["listed"] == covered["stored"] + covered["waiting"] + covered["dead"] + covered["expired"]
+    assert covered["expired"] >= 10
+    assert len(status["gaps"]) == 1
+    assert "can't be had any more" in outcome.stderr
