@@ -180,8 +180,8 @@ class Pace:
         ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
         begins_at, ends_at, waited = await ahead
         if self._used * 2 > (self._ends_at - self._begins_at) * self.rate:
-            self._length_seconds *= 2
-        else:
+            self._length_seconds = 2 * max(self._length_seconds, 1 / self.rate)
+        elif self._ends_at:
             self._length_seconds = self._used * 1.5 / self.rate
         if not waited or begins_at < self._ends_at + ALONE_SECONDS:
             self._length_seconds = WINDOW_SECONDS

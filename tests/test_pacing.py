@@ -176,6 +176,32 @@ async def test_workers_of_one_token_share_its_rate() -> None:
     assert sum(budget.reserved) <= (ended - began) + 2.0
 
 
+async def test_who_comes_later_gets_as_much_as_who_is_there() -> None:
+    """A run that finds the pace taken soon has its half, and not one request for each window of the other."""
+    budget = MemoryBudget()
+    there, late = pace(400, budget=budget), pace(400, budget=budget)
+    turns = 0
+
+    async def keep_busy() -> None:
+        nonlocal turns
+        while True:
+            await there.acquire()
+            there.done()
+            turns += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        busy = [tasks.create_task(keep_busy()) for _ in range(8)]
+        while len(budget.reserved) < 4:
+            await there.sleep(0.05)
+        before = turns
+        await asked_at([late], 200)
+        meanwhile = turns - before
+        for task in busy:
+            task.cancel()
+
+    assert meanwhile < 800, meanwhile
+
+
 async def test_time_is_reserved_in_pieces_not_a_request_at_a_time() -> None:
     """Under load the database is asked far more seldom than the API."""
     budget = MemoryBudget()
