@@ -54,7 +54,6 @@ def test_what_could_be_had_is_there_and_what_is_lost_is_reported(cli: Command, s
         nights = Nights(sandbox, clock, cli, sqlite_url, behaviour)
         live_through(nights, 365 if IS_SOAK else 45, draw)
         found = reckon(nights)
-        sys.stderr.write(f"RATIO {found.requests} {found.least_requests} {found.requests / found.least_requests}\n")
 
     assert (found.missing, found.different, found.still_queued, found.made_up) == (set(), set(), set(), set())
     assert found.lost
