@@ -96,22 +96,18 @@ async def test_who_is_cancelled_by_others_stays_cancelled(is_late: bool) -> None
     assert task.cancelled()
 
 
-def test_only_tasks_have_an_end() -> None:
+async def test_only_tasks_have_an_end() -> None:
     """A callback can't be cancelled."""
+    loop, deadline = asyncio.get_running_loop(), Deadline(60.0)
+    entered: asyncio.Future[None] = loop.create_future()
 
-    async def enter_in_a_callback() -> BaseException | None:
-        done = asyncio.get_running_loop().create_future()
-        deadline = Deadline(60.0)
+    def enter() -> None:
+        try:
+            with deadline:
+                entered.set_result(None)
+        except RuntimeError as error:
+            entered.set_exception(error)
 
-        def enter() -> None:
-            try:
-                with deadline:
-                    done.set_result(None)
-            except RuntimeError as error:
-                done.set_result(error)
-
-        asyncio.get_running_loop().call_soon(enter)
-        found: BaseException | None = await done
-        return found
-
-    assert isinstance(asyncio.run(enter_in_a_callback()), RuntimeError)
+    loop.call_soon(enter)
+    with pytest.raises(RuntimeError):
+        await entered
