@@ -14,7 +14,7 @@ the limit has just run past it, for a bucket has let some of that through."""
 CLIMB_A_SECOND, CALM_SECONDS = 0.002, 10.0
 """By which share of that the pace then rises a second; the climb doubles with every calm stretch. Slow, because a
 refusal costs a second or more of waiting: one in 15 s is cheap, one in 5 s isn't."""
-SEARCH_A_SECOND, SEARCH_AFTER_SECONDS = 0.1, 1.5
+SEARCH_A_SECOND, SEARCH_AFTER_SECONDS = 0.15, 1.0
 """The climb after a refusal that came too early to show what is allowed."""
 RECOVER_A_SECOND = 0.5
 """The climb back to a pace that has worked."""
@@ -126,13 +126,13 @@ class Allowance:
         A server that limits this number refuses when more are on their way than ever were before. So may another
         one, by chance; then the number is larger than its pace needs.
         """
-        if one.at_a_time < LEAST_REFUSED_AT_A_TIME or self._most_accepted >= one.at_a_time < self._at_a_time:
+        if one.at_a_time < LEAST_REFUSED_AT_A_TIME or self._most_accepted >= one.at_a_time < self._at_a_time - 1:
             self._most_accepted = max(self._most_accepted - 1, 1)
             return False
         was_known = self._at_a_time < math.inf
         if was_known:
             self._trial_seconds = min(self._trial_seconds * 4, LONGEST_TRIAL_SECONDS)
-        self._at_a_time = self._most_accepted = one.at_a_time - 1
+        self._at_a_time = self._most_accepted = (self._at_a_time if was_known else one.at_a_time) - 1
         self._tried_at, self._more = now, 1
         return was_known
 
@@ -141,7 +141,7 @@ class Allowance:
         is_long = self._begun_at is not None and one.at - self._begun_at >= 1
         least = self.rate * (LARGEST_FALL if is_long or self._is_first else LARGEST_NEXT_FALL)
         below = BELOW_LIMIT if self._is_sure else BELOW_FOUND
-        self._is_sure = is_limit and (is_long or one.lately >= least)
+        self._is_sure = is_limit and (is_long or one.lately > least)
         self._is_first = False
         self._known_limit = min(self.rate, max(one.lately, least))
         self.rate = self._goal = self._no_slower(self._known_limit * below)
