@@ -17,7 +17,7 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-pace format clean
+.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-limits bench-pace format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +71,9 @@ bench: $(DEV) ## measure the speed of the parts and of the whole
 
 bench-queue: $(DEV) ## measure whether the queue stays fast when it is long
 	@$(BIN)/python benchmarks/queue_bench.py
+
+bench-limits: $(DEV) ## measure how a run fares against an API that limits or fails; takes 10 minutes, on a quiet machine
+	@$(BIN)/python benchmarks/limits_bench.py
 
 bench-pace: $(DEV) ## measure how closely many workers keep one pace, on a quiet machine
 	@$(BIN)/python benchmarks/pace_bench.py

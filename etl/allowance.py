@@ -56,7 +56,7 @@ class Allowance:
         self.refusals_in_a_row = 0
         self._sent_since = 0
         # The number at a time.
-        self._most_accepted = 1
+        self._most_accepted: float = 1
         self._at_a_time = math.inf
         self._more = 1
         self._tried_at, self._trial_seconds = 0.0, FIRST_TRIAL_SECONDS
