@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -114,10 +113,13 @@ class DiscoverSettings(_Section):
     @field_validator("deployments", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """The environment has `120` or `120,121`."""
+        """The environment has `120`, `120,121` or `[120, 121]`."""
         if isinstance(value, str):
-            return [part for part in re.split(r"[\s,\[\]]+", value) if part]
-        return [value] if isinstance(value, int) else value
+            value = [part for part in re.split(r"[\s,\[\]]+", value) if part]
+        each = value if isinstance(value, list | tuple) else [value]
+        if not all(type(one) is int or (type(one) is str and one.isdecimal()) for one in each):
+            raise ValueError("it must be ids of deployments, such as [120, 121]")
+        return each
 
     @field_validator("lookback", "overlap")
     @classmethod
@@ -256,14 +258,8 @@ def _variable(key: str) -> str:
 
 
 def _from_environment(environ: Mapping[str, str]) -> list[Origin]:
-    variables = {_variable(key) for key in _KEYS}
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in environ.items() if value and name in variables}
-    return [
-        Origin(f"{section}.{key}", value, f"environment {_variable(f'{section}.{key}')}")
-        for section, table in source().items()
-        for key, value in table.items()
-    ]
+    variables = {key: _variable(key) for key in _KEYS}
+    return [Origin(key, environ[name], f"environment {name}") for key, name in variables.items() if environ.get(name)]
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:

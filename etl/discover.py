@@ -111,7 +111,7 @@ async def discover(
     `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop. Raises what no
     deployment is to blame for: DatabaseError, and bugs.
     """
-    walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(deployments)]
+    walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(set(deployments))]
     failed = set()
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -57,6 +57,33 @@ def test_the_example_equals_the_defaults() -> None:
     assert [(key, value, type(value)) for key, value in frozen] == [(k, v, type(v)) for k, v in DEFAULTS.items()]
 
 
+@pytest.mark.parametrize(
+    ("text", "deployments"),
+    [("120", (120,)), ("120,121", (120, 121)), ("[120, 121]", (120, 121)), (" 120 121 ", (120, 121)), ("", ())],
+)
+def test_deployments_are_a_list_in_the_environment_too(text: str, deployments: tuple[int, ...]) -> None:
+    """In any of the forms in which people write one."""
+    assert load(environ={"SCAN_ETL_DISCOVER__DEPLOYMENTS": text}).discover.deployments == deployments
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("deployments = [true]", "it must be ids of deployments, such as [120, 121]"),
+        ("deployments = true", "it must be ids of deployments, such as [120, 121]"),
+        ('deployments = ["acme"]', "it must be ids of deployments, such as [120, 121]"),
+        ("deployments = [0]", "it must be greater than or equal to 1"),
+        ('lookback = "31d"', "it must be 30d at most: the list goes back no further"),
+        ('overlap = "long"', "it must be a duration such as 90s, 10m, 2h or 7d"),
+    ],
+)
+def test_what_discovery_cannot_do_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    """With one sentence that says what is right."""
+    (said,) = problems(config_file=written(tmp_path / "some.toml", f"[discover]\n{line}\n"))
+
+    assert said.endswith(problem)
+
+
 def test_the_example_explains_every_setting() -> None:
     """Each setting has a comment on its line."""
     settings = [line for line in EXAMPLE.read_text(encoding="utf-8").splitlines() if "=" in line and line[0] != "#"]
