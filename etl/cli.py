@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from etl import __version__, database, fleet, runs, status
-from etl.config import load_tokens, origins
+from etl.config import origins
 from etl.errors import ConfigError, FatalError, ScanEtlError, TransientError
 from etl.job import Order, fill, open_database
 from etl.observe import print_result, print_table
@@ -32,7 +32,7 @@ from etl.options import (
     which_dead,
 )
 from etl.planning import spelled
-from etl.schema import HEAD
+from etl.tokens import load_tokens
 
 BUG_EXIT = 70
 UNAVAILABLE_EXIT = 4
@@ -44,6 +44,7 @@ def _open(ctx: click.Context) -> database.Database:
 
 # Apart, because what they import costs every other command 0.1 s.
 LATER = {
+    "db": "etl.tables:db_group",
     "demo": "etl.rehearsal:demo_command",
     "discover": "etl.nightly:discover_command",
     "doctor": "etl.preflight:doctor_command",
@@ -95,8 +96,8 @@ def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> 
     SIGTERM or Ctrl-C end it: what is in flight finishes, the rest goes back to the queue.
     """
     if processes > 1:
-        settings_of(ctx)
-        ctx.exit(fleet.run_processes(processes, sys.argv[1:]))
+        port = settings_of(ctx).observe.metrics_port
+        ctx.exit(fleet.run_processes(processes, sys.argv[1:], port))
     if end_with_stdin:
         fleet.end_with_stdin()
     report_run(ctx, Order("worker", forever=True))
@@ -195,61 +196,6 @@ def failures_requeue(ctx: click.Context, /, everything: bool, **options: Any) ->
 def failures_drop(ctx: click.Context, /, everything: bool, **options: Any) -> None:
     """Delete dead letters for good."""
     _change_dead(ctx, "drop", everything, options)
-
-
-@cli.group("db")
-def db_group() -> None:
-    """The tables: bring them up to date, look whether they are."""
-
-
-@db_group.command("upgrade")
-@common
-@click.pass_context
-def db_upgrade(ctx: click.Context) -> None:
-    """Create the tables, or bring them to the newest version."""
-    url = settings_of(ctx).database.url
-    database.upgrade(url)
-    click.echo(f"{database.place(url)} is at {HEAD}")
-
-
-@db_group.command("downgrade")
-@click.argument("revision")
-@click.option("--yes", is_flag=True, help="Don't ask.")
-@common
-@click.pass_context
-def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
-    """Take the tables back to REVISION (`base`: none at all). What the dropped ones held is lost."""
-    url = settings_of(ctx).database.url
-    if not yes:
-        click.confirm(f"Drop what came after {revision} in {database.place(url)}, with its data?", abort=True)
-    database.downgrade(url, revision)
-    click.echo(f"{database.place(url)} is at {revision}")
-
-
-@db_group.command("check")
-@common
-@click.pass_context
-def db_check(ctx: click.Context) -> None:
-    """Exit 0 if the tables are what this version needs, else 5."""
-    url = settings_of(ctx).database.url
-    database.check(url)
-    click.echo(f"{database.place(url)} is at {HEAD}, as it should be")
-
-
-@db_group.command("current")
-@common
-@click.pass_context
-def db_current(ctx: click.Context) -> None:
-    """Print the revision that the database is at, or `none`."""
-    click.echo(database.current(settings_of(ctx).database.url) or "none")
-
-
-@db_group.command("sql")
-@common
-@click.pass_context
-def db_sql(ctx: click.Context) -> None:
-    """Print the SQL of all migrations for this kind of database, without touching it."""
-    click.echo(database.upgrade_sql(settings_of(ctx).database.url), nl=False)
 
 
 @cli.group("config")

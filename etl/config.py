@@ -1,17 +1,14 @@
-"""Settings and tokens: what is in force, where each setting came from, and one sentence for each that is wrong.
+"""Settings: what is in force, where each one came from, and one sentence for each that is wrong.
 
 Flags win over the environment, that over `config.toml`, and that over the defaults below. `[api] rate` is
-`SCAN_ETL_API__RATE` in the environment. Tokens come from the environment alone: flags stand in the process list,
-and a TOML file ends up in a repository some day.
+`SCAN_ETL_API__RATE` in the environment.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -25,13 +22,11 @@ from pydantic_settings import (
 
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, PERISHES_AFTER
+from etl.tokens import TOKEN_VARIABLE
 
 DEFAULT_FILE = "config.toml"
-TOKEN_VARIABLE = "SEMGREP_APP_TOKEN"  # noqa: S105 - the name of a variable
-
 _PREFIX = "SCAN_ETL_"
 _SHOWN_CHARACTERS = 60
-_TOKEN_FILE_BYTES = 65_536
 
 # A week is longer than any wait makes sense, and short enough for a slip of the finger to be seen.
 _Seconds = Annotated[float, Field(gt=0, le=604_800)]
@@ -319,6 +314,8 @@ _DATABASE_URL = re.compile(
 
 
 def _checked_database_url(url: str) -> str:
+    if url == "sqlite:///:memory:":
+        raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
     if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
         raise ValueError(
             "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
@@ -352,78 +349,3 @@ def _masked_parameter(match: re.Match[str]) -> str:
     if not _SECRET_NAME.search(unquote(match[1])):
         return match[0]
     return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tokens:
-    """The tokens of the API, one for all deployments or one for each. False if there is none.
-
-    `variables` names the environment variables that they came from. No repr() shows a token.
-    """
-
-    variables: tuple[str, ...]
-    _by_deployment: Mapping[int | None, str] = field(repr=False)
-
-    def __bool__(self) -> bool:
-        return bool(self._by_deployment)
-
-    def for_deployment(self, deployment_id: int) -> str | None:
-        """The deployment's own token, else the one for all, else None."""
-        return self._by_deployment.get(deployment_id) or self._by_deployment.get(None)
-
-    @property
-    def deployment_ids(self) -> tuple[int, ...]:
-        """The deployments that have a token of their own, ascending."""
-        return tuple(sorted(one for one in self._by_deployment if one is not None))
-
-
-_TOKEN_NAME = re.compile(rf"{TOKEN_VARIABLE}(?:__(?P<deployment_id>[1-9]\d{{0,18}}))?(?P<file>_FILE)?", re.ASCII)
-
-
-def load_tokens(environ: Mapping[str, str]) -> Tokens:
-    """Read SEMGREP_APP_TOKEN, SEMGREP_APP_TOKEN__120 for one deployment, and the files that the same names
-    with _FILE at their end point to.
-
-    Raises ConfigError, with one line for each problem. It names the variable, never its value.
-    """
-    variables: dict[int | None, str] = {}
-    tokens: dict[int | None, str] = {}
-    problems = []
-    for name, value in sorted(environ.items()):
-        match = _TOKEN_NAME.fullmatch(name)
-        deployment_id = int(match["deployment_id"]) if match and match["deployment_id"] else None
-        if not value.strip() or not (match or name.startswith(f"{TOKEN_VARIABLE}__")):
-            continue
-        try:
-            if not match or (deployment_id or 0) > INT64_MAX:
-                raise ConfigError(f"{name}: what follows __ must be a deployment's id, as in {TOKEN_VARIABLE}__120")
-            if deployment_id in variables:
-                raise ConfigError(f"{variables[deployment_id]} and {name} are both set: keep one")
-            variables[deployment_id] = name
-            tokens[deployment_id] = _checked_token(name, _file_content(name, value) if match["file"] else value)
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Tokens(tuple(sorted(variables.values())), MappingProxyType(tokens))
-
-
-def _file_content(name: str, path: str) -> str:
-    # A token that somebody put there by mistake looks like a long file name.
-    shown = path if len(path) < _SHOWN_CHARACTERS or Path(path).name != path else "the file"
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(_TOKEN_FILE_BYTES).decode("utf-8-sig", errors="replace")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{name}: {shown} can't be read ({why}): check its path and its permissions") from error
-    if not content.strip():
-        raise ConfigError(f"{name}: {shown} is empty: write the token into it")
-    return content
-
-
-def _checked_token(name: str, text: str) -> str:
-    token = text.strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{name}: a token has no blanks, control characters or characters outside ASCII")
-    return token

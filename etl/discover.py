@@ -123,6 +123,8 @@ async def discover(
         if error is None:
             continue
         failed.add(deployment_id)
+        if isinstance(error, StoppedError):
+            continue  # told of as a stop
         if not isinstance(error, FatalError):
             tell(WalkFailed(deployment_id, str(error)))
         elif error.deployment_id is not None:
@@ -195,7 +197,8 @@ class _Discovery:
             self.tell(NothingNew(self.deployment_id, trail.pages))
         self.tell(Walked(self.deployment_id, _text(since), pages, listed, queued))
         if reached is not None and reached.until_at is not None:
-            self.tell(OutOfReach(self.deployment_id, _text(reached.from_at), _text(reached.until_at)))
+            until_at = reached.until_at.isoformat(timespec="seconds")
+            self.tell(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
         return queued
 
     async def page(self, since: datetime | None, cursor: str) -> tuple[Found, Page]:
@@ -219,8 +222,8 @@ class _Discovery:
             raise StoppedError("stopped while walking the list")
 
 
-def _text(at: datetime | None) -> str:
-    return at.isoformat(timespec="seconds") if at else ""
+def _text(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="seconds") if at else None
 
 
 # Where a walk begins

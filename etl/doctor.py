@@ -14,13 +14,14 @@ from sqlalchemy import Connection
 
 from etl import status
 from etl.answers import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
-from etl.config import ApiSettings, Settings, Tokens, load_tokens
+from etl.config import ApiSettings, Settings
 from etl.database import Database, place, product, schema_problem, sqlite_path
 from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.events import Tally
 from etl.model import NO_DEPLOYMENT
 from etl.schema import HEAD
 from etl.semgrep import Ping, Semgrep
+from etl.tokens import Tokens, load_tokens
 
 T = TypeVar("T")
 

@@ -102,10 +102,10 @@ class LeasesLost:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """The list of a deployment has been walked to its end. `since` is empty for all that the API has."""
+    """The list of a deployment has been walked to its end. `since` is None for all that the API has."""
 
     deployment_id: int
-    since: str
+    since: str | None
     pages: int
     listed: int
     queued: int
@@ -113,10 +113,10 @@ class Walked:
 
 @dataclass(frozen=True, slots=True)
 class OutOfReach:
-    """Scans of before `until_at` that nobody has listed can't be had any more: since `from_at`, empty for ever."""
+    """Scans of before `until_at` that nobody has listed can't be had any more: since `from_at`, None for ever."""
 
     deployment_id: int
-    from_at: str
+    from_at: str | None
     until_at: str
 
 
@@ -145,6 +145,14 @@ class AnotherSync:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsLost:
+    """The metrics of this run couldn't be written into their file."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The run ends early, for `reason`; what is in flight may still finish."""
 
@@ -167,6 +175,7 @@ Event = (
     | WalkFailed
     | NothingNew
     | AnotherSync
+    | MetricsLost
     | Stopping
 )
 Tell = Callable[[Event], None]

@@ -6,18 +6,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 RESTART_SECONDS = 1.0
 LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
 """Exit codes that a new start wouldn't change: a worker waits by itself for an API or a database that is away."""
 
 
-def run_processes(count: int, arguments: Sequence[str]) -> int:
+def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -> int:
     """Keep `count` workers of this command line running until a signal, and return the exit code.
 
     One that crashes is started again. One that ends for a lasting reason (settings, token, schema) ends them all.
-    They end by themselves when this process is gone.
+    They end by themselves when this process is gone. Where metrics are served, each has a port of its own, from
+    `metrics_port` on.
     """
     words = [sys.executable, "-m", "etl", *_without_processes(arguments), "--end-with-stdin"]
     received: list[int] = []
@@ -28,7 +29,8 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
     # A group of their own: Ctrl-C reaches them through us, once.
-    workers = [_start(words) for _ in range(count)]
+    environments = [_environment(metrics_port + place if metrics_port else 0) for place in range(count)]
+    workers = [_start(words, environment) for environment in environments]
     exit_code = 0
     while not received and not exit_code:
         time.sleep(0.2)
@@ -40,13 +42,19 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
                 exit_code = code
                 break
             time.sleep(RESTART_SECONDS)
-            workers[place] = _start(words)
+            workers[place] = _start(words, environments[place])
     return _end(workers, received, exit_code)
 
 
-def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+def _environment(metrics_port: int) -> dict[str, str]:
+    return {**os.environ, "SCAN_ETL_OBSERVE__METRICS_PORT": str(metrics_port)}
+
+
+def _start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # Nothing is written into the pipe. It ends when this process does, however it ends.
-    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own command line
+    return subprocess.Popen(  # noqa: S603 - our own command line
+        words, stdin=subprocess.PIPE, start_new_session=True, env=environment
+    )
 
 
 def end_with_stdin() -> None:

@@ -7,19 +7,20 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from etl import __version__, budgets, listings, queue, runs
-from etl.config import Settings, Tokens
-from etl.database import Database, schema_problem, sqlite_path, upgrade
+from etl import __version__, budgets, listings, metrics, queue, runs
+from etl.config import Settings
+from etl.database import Database, schema_problem, sqlite_path
 from etl.discover import Search, discover
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, FatalError, StoppedError, TransientError
-from etl.events import AnotherSync, BadLine, Stopping, Tally, Tell
+from etl.events import AnotherSync, BadLine, MetricsLost, Stopping, Tally, Tell
 from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.pacing import LONGEST_SNOOZE
@@ -28,6 +29,7 @@ from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
 from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
+from etl.tokens import Tokens
 
 DEAD_EXIT = 1
 TOKEN_EXIT = 3
@@ -85,6 +87,8 @@ def open_database(url: str, *, create: bool) -> Database:
     try:
         problem = database.run_here(schema_problem)
         if problem and path is not None and create and "newer" not in problem:
+            from etl.migrate import upgrade  # noqa: PLC0415 - 0.1 s that only the first run of a version needs
+
             upgrade(url)
             problem = database.run_here(schema_problem)
         if problem:
@@ -179,14 +183,29 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
     with _signals(stop), closing(await _open_database(order, settings.database.url, patience, stop)) as database:
         patient = PatientDatabase(database, patience)
         this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, stop, {}, set())
-        await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
-        if not (order.single and await _leaves_to_another(this)):
-            await _work(this, patient)
+        port = settings.observe.metrics_port if order.forever else 0
+        async with metrics.serving(port, lambda: metrics.exposition(order.command, _counts(tally))):
+            await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
+            if not (order.single and await _leaves_to_another(this)):
+                await _work(this, patient)
         left = await patient.run(partial(queue.left, batch=batch, below=order.below))
         tally.remaining, tally.waiting = left.remaining, left.waiting
         summary = _summary(this, time.monotonic() - started)
         await patient.run(partial(runs.finish_run, summary=summary, token=token))
+        _write_metrics(settings.observe.metrics_file, summary, reporter.tell)
         return summary
+
+
+def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
+    """The metrics of a run that has ended, if they are wanted. Where they can't be written, the run is as good."""
+    if not file:
+        return
+    numbers = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
+    text = metrics.exposition(summary["command"], {**numbers, "finished_at_seconds": round(time.time(), 3)})
+    try:
+        metrics.write(Path(file), text)
+    except OSError as error:
+        tell(MetricsLost(file, error.strerror or str(error)))
 
 
 async def _open_database(order: Order, url: str, patience: Patience, stop: Stop) -> Database:
@@ -197,7 +216,9 @@ async def _open_database(order: Order, url: str, patience: Patience, stop: Stop)
         return await patience.retry(partial(asyncio.to_thread, open_database, url, create=True))
     except DatabaseAwayError as error:
         # Only a stop ends the patience of a worker.
-        raise FatalError(f"{stop.reason}: {error}", kind="database_away", stop_code=stop.exit_code or 5) from error
+        raise FatalError(
+            f"{stop.reason}: {error}", kind="database_away", stop_code=stop.exit_code or DatabaseError.exit_code
+        ) from error
 
 
 async def _leaves_to_another(this: _Run) -> bool:

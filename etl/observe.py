@@ -24,6 +24,7 @@ from etl.events import (
     GateClosed,
     GateOpened,
     LeasesLost,
+    MetricsLost,
     NothingNew,
     OutOfReach,
     PairDied,
@@ -98,6 +99,7 @@ LINES: dict[type[Event], tuple[str, str]] = {
     WalkFailed: ("error", "list not walked to its end, the next walk starts where this one did"),
     NothingNew: ("warning", "the cursors don't end, but nothing new comes: taken for the end of the list"),
     AnotherSync: ("info", "another sync is at work, leaving it to that one"),
+    MetricsLost: ("error", "the metrics can't be written: check [observe] metrics_file"),
     Stopping: ("warning", "stopping"),
 }
 
@@ -180,7 +182,7 @@ def _finished(tally: Tally) -> int:
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    fields = asdict(event)
+    fields = {name: value for name, value in asdict(event).items() if value is not None}
     if isinstance(event, PairDied):
         fields |= {"pair": f"{event.pair.deployment_id}/{event.pair.scan_id}"}
     return fields

@@ -12,10 +12,11 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from etl.config import Settings, load_settings, load_tokens, seconds_of
+from etl.config import Settings, load_settings, seconds_of
 from etl.database import place
 from etl.job import Order, run
 from etl.observe import configure_logs, print_summary
+from etl.tokens import load_tokens
 
 SETTING_OF = {
     "database_url": "database.url",

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from etl import budgets, listings, queue
-from etl.config import Settings, Tokens
+from etl.config import Settings
 from etl.database import Database
 from etl.errors import DatabaseAwayError
 from etl.events import DatabaseAway, DatabaseBack, Tell
@@ -20,6 +20,7 @@ from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
 from etl.pacing import backoff_seconds
 from etl.pages import Page
 from etl.semgrep import Semgrep
+from etl.tokens import Tokens
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from etl.config import load_tokens
 from etl.database import Database, place, sqlite_path
 from etl.doctor import Finding, examine, exit_code_of
 from etl.events import Tally
@@ -16,6 +15,7 @@ from etl.observe import Reporter, print_result, print_table
 from etl.options import as_json, common, files, rate, run_async, settings_of, wants_json
 from etl.planning import Plan, plan_queue, plan_staged, spelled
 from etl.schema import metadata
+from etl.tokens import load_tokens
 
 IN_MEMORY = "sqlite:///file::memory:?uri=true"
 """An empty database. By this form of its name SQLAlchemy keeps the connection, and with it the tables."""

@@ -28,7 +28,6 @@ _INSTANT: Final = re.compile(
 ).fullmatch
 to_json: Final = msgspec.json.Encoder(order="sorted").encode
 """The JSON of a value, the names in each object sorted."""
-"""The JSON of a value, the names in each object sorted."""
 
 
 class OddError(Exception):

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from sqlalchemy import Connection, text
 
-from etl.config import load_settings, load_tokens
+from etl.config import load_settings
 from etl.database import Database, place
 from etl.job import Order, run
 from etl.observe import configure_logs, print_summary, print_table
@@ -21,6 +21,7 @@ from etl.options import as_json, run_async, wants_json
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
 from etl.sandbox.world import Deployment, Token, World, deployment_of
+from etl.tokens import load_tokens
 
 SAMPLE = text(
     "SELECT scan_id, repository, branch, trigger_event, started_at, duration_seconds, outcome, findings"

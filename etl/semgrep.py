@@ -1,7 +1,7 @@
-"""The Semgrep API: the only file that speaks HTTP.
+"""The Semgrep API: what is asked of it, at which pace, and what is believed of its answers.
 
-Every answer becomes a decoded document or one of our errors, here and in `answers`. The token goes into the
-Authorization header only; error texts are cleaned of it. Bad news is believed only after a second question: a 404
+Every answer becomes a decoded document or one of our errors, here and in `answers`; error texts are cleaned of the
+token. Bad news is believed only after a second question: a 404
 after the token has proved good, a failure after something that worked before has been asked again.
 """
 
@@ -16,11 +16,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import aiohttp
 import stamina
-from yarl import URL
 
-from etl import __version__
 from etl.allowance import Sent
 from etl.answers import (
     TOKEN_EXIT,
@@ -29,7 +26,6 @@ from etl.answers import (
     deployment_ids,
     document,
     meaning,
-    one_line,
     quota,
     quoted,
     server_time,
@@ -37,15 +33,14 @@ from etl.answers import (
     token_of_another,
     token_without_scope,
 )
-from etl.config import ApiSettings, Tokens
-from etl.deadline import Deadline
+from etl.config import ApiSettings
 from etl.errors import FatalError, ItemError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
+from etl.http import Http
 from etl.model import PAGE_SIZE, Found, Pair
 from etl.pacing import Budget, Pace, backoff_seconds
+from etl.tokens import Tokens
 
-CONNECT_TIMEOUT_SECONDS = 10.0
-ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
 most, and no longer than so many requests take. 404s that wait together share one question."""
@@ -68,7 +63,7 @@ class Ping(NamedTuple):
     server_time: datetime | None
 
 
-class _Answer(NamedTuple):
+class _Found(NamedTuple):
     document: object
     headers: Mapping[str, str]
 
@@ -114,7 +109,7 @@ class Semgrep:
         self._tell = tell
         self.gives_up = True
         """Whether an API that is away for longer than max_wait_seconds ends the run."""
-        self._base_url = URL(settings.base_url, encoded=True)
+        self._http = Http(settings)
         self._credits: dict[str, _Credit] = {}
         self._hushed = False
         self._retrying = stamina.AsyncRetryingCaller(
@@ -122,30 +117,14 @@ class Semgrep:
         ).on(_quick_retry)
 
     async def __aenter__(self) -> Self:
-        seconds = self._settings.timeout_seconds
-        self._deadline = Deadline(seconds)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            # The whole request has its deadline: aiohttp's own timers cost a fifth of a request.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_SECONDS, seconds)),
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip, deflate",
-                "User-Agent": f"scan-etl/{__version__}",
-            },
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-        # aiohttp would send a GET once more, on its own, when a kept connection turns out dead: a request that
-        # no pace has let through and no one counts.
-        self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
+        await self._http.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.hush()
-        self._deadline.close()
-        await self._session.close()
+        await self._http.__aexit__(kind, error, trace)
 
     async def scan(self, pair: Pair) -> object:
         """The decoded details of one scan.
@@ -170,7 +149,7 @@ class Semgrep:
         answer = await self._of_deployment(deployment_id, path, json.dumps(query).encode())
         return Found(answer.document, server_time(answer.headers) or datetime.now(UTC))
 
-    async def _of_deployment(self, deployment_id: int, path: str, query: bytes | None = None) -> _Answer:
+    async def _of_deployment(self, deployment_id: int, path: str, query: bytes | None = None) -> _Found:
         """The answer to a call about one deployment. A failure while the API is away spends no attempt."""
         credit = self._credit(deployment_id)
         try:
@@ -186,7 +165,7 @@ class Semgrep:
                 error.deployment_id = deployment_id
             raise
 
-    async def _believed(self, deployment_id: int, path: str, credit: _Credit, query: bytes | None) -> _Answer:
+    async def _believed(self, deployment_id: int, path: str, credit: _Credit, query: bytes | None) -> _Found:
         """One call; a 404 is believed only after the token has proved good."""
         try:
             answer = await self._patiently(path, credit, query)
@@ -241,23 +220,14 @@ class Semgrep:
         """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
         began_at = time.monotonic()
         self._tally.requests += 1
-        try:
-            with self._deadline:
-                async with self._session.get(self._url(PING), allow_redirects=False) as response:
-                    seconds = time.monotonic() - began_at
-                    return Ping(response.status, seconds, server_time(response.headers))
-        except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error, PING, self._settings.timeout_seconds) from error
+        answer = await self._http.ask(PING)
+        return Ping(answer.status, time.monotonic() - began_at, server_time(answer.headers))
 
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
         self._hushed = True
         for credit in self._credits.values():
             credit.pace.close()
-
-    def _url(self, path: str) -> URL:
-        # To parse the whole anew costs four times as much.
-        return self._base_url.with_path(self._base_url.raw_path.rstrip("/") + path, encoded=True)
 
     def _credit(self, deployment_id: int) -> _Credit:
         token = self._tokens.for_deployment(deployment_id)
@@ -362,7 +332,7 @@ class Semgrep:
             credit.worked = DEPLOYMENTS
         return None
 
-    async def _patiently(self, path: str, credit: _Credit, query: bytes | None = None) -> _Answer:
+    async def _patiently(self, path: str, credit: _Credit, query: bytes | None = None) -> _Found:
         """One call with the quick retries. The retrying machinery starts at the first failure only: it
         costs 32 us a call, a third of a whole request."""
         try:
@@ -371,7 +341,7 @@ class Semgrep:
             first: TransientError | None = error
         first_failed_at = time.monotonic()
 
-        async def again() -> _Answer:
+        async def again() -> _Found:
             nonlocal first
             if first is not None:
                 error, first = first, None
@@ -387,27 +357,16 @@ class Semgrep:
 
     async def _send(
         self, path: str, credit: _Credit, query: bytes | None = None, *, past_the_gate: bool = False
-    ) -> _Answer:
+    ) -> _Found:
         """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
-        pace, settings = credit.pace, self._settings
+        pace = credit.pace
         sent = pace.sent() if past_the_gate else await pace.acquire()
         self._tally.requests += 1
-        headers = {"Authorization": f"Bearer {credit.token}"}
-        if query is not None:
-            headers["Content-Type"] = "application/json"
-        method = "GET" if query is None else "POST"
-        request = self._session.request(method, self._url(path), headers=headers, data=query, allow_redirects=False)
         try:
-            with self._deadline:
-                async with request as response:
-                    status, answered = response.status, response.headers
-                    if status == 200:
-                        body = await _read(response, settings.max_body_bytes)
-                    else:
-                        body = await _read_some(response, settings.timeout_seconds)
-        except (aiohttp.ClientError, OSError) as lost:
+            status, answered, body = await self._http.ask(path, credit.token, query)
+        except (TransientError, FatalError):
             credit.count(failed=True)
-            raise _translated(lost, path, settings.timeout_seconds) from lost
+            raise
         finally:
             pace.done()
         credit.count(failed=status >= 500)
@@ -418,7 +377,7 @@ class Semgrep:
             await _accepted(pace, sent, until_more)
             found = document(body, answered.get("Content-Type", "application/json"), path)
             credit.answered_at = sent.at
-            return _Answer(found, answered)
+            return _Found(found, answered)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
         if isinstance(error, TransientError) and status in (429, 503):
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
@@ -457,43 +416,3 @@ def _quick_retry(error: Exception) -> bool | float:
         return 0.001
     wait = error.retry_after_seconds
     return True if wait is None else wait <= LONGEST_PAUSE_SECONDS and wait
-
-
-def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError | FatalError:
-    """Ours for an error of aiohttp or of the system, most specific first."""
-    match error:
-        case TimeoutError():
-            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
-        case aiohttp.ClientConnectorCertificateError():
-            return FatalError(
-                f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
-                kind="tls",
-                stop_code=UNAVAILABLE_EXIT,
-            )
-        case aiohttp.ClientConnectorError():
-            return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
-        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
-            return TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer")
-    return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, unpacked. ItemError past `limit` bytes."""
-    content = response.content
-    body = await content.readany()
-    while not content.at_eof() and len(body) <= limit:
-        body += await content.readany()
-    if len(body) <= limit:
-        return body
-    response.close()
-    raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
-
-
-async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float) -> bytes:
-    """An error's body, if it is short. That it can't be read doesn't change what the status says."""
-    try:
-        async with asyncio.timeout(min(ERROR_BODY_SECONDS, timeout_seconds / 2)):
-            return await _read(response, ERROR_BODY_BYTES)
-    except (aiohttp.ClientError, ItemError, TimeoutError):
-        response.close()
-        return b""

@@ -7,9 +7,10 @@ from typing import Any
 
 from memory_budget import MemoryBudget
 
-from etl.config import ApiSettings, load_tokens
+from etl.config import ApiSettings
 from etl.events import Event, Tally
 from etl.semgrep import Semgrep
+from etl.tokens import load_tokens
 
 TOKEN = "s3cret-token"
 

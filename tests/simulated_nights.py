@@ -18,7 +18,7 @@ from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
 
-from etl.config import load_settings, load_tokens
+from etl.config import load_settings
 from etl.database import Database
 from etl.flatten import flatten
 from etl.job import Order, run
@@ -27,6 +27,7 @@ from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at
 from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
+from etl.tokens import load_tokens
 
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
 SETTLED = timedelta(days=4)

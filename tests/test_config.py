@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.config import Origin, Settings, load_settings, load_tokens, mask_url, origins
+from etl.config import Origin, Settings, load_settings, mask_url, origins
 from etl.database import parse_url
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
+from etl.tokens import load_tokens
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 NOWHERE = Path("/folder/that/is/not/there")
@@ -372,7 +373,6 @@ def test_other_base_urls_are_refused(url: str) -> None:
         "sqlite:///scans.db",
         "sqlite:////var/lib/scan etl/scäns.db",
         "sqlite:///C:\\scans.db",
-        "sqlite:///:memory:",
         "postgresql://localhost/scans",
         "postgres://user@localhost/scans",
         "postgresql+psycopg://user:pass@db.example:5432/scans",
@@ -416,6 +416,13 @@ def test_other_database_urls_are_refused(url: str) -> None:
 
     assert len(found) == 1
     assert "; it must be like sqlite:///scans.db or postgresql://" in found[0]
+
+
+def test_a_database_in_memory_is_refused() -> None:
+    """Nothing of what a command does would be left of it."""
+    (said,) = problems(flags={"database.url": "sqlite:///:memory:"})
+
+    assert said.endswith("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
 
 
 PASSWORDS = st.tuples(st.text(max_size=8), st.text(max_size=8)).map(SECRET.join)

@@ -105,7 +105,7 @@ async def test_a_walk_reads_until_the_cursor_is_empty() -> None:
     assert [(ids, is_last) for ids, _, is_last in ports.recorded] == [([8, 9], False), ([7], False), ([6], True)]
     assert ports.recorded[-1][1].newest_started_at == NOW - DAY + timedelta(minutes=9)
     assert tally.discovered == 4
-    assert events == [Walked(120, "", 3, 4, 4)]
+    assert events == [Walked(120, None, 3, 4, 4)]
 
 
 @pytest.mark.parametrize("cursors", [("a", "a"), ("a", "b", "a")])

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from command import Command
 from sqlalchemy import Connection, inspect, text
 
-from etl import database as db
+from etl import migrate as db
 from etl.database import Database
 from etl.errors import DatabaseError
 from etl.schema import HEAD, metadata

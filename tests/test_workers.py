@@ -39,7 +39,7 @@ from worker_scenes import (
     queue_up,
 )
 
-from etl.database import upgrade
+from etl.migrate import upgrade
 from etl.sandbox.faults import chosen_fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_SECONDS)]

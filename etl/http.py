@@ -1,0 +1,128 @@
+"""One request to the API and its answer: the only file that speaks HTTP.
+
+The token goes into the Authorization header only. What the answer means is decided in `answers`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import aiohttp
+from yarl import URL
+
+from etl import __version__
+from etl.answers import UNAVAILABLE_EXIT, one_line
+from etl.config import ApiSettings
+from etl.deadline import Deadline
+from etl.errors import FatalError, ItemError, TransientError
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
+
+
+class Answer(NamedTuple):
+    """An answer, its body unpacked; of an error the body may be empty."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http:
+    """The connections to the API. Use it as an async context manager."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._base_url = URL(settings.base_url, encoded=True)
+
+    async def __aenter__(self) -> Self:
+        seconds = self._settings.timeout_seconds
+        self._deadline = Deadline(seconds)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            # The whole request has its deadline: aiohttp's own timers cost a fifth of a request.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_SECONDS, seconds)),
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+                "User-Agent": f"scan-etl/{__version__}",
+            },
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        # aiohttp would send a GET once more, on its own, when a kept connection turns out dead: a request that
+        # no pace has let through and no one counts.
+        self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadline.close()
+        await self._session.close()
+
+    async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
+        """Send one request, a POST if it has a query of JSON. No redirect is followed.
+
+        TransientError if no whole answer comes in time, ItemError if it is too large, FatalError if the server isn't
+        who it says it is.
+        """
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if query is not None:
+            headers["Content-Type"] = "application/json"
+        # To parse the whole URL anew costs four times as much.
+        url = self._base_url.with_path(self._base_url.raw_path.rstrip("/") + path, encoded=True)
+        method = "GET" if query is None else "POST"
+        settings = self._settings
+        try:
+            with self._deadline:
+                async with self._session.request(
+                    method, url, headers=headers, data=query, allow_redirects=False
+                ) as response:
+                    if response.status == 200:
+                        body = await _read(response, settings.max_body_bytes)
+                    else:
+                        body = await _read_some(response, settings.timeout_seconds)
+                    return Answer(response.status, response.headers, body)
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error, path, settings.timeout_seconds) from error
+
+
+def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError | FatalError:
+    """Ours for an error of aiohttp or of the system, most specific first."""
+    match error:
+        case TimeoutError():
+            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
+        case aiohttp.ClientConnectorCertificateError():
+            return FatalError(
+                f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
+                kind="tls",
+                stop_code=UNAVAILABLE_EXIT,
+            )
+        case aiohttp.ClientConnectorError():
+            return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
+        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
+            return TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer")
+    return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, unpacked. ItemError past `limit` bytes."""
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof() and len(body) <= limit:
+        body += await content.readany()
+    if len(body) <= limit:
+        return body
+    response.close()
+    raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
+
+
+async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float) -> bytes:
+    """An error's body, if it is short. That it can't be read doesn't change what the status says."""
+    try:
+        async with asyncio.timeout(min(ERROR_BODY_SECONDS, timeout_seconds / 2)):
+            return await _read(response, ERROR_BODY_BYTES)
+    except (aiohttp.ClientError, ItemError, TimeoutError):
+        response.close()
+        return b""

@@ -1,0 +1,130 @@
+"""What Prometheus reads of a run: a file at its end, and a port of a worker."""
+
+import re
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from command import Command
+from sandbox_thread import RunningSandbox, finished_world, running_sandbox
+from worker_processes import wait_until
+
+from etl.metrics import CONTENT_TYPE, exposition
+from etl.schema import RUN_COUNTS
+
+LINE = re.compile(r'scan_etl_[a-z_]+\{command="[a-z]+"\} -?[0-9.]+')
+
+
+def read(text: str) -> dict[str, float]:
+    """The value of each metric, without its label."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def scraped(port: int) -> dict[str, float]:
+    """Empty as long as nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            assert response.headers["Content-Type"] == CONTENT_TYPE
+            return read(response.read().decode())
+    except urllib.error.URLError:
+        return {}
+
+
+def with_port(sandbox: RunningSandbox, port: int) -> dict[str, str]:
+    return sandbox.environment(SCAN_ETL_OBSERVE__METRICS_PORT=str(port))
+
+
+def test_each_count_is_a_metric_with_its_type() -> None:
+    """What only rises in a run is a counter, and says so in its name."""
+    text = exposition("sync", {"requests": 7, "remaining": 2, "exit_code": 0})
+
+    assert text == (
+        "# TYPE scan_etl_requests_total counter\n"
+        'scan_etl_requests_total{command="sync"} 7\n'
+        "# TYPE scan_etl_remaining gauge\n"
+        'scan_etl_remaining{command="sync"} 2\n'
+        "# TYPE scan_etl_exit_code gauge\n"
+        'scan_etl_exit_code{command="sync"} 0\n'
+    )
+
+
+def test_a_run_leaves_its_metrics_in_the_file(cli: Command, tmp_path: Path) -> None:
+    """All counts of the summary, those of the latest run, and nothing beside the file."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables = sandbox.environment(SCAN_ETL_OBSERVE__METRICS_FILE=str(folder / "scan-etl.prom"))
+        cli("run", "-", stdin="120 1\n120 9999999\n", environment=variables)
+        first = read((folder / "scan-etl.prom").read_text())
+        summary = cli("run", "-", "--json", stdin="120 1\n120 2\n120 3\n", environment=variables).json()
+        second = read((folder / "scan-etl.prom").read_text())
+
+    assert (first["scan_etl_dead_total"], first["scan_etl_exit_code"]) == (1, 1)
+    assert second.keys() == first.keys()
+    for name in RUN_COUNTS:
+        assert second.get(f"scan_etl_{name}_total", second.get(f"scan_etl_{name}")) == summary[name]
+    assert second["scan_etl_finished_at_seconds"] > first["scan_etl_finished_at_seconds"]
+    assert [path.name for path in folder.iterdir()] == ["scan-etl.prom"]
+
+
+def test_a_file_that_cannot_be_written_costs_the_run_nothing(cli: Command) -> None:
+    """It is told of, with the setting to look at, and the exit code is that of the run."""
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables = sandbox.environment(SCAN_ETL_OBSERVE__METRICS_FILE="nowhere/scan-etl.prom")
+        outcome = cli("run", "-", "--json", stdin="120 1\n", environment=variables)
+
+    assert (outcome.exit_code, outcome.json()["fetched"]) == (0, 1)
+    assert "check [observe] metrics_file" in outcome.stderr
+    assert "nowhere/scan-etl.prom" in outcome.stderr
+
+
+def test_a_worker_serves_its_metrics(cli: Command) -> None:
+    """As they are at the moment."""
+    port = free_port()
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables = with_port(sandbox, port)
+        cli("enqueue", "-", stdin="120 1\n120 2\n", environment=variables)
+        with cli.start("worker", environment=variables) as worker:
+            wait_until("both are counted", lambda: scraped(port).get("scan_etl_fetched_total") == 2)
+            cli("enqueue", "-", stdin="120 3\n", environment=variables)
+            wait_until("the third is, too", lambda: scraped(port).get("scan_etl_fetched_total") == 3)
+            worker.terminate()
+            worker.wait(60)
+
+        assert worker.returncode == 143
+    assert scraped(port) == {}
+
+
+def test_each_of_several_workers_has_a_port_of_its_own(cli: Command) -> None:
+    """From the one in the settings on."""
+    port = free_port()
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables = with_port(sandbox, port)
+        cli("db", "upgrade", environment=variables)
+        with cli.start("worker", "--processes", "2", environment=variables) as fleet:
+            wait_until("both answer", lambda: scraped(port) and scraped(port + 1))
+            fleet.terminate()
+            fleet.wait(60)
+
+    assert fleet.returncode == 143
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting(cli: Command) -> None:
+    """The worker says which one, and starts nothing."""
+    with running_sandbox(finished_world(5)) as sandbox, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = cli("worker", environment=with_port(sandbox, port))
+
+    assert outcome.exit_code == 2
+    assert f"observe.metrics_port: can't listen on port {port}" in outcome.stderr
+    assert "choose another" in outcome.stderr
