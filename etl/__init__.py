@@ -1,5 +1,3 @@
 """Fetches the details of Semgrep scans and keeps them in a relational database."""
 
-from importlib.metadata import version
-
-__version__ = version("scan-etl")
+__version__ = "0.1.0"

@@ -129,6 +129,14 @@ _META_FIELDS: Final = (
 _META: Final = _level("meta.", str, {name: _title if name.endswith("_title") else text for name in _META_FIELDS})
 _STATS: Final = _level("stats.", type(None), {"findings": integer, "total_time": seconds})
 
+_SCANNER_FIELDS: Final = frozenset(
+    f"stats.{name}"
+    for name in (
+        "errors unsupported_exts lockfile_scan_info parse_rate engine_requested findings_by_product supply_chain_stats"
+    ).split()
+)
+"""Not documented by the API, but by the scanner, which uploads them: nothing new when they come."""
+
 _RENAMED: Final = {"on": "trigger_event", "commit": "commit_sha", "total_time": "total_time_seconds"}
 SCAN_COLUMNS = (*islice(_SCAN.blank, 5), "extra")
 META_COLUMNS = (*(_RENAMED.get(name, name) for name in islice(_META.blank, 16)), "extra")
@@ -242,7 +250,7 @@ def _read(source: dict[str, Any], level: _Level, notes: Notes) -> tuple[list[Any
 @lru_cache(maxsize=256)  # the same few names come with every scan
 def _unknown_fields(prefix: str, names: tuple[str, ...]) -> Notes:
     paths = [(prefix + name)[:PATH_MAX_CHARACTERS] for name in names[:MAX_DRIFT]]
-    return {Drift(path, DRIFT_UNKNOWN_FIELD): None for path in paths}
+    return {Drift(path, DRIFT_UNKNOWN_FIELD): None for path in paths if path not in _SCANNER_FIELDS}
 
 
 def _extra(extra: dict[str, Any], level: _Level, notes: Notes) -> bytes:

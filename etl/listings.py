@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, upsert
+from etl.database import in_pairs, on_pairs, upsert
 from etl.drift import Met, count_drift
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Drift, History, Listing, Pair, Reached, Unsettled, Walk
 from etl.pacing import look_again_seconds
@@ -61,12 +61,14 @@ def _listing(row: Sequence[Any]) -> Listing:
     return Listing(Pair(row[0], row[1]), *row[2:])
 
 
+_LISTINGS = select(_listed.deployment_id, _listed.scan_id, *_COLUMNS)
+
+
 def listings_of(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, Listing]:
     """The listings of these scans, of those that have one."""
     if not pairs:
         return {}
-    columns = (_listed.deployment_id, _listed.scan_id, *_COLUMNS)
-    found = connection.execute(select(*columns).where(in_pairs(connection, scan_listings, pairs)))
+    found = on_pairs(connection, _LISTINGS, scan_listings, pairs)
     return {listing.pair: listing for listing in map(_listing, found)}
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Select, delete, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, insert_rows
+from etl.database import insert_rows, on_pairs
 from etl.drift import Met, count_drift
 from etl.listings import listings_of
 from etl.model import Pair, ScanRows
@@ -56,7 +56,7 @@ def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -
         else:
             seen.append(rows)
     if changed:
-        connection.execute(delete(scans).where(in_pairs(connection, scans, [rows.pair for rows in changed])))
+        on_pairs(connection, _REMOVE, scans, [rows.pair for rows in changed])
     _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
     count_drift(connection, _drift(connection, newest.values(), [*new, *changed]))
@@ -77,16 +77,19 @@ def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
     return newest
 
 
+_REMOVE = delete(scans)
+_STORED: Select[Any] = select(
+    scans.c.deployment_id,
+    scans.c.scan_id,
+    scans.c.content_hash,
+    scans.c.completed_at.is_not(None),
+    scans.c.first_fetched_at,
+    scans.c.fetched_at,
+)
+
+
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
-    columns = (
-        scans.c.deployment_id,
-        scans.c.scan_id,
-        scans.c.content_hash,
-        scans.c.completed_at.is_not(None),
-        scans.c.first_fetched_at,
-        scans.c.fetched_at,
-    )
-    found = connection.execute(select(*columns).where(in_pairs(connection, scans, pairs)))
+    found: Sequence[Row] = on_pairs(connection, _STORED, scans, pairs).all()
     return {Pair(row[0], row[1]): _Stored(row[2], bool(row[3]), row[4], row[5]) for row in found}
 
 

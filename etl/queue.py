@@ -11,14 +11,15 @@ of the index, without the rows that are leased or wait, however many there are.
 
 import random
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    ColumnElement,
     CompoundSelect,
     Connection,
+    Integer,
     MetaData,
     Select,
     Table,
@@ -34,7 +35,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import analyze, change_chosen, distinct, drop_temporary, in_pairs, insert_rows, remove, upsert
+from etl.database import (
+    Change,
+    analyze,
+    change_chosen,
+    distinct,
+    drop_temporary,
+    insert_rows,
+    on_pairs,
+    remove,
+    upsert,
+)
 from etl.listings import ended, mark_gone
 from etl.load import load_scans
 from etl.model import (
@@ -135,6 +146,9 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
     return counts
 
 
+_TAKE_BACK = delete(fetch_queue).where(_q.lease_token.is_(None))
+
+
 def _take_back_finished(connection: Connection) -> int:
     """Take back the pairs that another worker has finished while they were being queued.
 
@@ -152,21 +166,15 @@ def _take_back_finished(connection: Connection) -> int:
     if not pairs:
         return 0
     # By their keys: MariaDB would read the whole queue for a DELETE by a subquery.
-    back = delete(fetch_queue).where(in_pairs(connection, fetch_queue, pairs), _q.lease_token.is_(None))
-    return connection.execute(back).rowcount
+    return on_pairs(connection, _TAKE_BACK, fetch_queue, pairs).rowcount
 
 
 # Leasing
 
 
-class _Line(NamedTuple):
-    """The rows of one deployment that stand in line, or those of a batch, and the index that has them in order."""
-
-    scope: ColumnElement[bool]
-    index_name: str
-
-
 _TURN = (_q.priority, _q.expires_at, _q.enqueued_at)
+_OF_BATCH = _q.batch == bindparam("of_batch")
+_OURS = _q.lease_token == bindparam("ours")
 
 
 def lease(
@@ -181,66 +189,71 @@ def lease(
 ) -> list[Lease]:
     """Take up to `limit` ready pairs, of one batch or of the whole queue, fairly from all deployments but those
     `without`. Of the whole queue `below` leaves out this priority and what goes after it."""
+    if limit <= 0:
+        return []
     deployments = [found for found in deployments_of(connection, batch) if found not in without]
     random.shuffle(deployments)
-    lines = [_line(deployment_id, batch, below) for deployment_id in deployments]
-    for line in lines:
-        _bring_back(connection, line, 2 * limit)
+    bring_back, take = _changes(batch is not None, below is not None)
+    given: dict[str, Any] = {"of_batch": batch, "below": below}
+    for deployment in deployments:
+        change_chosen(connection, bring_back, **given, of_deployment=deployment, most=2 * limit)
+    given |= {"ours": token, "seconds": lease_seconds}
     taken: list[Lease] = []
-    while lines and len(taken) < limit:
-        share = -(-(limit - len(taken)) // len(lines))
+    while deployments and len(taken) < limit:
+        share = -(-(limit - len(taken)) // len(deployments))
         full = []
-        for line in lines:
-            some = _take(connection, line, min(share, limit - len(taken)), lease_seconds, token)
-            taken += some
-            if len(some) == share:
-                full.append(line)
-        lines = full
+        for deployment in deployments:
+            most = min(share, limit - len(taken))
+            rows = change_chosen(connection, take, **given, of_deployment=deployment, most=most) if most else ()
+            rows = sorted(rows, key=lambda row: tuple(row[3:]))
+            taken += [Lease(Pair(row[0], row[1]), row[2], row[4]) for row in rows]
+            if len(rows) == share:
+                full.append(deployment)
+        deployments = full
     return taken
 
 
-def _line(deployment_id: int, batch: str | None, below: int | None) -> _Line:
-    of_deployment = _q.deployment_id == deployment_id
-    if below is not None:
-        of_deployment = and_(of_deployment, _q.priority < below)
-    if batch is None:
-        return _Line(of_deployment, "ix_fetch_queue_due")
-    return _Line(and_(_q.batch == batch, of_deployment), "ix_fetch_queue_batch")
+@cache
+def _changes(of_batch: bool, below: bool) -> tuple[Change, Change]:
+    """The two that a lease makes, in the rows of one deployment that stand in line, or in those of a batch.
 
-
-def _bring_back(connection: Connection, line: _Line, limit: int) -> None:
-    """Let rows that were put off until now join the line. Where many come back at once, by and by."""
+    The first lets rows that were put off until now join the line: where many come back at once, by and by.
+    The second takes the first rows of the line.
+    """
+    which = [_q.deployment_id == bindparam("of_deployment")]
+    if of_batch:
+        which.insert(0, _OF_BATCH)
+    if below:
+        which.append(_q.priority < bindparam("below"))
+    index_name = "ix_fetch_queue_batch" if of_batch else "ix_fetch_queue_due"
+    rows = select(*_KEY).where(*which).limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
+    # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
+    rows = rows.with_hint(fetch_queue, f"FORCE INDEX ({index_name})", "mysql")
     # As a subquery it is one instant: an index isn't searched for a clock that moves.
     now = select(utc_now()).scalar_subquery()
-    put_off = _locked(line, limit).where(_q.due_at > at_once(), _q.due_at <= now).order_by(_q.due_at)
-    change_chosen(connection, fetch_queue, put_off, {"due_at": at_once()}, _KEY)
-
-
-def _take(connection: Connection, line: _Line, limit: int, lease_seconds: float, token: str) -> list[Lease]:
-    if limit <= 0:
-        return []
-    ready = _locked(line, limit).where(_q.due_at == at_once()).order_by(*_TURN)
-    values = {"due_at": moved(utc_now(), literal(lease_seconds)), "lease_token": token}
-    taken = change_chosen(connection, fetch_queue, ready, values, (*_KEY, _q.attempts, *_TURN))
-    return [Lease(Pair(row[0], row[1]), row[2], row[4]) for row in sorted(taken, key=lambda row: tuple(row[3:]))]
-
-
-def _locked(line: _Line, limit: int) -> Select[Any]:
-    rows = select(*_KEY).where(line.scope).limit(limit).with_for_update(skip_locked=True)
-    # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
-    return rows.with_hint(fetch_queue, f"FORCE INDEX ({line.index_name})", "mysql")
+    put_off = rows.where(_q.due_at > at_once(), _q.due_at <= now).order_by(_q.due_at)
+    ready = rows.where(_q.due_at == at_once()).order_by(*_TURN)
+    leased = {"due_at": moved(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
+    return (
+        Change(put_off, fetch_queue, {"due_at": at_once()}, _KEY),
+        Change(ready, fetch_queue, leased, (*_KEY, _q.attempts, *_TURN)),
+    )
 
 
 def deployments_of(connection: Connection, batch: str | None) -> list[int]:
     """The deployments that a batch, or the whole queue, has pairs of."""
-    return distinct(connection, _q.deployment_id, *([] if batch is None else [_q.batch == batch]))
+    if batch is None:
+        return distinct(connection, _q.deployment_id)
+    return distinct(connection, _q.deployment_id, _OF_BATCH, of_batch=batch)
+
+
+_RENEW = update(fetch_queue).where(_OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
+_RELEASE = update(fetch_queue).where(_OURS).values(due_at=at_once(), lease_token=None)
 
 
 def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
     """Lengthen the leases of pairs in work, and return how many were still ours."""
-    ours = _ours(connection, token, pairs)
-    statement = update(fetch_queue).where(ours).values(due_at=moved(utc_now(), literal(lease_seconds)))
-    return connection.execute(statement).rowcount
+    return on_pairs(connection, _RENEW, fetch_queue, pairs, ours=token, seconds=lease_seconds).rowcount
 
 
 # Settling
@@ -267,25 +280,20 @@ def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_
     return Settled(*loaded, len(waiting), delayed, buried, released, lost)
 
 
-def _ours(connection: Connection, token: str, pairs: Sequence[Pair]) -> ColumnElement[bool]:
-    return and_(in_pairs(connection, fetch_queue, pairs), _q.lease_token == token)
+_FORGET_DEAD = delete(dead_letters)
 
 
 def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
     if not pairs:
         return set()
-    kept = {Pair(*row) for row in remove(connection, fetch_queue, _ours(connection, token, pairs), _KEY)}
-    connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
+    kept = {Pair(*row) for row in remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)}
+    on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
     return kept
 
 
 _DELAY = (
     update(fetch_queue)
-    .where(
-        _q.deployment_id == bindparam("deployment"),
-        _q.scan_id == bindparam("scan"),
-        _q.lease_token == bindparam("ours"),
-    )
+    .where(_q.deployment_id == bindparam("deployment"), _q.scan_id == bindparam("scan"), _OURS)
     .values(due_at=moved(utc_now(), bindparam("seconds")), lease_token=None)
 )
 _WAIT = _DELAY.values(error_kind=STILL_RUNNING, error=None, expires_at=bindparam("expiry"))
@@ -317,10 +325,7 @@ def _delay(connection: Connection, token: str, later: Sequence[Later]) -> int:
 
 
 def _release(connection: Connection, token: str, pairs: Sequence[Pair]) -> int:
-    if not pairs:
-        return 0
-    ours = _ours(connection, token, pairs)
-    return connection.execute(update(fetch_queue).where(ours).values(due_at=at_once(), lease_token=None)).rowcount
+    return on_pairs(connection, _RELEASE, fetch_queue, pairs, ours=token).rowcount if pairs else 0
 
 
 def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:
@@ -331,7 +336,7 @@ def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str)
     if not dead:
         return 0
     reasons = {verdict.pair: verdict for verdict in dead}
-    removed = remove(connection, fetch_queue, _ours(connection, token, list(reasons)), tuple(_q))
+    removed = remove(connection, fetch_queue, list(reasons), _OURS, tuple(_q), ours=token)
     letters = []
     for values in removed:
         row = dict(zip(fetch_queue.c.keys(), values, strict=True))
@@ -349,7 +354,7 @@ def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str)
         )
     if letters:
         pairs = [Pair(letter["deployment_id"], letter["scan_id"]) for letter in letters]
-        connection.execute(delete(dead_letters).where(in_pairs(connection, dead_letters, pairs)))
+        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
         connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
         mark_gone(connection, [pair for pair in pairs if reasons[pair].http_status == 404])
     return len(letters)

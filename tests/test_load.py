@@ -73,7 +73,6 @@ def test_one_answer_becomes_the_rows_of_five_tables(database: Database) -> None:
     drift = rows_of(database, schema_drift)
     assert {(row["path"], row["kind"], row["count"]) for row in drift} == {
         ("meta.is_full_scan", "unknown_field", 1),
-        ("stats.findings_by_product", "unknown_field", 1),
     }
 
 
