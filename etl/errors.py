@@ -92,6 +92,16 @@ class FatalError(ApiError):
         self.stop_code = stop_code
         self.deployment_id = deployment_id
 
+    def of(self, deployment_id: int) -> "FatalError":
+        """The same, for one of the deployments that it stops."""
+        return FatalError(
+            str(self),
+            kind=self.kind,
+            stop_code=self.stop_code,
+            http_status=self.http_status,
+            deployment_id=deployment_id,
+        )
+
 
 class StoppedError(ScanEtlError):
     """The run is stopping: the work in hand goes back to the queue as it was."""

@@ -1,17 +1,15 @@
 """The Semgrep API: what is asked of it, at which pace, and what is believed of its answers.
 
 Every answer becomes a decoded document or one of our errors, here and in `answers`; error texts are cleaned of the
-token. Bad news is believed only after a second question: a 404
-after the token has proved good, a failure after something that worked before has been asked again.
+token. Bad news is believed only after a second question: a 404 after the token has proved good, a failure after
+something that worked before has been asked again.
 """
 
-import asyncio
 import contextlib
 import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -34,7 +32,8 @@ from etl.answers import (
     token_without_scope,
 )
 from etl.config import ApiSettings
-from etl.errors import FatalError, ItemError, TransientError
+from etl.credit import MANY_FAILING, Credit
+from etl.errors import FatalError, ItemError, StoppedError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
 from etl.http import Http
 from etl.model import PAGE_SIZE, Found, Pair
@@ -44,8 +43,6 @@ from etl.tokens import Tokens
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
 most, and no longer than so many requests take. 404s that wait together share one question."""
-LATEST_REQUESTS, MANY_FAILING = 30, 0.25
-"""Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
@@ -68,30 +65,6 @@ class _Found(NamedTuple):
     headers: Mapping[str, str]
 
 
-@dataclass(slots=True)
-class _Credit:
-    """What is known of one token: its pace, what it may see, and how the API has answered it lately."""
-
-    token: str
-    pace: Pace
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    visible: frozenset[int] = frozenset()
-    asked_at: float = -math.inf
-    proved_at: dict[int, float] = field(default_factory=dict)
-    """When the latest request went out whose answer showed that the token is good for a deployment."""
-    answered_at: float = -math.inf
-    """When the request went out that was answered as it should be, and as the latest."""
-    worked: str = DEPLOYMENTS
-    failing: float = 0.0
-    """Which share of the latest requests has failed."""
-    probed_at: float = -math.inf
-    back_at: float = -math.inf
-
-    def count(self, *, failed: bool) -> None:
-        """Count a request for the share of those that fail."""
-        self.failing += (failed - self.failing) / LATEST_REQUESTS
-
-
 class Semgrep:
     """The API for any number of deployments. Use it as an async context manager.
 
@@ -110,7 +83,7 @@ class Semgrep:
         self.gives_up = True
         """Whether an API that is away for longer than max_wait_seconds ends the run."""
         self._http = Http(settings)
-        self._credits: dict[str, _Credit] = {}
+        self._credits: dict[str, Credit] = {}
         self._hushed = False
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
@@ -133,10 +106,50 @@ class Semgrep:
         and StoppedError.
         """
         path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
-        answer = await self._of_deployment(pair.deployment_id, path)
         credit = self._credit(pair.deployment_id)
+        while credit.is_doubted:
+            async with credit.trying:
+                if credit.is_doubted:
+                    await self._wait_for_trial(credit)
+                    return await self._scan(pair.deployment_id, path, credit)
+        return await self._scan(pair.deployment_id, path, credit)
+
+    async def _scan(self, deployment_id: int, path: str, credit: Credit) -> object:
+        try:
+            answer = await self._of_deployment(deployment_id, path)
+        except ItemError:
+            self._trust(credit)  # an answer, too
+            raise
+        self._trust(credit)
         credit.worked = path
         return answer.document
+
+    def _doubts(self, credit: Credit, error: TransientError, path: str) -> bool:
+        """Whether the API lives, but shows no scan at all, so that one that fails isn't to blame."""
+        if path != DEPLOYMENTS and credit.doubt(path, time.monotonic()):
+            self._tell(ApiAway(str(error)))
+        return credit.is_doubted
+
+    def _trust(self, credit: Credit) -> None:
+        if credit.failed:
+            if credit.is_doubted:
+                self._tell(ApiBack(round(time.monotonic() - credit.doubted_at, 1)))
+            credit.failed.clear()
+
+    async def _wait_for_trial(self, credit: Credit) -> None:
+        """Wait until it is time to try one more scan, while none is shown. It is another one each time, for those
+        that have failed may be to blame after all. FatalError (exit 4) if that goes on for too long."""
+        if self.gives_up and time.monotonic() - credit.doubted_at >= self._settings.max_wait_seconds:
+            raise self._has_been_away("it answers, but no scan")
+        credit.trials += 1
+        await credit.pace.sleep(backoff_seconds(credit.trials, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
+
+    def _has_been_away(self, reason: object) -> FatalError:
+        return FatalError(
+            f"the API has been away for {self._settings.max_wait_seconds:g} s: {reason}",
+            kind="api_away",
+            stop_code=UNAVAILABLE_EXIT,
+        )
 
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
         """One page of the scans that were created after `since`. Raises as `scan` does."""
@@ -156,16 +169,22 @@ class Semgrep:
             try:
                 return await self._believed(deployment_id, path, credit, query)
             except TransientError as error:
-                if error.spends_attempt and await self._is_away(credit, error):
+                if error.spends_attempt and await self._is_away(credit, error, path):
                     error.spends_attempt = False
                 raise
+        except StoppedError:
+            if self._hushed or credit.ended is None:
+                raise
+            raise credit.ended.of(deployment_id) from None
         except FatalError as error:
-            # Other deployments have other tokens.
-            if error.stop_code == TOKEN_EXIT or error.kind == "rate_limited":
-                error.deployment_id = deployment_id
-            raise
+            if error.deployment_id is not None or not (error.stop_code == TOKEN_EXIT or error.kind == "rate_limited"):
+                raise
+            # The token's fault, and other deployments have other tokens. Whoever waits for his turn isn't to ask, too.
+            credit.ended = error
+            credit.pace.close()
+            raise error.of(deployment_id) from error.__cause__
 
-    async def _believed(self, deployment_id: int, path: str, credit: _Credit, query: bytes | None) -> _Found:
+    async def _believed(self, deployment_id: int, path: str, credit: Credit, query: bytes | None) -> _Found:
         """One call; a 404 is believed only after the token has proved good."""
         try:
             answer = await self._patiently(path, credit, query)
@@ -177,7 +196,7 @@ class Semgrep:
         credit.proved_at[deployment_id] = credit.answered_at
         return answer
 
-    async def _prove_token(self, deployment_id: int, credit: _Credit) -> None:
+    async def _prove_token(self, deployment_id: int, credit: Credit) -> None:
         """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
 
         A token that has just lost its scope gets 404 for everything, as a scan that is gone does. So only what was
@@ -202,13 +221,14 @@ class Semgrep:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
         deployments of which none is `wanted`. TransientError if the API is away and may end the run."""
         credit = self._credit(deployment_id)
+        if credit.ended:
+            raise credit.ended.of(deployment_id)
         if deployment_id in credit.proved_at:
             return
         try:
             visible = await self._visible_in_the_end(credit)
         except FatalError as error:
-            error.deployment_id = deployment_id
-            raise
+            raise error.of(deployment_id) from error
         if visible and visible.isdisjoint(wanted):
             raise token_of_another(deployment_id, visible)
 
@@ -229,14 +249,14 @@ class Semgrep:
         for credit in self._credits.values():
             credit.pace.close()
 
-    def _credit(self, deployment_id: int) -> _Credit:
+    def _credit(self, deployment_id: int) -> Credit:
         token = self._tokens.for_deployment(deployment_id)
         if token is None:
             raise token_missing(deployment_id)
         credit = self._credits.get(token)
         if credit is None:
             pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
-            credit = self._credits[token] = _Credit(token, pace)
+            credit = self._credits[token] = Credit(token, pace)
             if self._hushed:
                 pace.close()
         return credit
@@ -244,14 +264,14 @@ class Semgrep:
     def _tell_gate(self, seconds: float) -> None:
         self._tell(GateClosed(round(seconds, 1)) if seconds else GateOpened())
 
-    async def _visible(self, credit: _Credit) -> frozenset[int]:
+    async def _visible(self, credit: Credit) -> frozenset[int]:
         """The deployments that a token sees: exactly one, as the API says of itself."""
         async with credit.asking:
             if credit.asked_at == -math.inf:
                 await self._ask_token(credit)
             return credit.visible
 
-    async def _ask_token(self, credit: _Credit) -> None:
+    async def _ask_token(self, credit: Credit) -> None:
         asked_at = time.monotonic()
         try:
             credit.visible = deployment_ids((await self._patiently(DEPLOYMENTS, credit)).document)
@@ -259,17 +279,15 @@ class Semgrep:
             raise token_without_scope() from error
         credit.asked_at = asked_at
 
-    async def _visible_in_the_end(self, credit: _Credit) -> frozenset[int]:
+    async def _visible_in_the_end(self, credit: Credit) -> frozenset[int]:
         """The same, waiting for an API that is away, if it doesn't end the run."""
         while True:
             try:
                 return await self._visible(credit)
             except TransientError as error:
-                if self.gives_up:
-                    raise
-                await self._is_away(credit, error)
+                await self._is_away(credit, error, DEPLOYMENTS)
 
-    async def _is_away(self, credit: _Credit, error: TransientError) -> bool:
+    async def _is_away(self, credit: Credit, error: TransientError, path: str) -> bool:
         """Whether the API is to blame for a failure. If nothing works, wait until it does, and let nobody else ask.
 
         A few pairs that always fail look like an outage when only they are left. So what has worked before is
@@ -277,17 +295,19 @@ class Semgrep:
         asked for. FatalError (exit 4) if the API is away for too long.
         """
         failed_at = time.monotonic()
+        if credit.is_doubted:
+            return True
         async with credit.asking:
             if credit.back_at > failed_at:
                 return True
             others_work = credit.answered_at > min(error.first_failed_at, failed_at)
             if credit.probed_at > failed_at or (others_work and credit.failing < MANY_FAILING):
-                return False
+                return self._doubts(credit, error, path)
             began_at = time.monotonic()
             failure = await self._failure(credit, paused=False)
             if failure is None:
                 credit.probed_at = began_at
-                return False
+                return self._doubts(credit, error, path)
             if others_work:
                 return True
             self._tell(ApiAway(str(error)))
@@ -298,14 +318,14 @@ class Semgrep:
             return True
 
     @contextlib.asynccontextmanager
-    async def _pausing(self, credit: _Credit) -> AsyncIterator[None]:
+    async def _pausing(self, credit: Credit) -> AsyncIterator[None]:
         credit.pace.pause()
         try:
             yield
         finally:
             credit.pace.resume()
 
-    async def _wait_for(self, credit: _Credit, failure: TransientError) -> None:
+    async def _wait_for(self, credit: Credit, failure: TransientError) -> None:
         began_at, probes, longest = time.monotonic(), 0, self._settings.max_wait_seconds
         while True:
             probes += 1
@@ -316,28 +336,26 @@ class Semgrep:
                 return
             failure = still
             if self.gives_up and time.monotonic() - began_at >= longest:
-                raise FatalError(
-                    f"the API has been away for {longest:g} s: {failure}",
-                    kind="api_away",
-                    stop_code=UNAVAILABLE_EXIT,
-                )
+                raise self._has_been_away(failure)
 
-    async def _failure(self, credit: _Credit, *, paused: bool) -> TransientError | None:
+    async def _failure(self, credit: Credit, *, paused: bool) -> TransientError | None:
         """Ask once more for what has worked before; what is wrong. An API that asks for patience isn't away."""
         try:
-            await self._send(credit.worked, credit, past_the_gate=paused)
+            await self._send(credit.worked or DEPLOYMENTS, credit, past_the_gate=paused)
         except TransientError as error:
             return error if error.spends_attempt else None
         except (NotFoundError, ItemError):
-            credit.worked = DEPLOYMENTS
+            credit.worked = ""
         return None
 
-    async def _patiently(self, path: str, credit: _Credit, query: bytes | None = None) -> _Found:
+    async def _patiently(self, path: str, credit: Credit, query: bytes | None = None) -> _Found:
         """One call with the quick retries. The retrying machinery starts at the first failure only: it
         costs 32 us a call, a third of a whole request."""
         try:
             return await self._send(path, credit, query)
         except TransientError as error:
+            if credit.is_doubted:
+                raise
             first: TransientError | None = error
         first_failed_at = time.monotonic()
 
@@ -356,7 +374,7 @@ class Semgrep:
             raise
 
     async def _send(
-        self, path: str, credit: _Credit, query: bytes | None = None, *, past_the_gate: bool = False
+        self, path: str, credit: Credit, query: bytes | None = None, *, past_the_gate: bool = False
     ) -> _Found:
         """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
         pace = credit.pace

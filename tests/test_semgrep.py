@@ -52,7 +52,7 @@ async def failure_to_reach(base_url: str, **settings: Any) -> ApiError:
     """The error that the first question of all ends with, where no server answers as it should."""
     async with asking_at(base_url, **settings) as asking:
         with pytest.raises(ApiError) as caught:
-            await asking.semgrep.check_token(120, [120])
+            await asking.semgrep.seen_by_token_of(120)
     return caught.value
 
 

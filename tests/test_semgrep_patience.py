@@ -43,6 +43,10 @@ async def fails(_: Call) -> web.StreamResponse:
     return json_answer({"message": "trouble"}, status=500)
 
 
+async def gone(_: Call) -> web.StreamResponse:
+    return json_answer({}, status=404)
+
+
 async def resets(call: Call) -> web.StreamResponse:
     if call.request.transport is not None:
         call.request.transport.abort()
@@ -275,9 +279,11 @@ async def test_pairs_that_always_fail_are_to_blame_while_others_work() -> None:
     assert asking.events == []
 
 
-@pytest.mark.parametrize("anything_worked", [True, False])
-async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(anything_worked: bool) -> None:
-    """What has worked before is asked again, and works: that isn't an outage."""
+@pytest.mark.parametrize(("anything_worked", "pairs"), [(True, 20), (False, 8)])
+async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(
+    anything_worked: bool, pairs: int
+) -> None:
+    """What has worked before is asked again, and works: that isn't an outage. Nor is it if a few fail at the start."""
 
     async def poisoned(call: Call) -> web.StreamResponse:
         return await (found if call.pair == ONE else fails)(call)
@@ -286,12 +292,66 @@ async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(
         if anything_worked:
             await asking.semgrep.scan(ONE)
         for _ in range(3):
-            ended = await errors_of(asking, *range(2, 22))
+            ended = await errors_of(asking, *range(2, 2 + pairs))
 
             assert spend_attempts(ended) == {True}
 
     assert asking.events == []
     assert api.times[DEPLOYMENTS] == 0 if anything_worked else api.times[DEPLOYMENTS] > 0
+
+
+async def test_where_no_scan_is_shown_at_all_one_is_tried_now_and_then() -> None:
+    """The token is good, and every scan fails: the first few spend an attempt, all others none. They are tried one at
+    a time, another one each time, until one is answered; then all go on at once."""
+    down, at_once, most_at_once = True, 0, 0
+
+    async def answer(call: Call) -> web.StreamResponse:
+        nonlocal at_once, most_at_once
+        if not down:
+            return await found(call)
+        at_once += 1
+        most_at_once = max(most_at_once, at_once)
+        await asyncio.sleep(0.05)
+        at_once -= 1
+        return await fails(call)
+
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=0, rate=1000.0) as asking:
+        first = await errors_of(asking, *range(1, 10))
+        of_many = await errors_of(asking, *range(10, 30))
+        most_at_once = 0
+        trials = [asyncio.create_task(tried(asking, Pair(120, number))) for number in range(30, 60)]
+        await until(lambda: sum(task.done() for task in trials) == 2)
+        down = False
+        errors = await asyncio.gather(*trials)
+
+    assert spend_attempts(first) == {True}
+    assert spend_attempts(of_many) == {False}
+    assert most_at_once == 1
+    failures = [error for error in errors if isinstance(error, Exception)]
+    assert len(failures) == 2
+    assert spend_attempts([*failures]) == {False}
+    assert [type(event).__name__ for event in asking.events] == ["ApiAway", "ApiBack"]
+
+
+async def test_a_run_that_is_shown_no_scan_at_all_ends() -> None:
+    """After max_wait_seconds, with its queue as it was; a scan that is gone is an answer, too, and ends the doubt."""
+    missing = False
+
+    async def answer(call: Call) -> web.StreamResponse:
+        return await (gone if missing else fails)(call)
+
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=0, max_wait_seconds=0.1) as asking:
+        await errors_of(asking, *range(1, 20))
+        await asyncio.sleep(0.1)
+        ended = await tried(asking, Pair(120, 20))
+    async with SmallApi(answer) as api, asking_at(api.base_url, retries=0) as asking:
+        await errors_of(asking, *range(1, 20))
+        missing = True
+        of_the_gone = [await tried(asking, Pair(120, number)) for number in (20, 21)]
+
+    assert isinstance(ended, FatalError)
+    assert (ended.kind, ended.stop_code, ended.deployment_id) == ("api_away", 4, None)
+    assert {getattr(error, "kind", None) for error in of_the_gone} == {"not_found"}
 
 
 async def test_where_many_fail_and_others_work_neither_the_pair_is_to_blame_nor_is_anything_waited_for() -> None:
@@ -306,7 +366,7 @@ async def test_where_many_fail_and_others_work_neither_the_pair_is_to_blame_nor_
         return await fails(call)
 
     async with SmallApi(here_and_there) as api, asking_at(api.base_url, retries=1) as asking:
-        of_the_pairs_own = await errors_of(asking, *range(101, 113))
+        of_the_pairs_own = await errors_of(asking, *range(101, 109))
         one = asyncio.create_task(tried(asking, ONE))
         await until(lambda: api.times["/api/v1/deployments/120/scan/1"] == 2)
         await asking.semgrep.scan(Pair(120, 3))

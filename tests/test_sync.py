@@ -161,7 +161,7 @@ def test_a_sync_that_is_killed_loses_nothing(cli: Command, database_url: str) ->
 
 def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, server_url: str) -> None:
     """Started together they find and fetch everything once; with `--single` a third leaves at once and says so."""
-    with quiet_sandbox(100, Behaviour(latency_seconds=0.1)) as (sandbox, scans_there):
+    with quiet_sandbox(100, Behaviour(latency_seconds=0.3)) as (sandbox, scans_there):
         environment = variables(sandbox, server_url, SCAN_ETL_QUEUE__LEASE_SECONDS="60", SCAN_ETL_API__CONCURRENCY="4")
         with (
             cli.start("sync", "--json", environment=environment) as first,
