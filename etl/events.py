@@ -49,8 +49,15 @@ class GateOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenUseless:
+    """SEMGREP_APP_TOKEN shows no deployment. Those that have tokens of their own go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ApiAway:
-    """What worked before fails now: one probe an interval, until it works again."""
+    """What worked before fails now, or no scan is shown at all: one probe an interval, until it works again."""
 
     reason: str
 
@@ -169,6 +176,7 @@ Event = (
     | DatabaseBack
     | PairDied
     | DeploymentStopped
+    | TokenUseless
     | LeasesLost
     | Walked
     | OutOfReach

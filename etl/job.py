@@ -19,8 +19,16 @@ from etl import __version__, budgets, listings, metrics, queue, runs
 from etl.config import Settings
 from etl.database import Database, schema_problem, sqlite_path
 from etl.discover import Search, discover
-from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, FatalError, StoppedError, TransientError
-from etl.events import AnotherSync, BadLine, MetricsLost, Stopping, Tally, Tell
+from etl.errors import (
+    ConfigError,
+    DatabaseAwayError,
+    DatabaseError,
+    FatalError,
+    ScanEtlError,
+    StoppedError,
+    TransientError,
+)
+from etl.events import AnotherSync, BadLine, MetricsLost, Stopping, Tally, Tell, TokenUseless
 from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.pacing import LONGEST_SNOOZE
@@ -184,16 +192,38 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
         patient = PatientDatabase(database, patience)
         this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, stop, {}, set())
         port = settings.observe.metrics_port if order.forever else 0
-        async with metrics.serving(port, lambda: metrics.exposition(order.command, _counts(tally))):
+        async with metrics.serving(port, lambda: metrics.exposition(order.command, _rising(tally))):
             await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
-            if not (order.single and await _leaves_to_another(this)):
-                await _work(this, patient)
-        left = await patient.run(partial(queue.left, batch=batch, below=order.below))
-        tally.remaining, tally.waiting = left.remaining, left.waiting
-        summary = _summary(this, time.monotonic() - started)
-        await patient.run(partial(runs.finish_run, summary=summary, token=token))
-        _write_metrics(settings.observe.metrics_file, summary, reporter.tell)
-        return summary
+            try:
+                if not (order.single and await _leaves_to_another(this)):
+                    await _work(this, patient)
+            except ScanEtlError as error:
+                with suppress(DatabaseError):
+                    await _finish(this, database, started, error)
+                raise
+        return await _finish(this, patient, started)
+
+
+async def _finish(
+    this: _Run, database: Database | PatientDatabase, started: float, error: ScanEtlError | None = None
+) -> dict[str, Any]:
+    """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
+    left = await database.run(partial(queue.left, batch=this.batch, below=this.order.below))
+    this.tally.remaining, this.tally.waiting = left.remaining, left.waiting
+    if error is None:
+        exit_code = _exit_code(this.stop, this.halted, this.tally, this.unwalked)
+    else:
+        exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
+    summary = {
+        "run_id": this.run_id,
+        "command": this.order.command,
+        **_counts(this.tally),
+        "duration_seconds": round(time.monotonic() - started, 3),
+        "exit_code": exit_code,
+    }
+    await database.run(partial(runs.finish_run, summary=summary, token=this.token))
+    _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
+    return summary
 
 
 def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
@@ -243,12 +273,13 @@ async def _work(this: _Run, patient: PatientDatabase) -> None:
         budget_of = partial(TokenBudget, patient)
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
             semgrep.gives_up = not this.order.forever
-            if this.order.discovers:
-                await _discover(this, semgrep, patient)
-            if this.stop.asked.is_set():
-                tell(Stopping(this.stop.reason))
-            elif this.order.drains:
-                await _drain(this, semgrep, patient, time.monotonic() - began_at)
+            with _deadline(this.order.deadline_seconds, began_at, this.stop):
+                if this.order.discovers:
+                    await _discover(this, semgrep, patient)
+                if this.stop.asked.is_set():
+                    tell(Stopping(this.stop.reason))
+                elif this.order.drains:
+                    await _drain(this, semgrep, patient)
     except (FatalError, TransientError) as error:
         this.stop.ask(error.stop_code if isinstance(error, FatalError) else BUDGET_EXIT, str(error))
         tell(Stopping(this.stop.reason))
@@ -260,18 +291,24 @@ async def _work(this: _Run, patient: PatientDatabase) -> None:
         await asyncio.gather(*watchers, return_exceptions=True)
 
 
+@contextmanager
+def _deadline(seconds: float | None, began_at: float, stop: Stop) -> Iterator[None]:
+    """Ask for a stop so many seconds after the work has begun."""
+    if seconds is None:
+        yield
+        return
+    left = max(0.0, began_at + seconds - time.monotonic())
+    timer = asyncio.get_running_loop().call_later(left, stop.ask, BUDGET_EXIT, f"deadline of {seconds:g} s")
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 async def _discover(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Walk the lists, until a stop is asked for."""
-    deadline_seconds, loop = this.order.deadline_seconds, asyncio.get_running_loop()
-    timer = deadline_seconds and loop.call_later(
-        deadline_seconds, this.stop.ask, BUDGET_EXIT, f"deadline of {deadline_seconds:g} s"
-    )
-    deployments = this.settings.discover.deployments or await _deployments(this, semgrep, patient)
-    this.unwalked.update(deployments)
-    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, refresh=this.order.refresh)
-    walking = asyncio.create_task(
-        discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
-    )
+    this.unwalked.add(NO_DEPLOYMENT)  # for it isn't known yet which there are
+    walking = asyncio.create_task(_walk(this, semgrep, patient))
     stopping = asyncio.create_task(this.stop.asked.wait())
     await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not walking.done():
@@ -279,11 +316,18 @@ async def _discover(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> N
         await asyncio.wait({walking}, timeout=WALK_GRACE_SECONDS)
         walking.cancel()
     stopping.cancel()
-    if timer:
-        timer.cancel()
     await asyncio.wait({walking, stopping})
     if not walking.cancelled():
-        this.unwalked.intersection_update(walking.result())
+        unwalked = walking.result()
+        this.unwalked.clear()
+        this.unwalked.update(unwalked)
+
+
+async def _walk(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
+    deployments = this.settings.discover.deployments or await _deployments(this, semgrep, patient)
+    this.unwalked.update(deployments)
+    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, refresh=this.order.refresh)
+    return await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
 
 
 async def _deployments(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
@@ -292,7 +336,14 @@ async def _deployments(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -
     token = this.tokens.for_deployment(NO_DEPLOYMENT)
     if token is not None:
         seen = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
-        found |= seen or await semgrep.seen_by_token_of(NO_DEPLOYMENT)
+        try:
+            found |= seen or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
+        except FatalError as error:
+            if not found or error.stop_code != TOKEN_EXIT:
+                raise
+            # The others have tokens of their own.
+            this.halted[NO_DEPLOYMENT] = error
+            this.reporter.tell(TokenUseless(str(error)))
     if not found:
         raise FatalError(
             "the API doesn't say which deployment the token may see: name it in [discover] deployments",
@@ -314,12 +365,12 @@ def _search(this: _Run) -> Search:
     )
 
 
-async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase, seconds_spent: float) -> None:
+async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
     if not (this.order.files or this.order.forever):
         left = await patient.run(partial(queue.left, batch=None, below=this.order.below))
         this.tally.to_do = left.remaining
     ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.order.below, this.token)
-    policy = _policy(this.order, this.settings, seconds_spent)
+    policy = _policy(this.order, this.settings)
     await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 
 
@@ -341,22 +392,16 @@ def _finished(tally: Tally) -> int:
     return tally.fetched - tally.waiting + tally.dead
 
 
+def _rising(tally: Tally) -> dict[str, int]:
+    """The counts that mean something while a run goes on."""
+    return {name: count for name, count in _counts(tally).items() if name not in metrics.GAUGES}
+
+
 def _counts(tally: Tally) -> dict[str, int]:
     return {name: getattr(tally, name) for name in RUN_COUNTS}
 
 
-def _summary(this: _Run, seconds: float) -> dict[str, Any]:
-    return {
-        "run_id": this.run_id,
-        "command": this.order.command,
-        **_counts(this.tally),
-        "duration_seconds": round(seconds, 3),
-        "exit_code": _exit_code(this.stop, this.halted, this.tally, this.unwalked),
-    }
-
-
-def _policy(order: Order, settings: Settings, seconds_spent: float) -> Policy:
-    deadline = order.deadline_seconds
+def _policy(order: Order, settings: Settings) -> Policy:
     concurrency, batch_size = settings.api.concurrency, settings.database.batch_size
     return Policy(
         concurrency=concurrency,
@@ -370,7 +415,6 @@ def _policy(order: Order, settings: Settings, seconds_spent: float) -> Policy:
         snooze_seconds=settings.queue.snooze_seconds,
         limit=order.limit,
         max_failures=order.max_failures,
-        deadline_seconds=None if deadline is None else max(0.0, deadline - seconds_spent),
         forever=order.forever,
     )
 

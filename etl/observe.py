@@ -30,6 +30,7 @@ from etl.events import (
     PairDied,
     Stopping,
     Tally,
+    TokenUseless,
     Walked,
     WalkFailed,
 )
@@ -93,6 +94,7 @@ LINES: dict[type[Event], tuple[str, str]] = {
     DatabaseBack: ("info", "the database is back"),
     PairDied: ("warning", "dead letter"),
     DeploymentStopped: ("error", "deployment stopped, its pairs stay queued"),
+    TokenUseless: ("error", "a token shows no deployment, others go on"),
     LeasesLost: ("warning", "leases lost to another worker, nothing written for them"),
     Walked: ("info", "list walked"),
     OutOfReach: ("warning", "scans of this time that nobody has listed can't be had any more"),

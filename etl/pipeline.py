@@ -94,7 +94,6 @@ class Policy:
     grace_seconds: float = 10.0
     limit: int | None = None
     max_failures: int | None = None
-    deadline_seconds: float | None = None
     forever: bool = False
 
 
@@ -153,9 +152,6 @@ class _Run:
         self.closing = False
 
     async def drain(self) -> None:
-        if self.policy.deadline_seconds is not None:
-            seconds = self.policy.deadline_seconds
-            asyncio.get_running_loop().call_later(seconds, self.stop.ask, BUDGET_EXIT, f"deadline of {seconds:g} s")
         async with asyncio.TaskGroup() as self.tasks:
             renewer = self.tasks.create_task(self.renew_leases())
             settler = self.tasks.create_task(self.settle_verdicts())
@@ -303,6 +299,8 @@ class _Run:
                 self.judge_answers()
         else:
             self.verdicts.append(found)
+            if isinstance(found, Dead) and self.policy.max_failures is not None:
+                self.flush.set()  # as soon as they are written they count
         self.undone -= 1
         lane.undone -= 1
         lane.decided += 1

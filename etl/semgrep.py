@@ -219,7 +219,7 @@ class Semgrep:
 
     async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
-        deployments of which none is `wanted`. TransientError if the API is away and may end the run."""
+        deployments of which none is `wanted`, or if the API is away for too long."""
         credit = self._credit(deployment_id)
         if credit.ended:
             raise credit.ended.of(deployment_id)
@@ -232,9 +232,11 @@ class Semgrep:
         if visible and visible.isdisjoint(wanted):
             raise token_of_another(deployment_id, visible)
 
-    async def seen_by_token_of(self, deployment_id: int) -> frozenset[int]:
-        """The deployments that this one's token sees; FatalError and TransientError as for `check_token`."""
-        return await self._visible(self._credit(deployment_id))
+    async def seen_by_token_of(self, deployment_id: int, *, patiently: bool = False) -> frozenset[int]:
+        """The deployments that this one's token sees; FatalError as for `check_token`. TransientError if the API is
+        away, unless that is borne patiently."""
+        credit = self._credit(deployment_id)
+        return await (self._visible_in_the_end(credit) if patiently else self._visible(credit))
 
     async def ping(self) -> Ping:
         """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""

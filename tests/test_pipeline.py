@@ -387,8 +387,9 @@ async def test_a_deadline_ends_a_run() -> None:
         await asyncio.sleep(0.02)
         return await sound(pair, times)
 
-    ports = MemoryPorts(pairs(2_000), answer)
-    ended = await drained(ports, deadline_seconds=0.3)
+    ports, stop = MemoryPorts(pairs(2_000), answer), Stop()
+    asyncio.get_running_loop().call_later(0.3, stop.ask, 4, "deadline of 0.3 s")
+    ended = await drained(ports, stop=stop)
 
     assert (ended.stop.exit_code, ended.stop.reason) == (4, "deadline of 0.3 s")
     assert len(ports.stored) + len(ports.queue) == 2_000

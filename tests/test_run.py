@@ -346,3 +346,14 @@ def test_every_run_leaves_its_summary_in_the_database(cli: Command, sqlite_url: 
         row = database.run_here(lambda connection: dict(connection.execute(select(runs)).mappings().one()))
     assert {name: row[name] for name in SUMMARY} == outcome.json()
     assert row["finished_at"] >= row["started_at"]
+
+
+def test_a_run_that_can_not_be_done_is_closed_in_the_record(cli: Command, sqlite_url: str) -> None:
+    """With its exit code: it isn't going on, and its worker is gone."""
+    outcome = cli("run", "nowhere.csv", environment={"SCAN_ETL_DATABASE__URL": sqlite_url, "SEMGREP_APP_TOKEN": "a"})
+    status = cli("status", "--json", environment={"SCAN_ETL_DATABASE__URL": sqlite_url})
+
+    assert outcome.exit_code == 2
+    assert [run["exit_code"] for run in status.json()["runs"]] == [2]
+    assert status.json()["runs"][0]["finished_at"]
+    assert status.json()["workers"] == []

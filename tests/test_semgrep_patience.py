@@ -300,6 +300,40 @@ async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(
     assert api.times[DEPLOYMENTS] == 0 if anything_worked else api.times[DEPLOYMENTS] > 0
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_api_that_is_in_trouble_at_the_start_is_waited_for(status: int) -> None:
+    """As it would be later: for longer than the quick retries take, and then all is well."""
+    times = 0
+
+    async def deployments(call: Call) -> web.StreamResponse:
+        nonlocal times
+        times += 1
+        return json_answer({}, status=status) if times < 5 else await sees_120(call)
+
+    async with SmallApi(found, deployments) as api, asking_at(api.base_url, retries=1) as asking:
+        await asking.semgrep.check_token(120, [120])
+        seen = await asking.semgrep.seen_by_token_of(120, patiently=True)
+
+    assert seen == {120}
+    assert times >= 5
+
+
+async def test_a_token_that_is_refused_ends_what_waits_for_its_turn() -> None:
+    """At four requests a second nobody else asks in vain; another deployment of the same token isn't asked for."""
+
+    async def refused(_: Call) -> web.StreamResponse:
+        return json_answer({}, status=401)
+
+    async with SmallApi(refused) as api, asking_at(api.base_url, rate=4.0) as asking:
+        errors = await errors_of(asking, *range(1, 17))
+        with pytest.raises(FatalError) as of_another:
+            await asking.semgrep.check_token(121, [121])
+
+    assert {getattr(error, "kind", None) for error in errors} == {"token_refused"}
+    assert of_another.value.deployment_id == 121
+    assert asking.tally.requests < 5
+
+
 async def test_where_no_scan_is_shown_at_all_one_is_tried_now_and_then() -> None:
     """The token is good, and every scan fails: the first few spend an attempt, all others none. They are tried one at
     a time, another one each time, until one is answered; then all go on at once."""

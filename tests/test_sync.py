@@ -207,6 +207,34 @@ def test_each_deployment_is_walked_with_its_token(cli: Command, sqlite_url: str)
     assert requests(sandbox)["search"] == 2
 
 
+@pytest.mark.parametrize("command", ["sync", "discover"])
+def test_a_first_night_without_the_api_is_not_a_success(cli: Command, sqlite_url: str, command: str) -> None:
+    """Nothing is queued and nothing is known, and still it isn't "all done"."""
+    environment = {
+        "SCAN_ETL_DATABASE__URL": sqlite_url,
+        "SCAN_ETL_API__BASE_URL": "http://127.0.0.1:1",
+        "SCAN_ETL_API__MAX_WAIT_SECONDS": "1",
+        "SEMGREP_APP_TOKEN": "a",
+    }
+    outcome = cli(command, "--json", environment=environment)
+
+    assert (outcome.exit_code, outcome.json()["exit_code"]) == (4, 4)
+    assert ask(sqlite_url, select(runs.c.exit_code))[0][0] == 4
+
+
+def test_a_useless_token_does_not_stop_the_deployments_that_have_their_own(cli: Command, sqlite_url: str) -> None:
+    """The exit code tells of it all the same."""
+    deployments = (Deployment(120, tokens=(Token("a"),)), Deployment(121, tokens=(Token("b"),)))
+    with quiet_sandbox(20, deployments=deployments) as (sandbox, _):
+        tokens = {"SEMGREP_APP_TOKEN": "useless", "SEMGREP_APP_TOKEN__121": "b"}
+        outcome = cli("sync", "--json", environment=variables(sandbox, sqlite_url) | tokens)
+
+    assert (outcome.exit_code, outcome.json()["remaining"]) == (3, 0)
+    assert outcome.json()["fetched"] > 0
+    assert {row[0] for row in ask(sqlite_url, select(scans.c.deployment_id))} == {121}
+    assert "a token shows no deployment" in outcome.stderr
+
+
 def test_a_list_that_fails_is_exit_4_and_the_rest_is_done(cli: Command, sqlite_url: str) -> None:
     """The queue is drained all the same, and the watermark stays."""
     with quiet_sandbox(5, Behaviour(faults=(Fault("html", times=0, endpoint="search"),))) as (sandbox, _):
