@@ -99,10 +99,11 @@ class Allowance:
             self._more *= 2
             self._tried_at = now
 
-    def refused(self, one: Sent, now: float, *, is_limit: bool) -> bool:
+    def refused(self, one: Sent, now: float, *, is_limit: bool, share: float = 1.0) -> bool:
         """One request was refused: because of a limit, or perhaps for another reason (503).
 
-        False if it had gone out before the last refusal came: then it says nothing new.
+        `share` is how much of the time before was this process's to ask in: the rest was other workers'.
+        False if the request had gone out before the last refusal came: then it says nothing new.
         """
         if not is_limit:
             self._unavailable += (1 - self._unavailable) / LATEST_ANSWERS
@@ -112,7 +113,7 @@ class Allowance:
         # With nothing accepted since the one before, it says nothing of the pace: a quota is used up.
         if self.refusals_in_a_row == 1 and not self._was_one_too_many(one, now):
             if is_limit or self._unavailable > MANY_UNAVAILABLE:
-                self._learn_rate(one, is_limit=is_limit)
+                self._learn_rate(one._replace(lately=round(one.lately / share)), is_limit=is_limit)
             else:
                 self.rate = self._no_slower(self.rate * LARGEST_NEXT_FALL)
         self._refused_at = self._raised_at = now

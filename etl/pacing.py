@@ -9,6 +9,7 @@ import asyncio
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,8 @@ LATE_SECONDS = 0.04
 """How late a slot may be used. What is later is lost, or the requests of a stalled worker would come in a heap."""
 ALONE_SECONDS = 0.01
 """A window that begins so soon after the one before shows that nobody else has taken one in between."""
+SMALLEST_SHARE, ALONE_SHARE = 0.02, 0.9
+"""Of more of the time than that a worker has all to itself; less is too little to go by."""
 LONGEST_SNOOZE = 14
 """The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
 FIRST_GUESS_SECONDS, LONGEST_GUESS_SECONDS = 0.5, 60.0
@@ -105,6 +108,7 @@ class Pace:
         self._used = 0
         self._length_seconds = WINDOW_SECONDS / 4
         self._ahead: asyncio.Task[tuple[float, float, bool]] | None = None
+        self._latest = deque[tuple[float, float]]()
         # The gate.
         self._opens_at = self._held_until = 0.0
         self._gate_closed = False
@@ -186,6 +190,9 @@ class Pace:
         if not waited or begins_at < self._ends_at + ALONE_SECONDS:
             self._length_seconds = WINDOW_SECONDS
         self._begins_at, self._ends_at = begins_at, ends_at
+        self._latest.append((begins_at, ends_at))
+        while self._latest[0][1] < begins_at - 1:
+            self._latest.popleft()
         self._next_at = max(self._next_at, begins_at)
         self._used = 0
 
@@ -232,13 +239,20 @@ class Pace:
         """
         now = time.monotonic()
         since = self._refused_since = self._refused_since or now
-        is_new = self._allowance.refused(sent, now, is_limit=is_limit)
+        is_new = self._allowance.refused(sent, now, is_limit=is_limit, share=self._share(now))
         if is_new and retry_after is None:
             retry_after = self._guess(now - since)
         if retry_after is not None:
             await self.hold(retry_after)
         # Not the attribute: an answer to another request may have come while this one waited.
         return now - since < self._max_wait_seconds
+
+    def _share(self, now: float) -> float:
+        """How much of the last second, without what is before a gate, was in this worker's windows."""
+        windows = [(max(begins_at, now - 1), min(ends_at, now)) for begins_at, ends_at in self._latest]
+        mine = sum(max(0.0, ends_at - begins_at) for begins_at, ends_at in windows)
+        share = mine / max(now - windows[0][0], 0.001) if windows else 1.0
+        return share if SMALLEST_SHARE < share < ALONE_SHARE else 1.0
 
     def _guess(self, refused_seconds: float) -> float:
         """For how long to wait where the API doesn't say. A quota is used up for about as long as the last time."""
@@ -250,6 +264,7 @@ class Pace:
         """Close the gate for `seconds`, but for no longer than we bear. The longest wait counts."""
         seconds = min(seconds, self._max_wait_seconds)
         self._opens_at = max(self._opens_at, time.monotonic() + seconds)
+        self._latest.clear()
         if not self._gate_closed:
             self._gate_closed = True
             self._on_gate(seconds)

@@ -241,6 +241,17 @@ async def test_a_refusal_holds_other_workers_back_too() -> None:
     assert min(instants) >= refused_at + 0.5 - EARLY_SECONDS
 
 
+async def test_who_shares_the_time_learns_the_pace_of_all() -> None:
+    """A refusal shows what the API allows all workers together, not what this one has asked in its own part of the
+    time, which is half of it."""
+    budget = MemoryBudget()
+    one, other = pace(200, budget=budget), pace(200, budget=budget)
+    await asked_at([one, other], 400)
+    await refused(one, 0.1)
+
+    assert one.rate > 130, one.rate
+
+
 async def test_a_refusal_that_meets_a_turn_already_given_out_still_counts() -> None:
     """A request that sleeps until its slot waits for the gate as well."""
     one = pace(2)
