@@ -314,13 +314,22 @@ def mark_gone(connection: Connection, pairs: Sequence[Pair]) -> None:
 def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     """Those of these scans that the listing knows to have ended, so that nobody waits for details with an end.
 
-    A cancelled scan never gets one. Where the listing says that a scan is complete, the details get a day.
+    A cancelled scan never gets one. Where the listing says that a scan is complete, the details get a day: from its
+    end on, or from its start where the listing has no end either. A finished scan may not be listed again, so it is
+    the last walk that tells what time it is for the API.
     """
     if not pairs:
         return set()
+    is_complete = or_(_listed.completed_at.is_not(None), _listed.status.in_((COMPLETED, ERROR)))
+    over_at = func.coalesce(_listed.completed_at, _listed.started_at, at_once())
+    looked_at = func.coalesce(watermarks.c.walked_at, _listed.listed_at)
     over: ColumnElement[bool] = or_(
         and_(_listed.completed_at.is_(None), _listed.status.in_((CANCELLED, NEVER_FINISHED))),
-        _listed.completed_at < moved(_listed.listed_at, literal(-BELIEVED_AFTER.total_seconds())),
+        and_(is_complete, over_at < moved(looked_at, literal(-BELIEVED_AFTER.total_seconds()))),
     )
-    found = select(_listed.deployment_id, _listed.scan_id).where(in_pairs(connection, scan_listings, list(pairs)), over)
+    found = (
+        select(_listed.deployment_id, _listed.scan_id)
+        .outerjoin(watermarks, watermarks.c.deployment_id == _listed.deployment_id)
+        .where(in_pairs(connection, scan_listings, list(pairs)), over)
+    )
     return {Pair(*row) for row in connection.execute(found)}

@@ -17,7 +17,7 @@ from etl.listings import DISCOVERED_PRIORITY, Piece, finish, record
 from etl.load import load_scans
 from etl.model import STILL_RUNNING, Dead, Done, Drift, Listing, Pair, Reached, Settled, Unsettled, Waiting, Walk
 from etl.pages import Page
-from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, schema_drift, watermarks
+from etl.schema import at_once, fetch_queue, listing_gaps, scan_listings, scans, schema_drift, watermarks
 
 BEGAN_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LISTED_AT = BEGAN_AT + timedelta(hours=2)
@@ -175,6 +175,9 @@ def test_details_that_contradict_their_listing_are_counted(database: Database) -
         (running(1, status="SCAN_STATUS_NEVER_FINISHED"), 0, True),
         (listing(1), 0, False),
         (listing(1), 2, True),
+        (running(1, status="SCAN_STATUS_COMPLETED"), 0, False),
+        (running(1, status="SCAN_STATUS_ERROR"), 2, True),
+        (running(1, status="SCAN_STATUS_ERROR", started_at=None), 0, True),
     ],
 )
 def test_nobody_waits_for_details_that_get_no_end(
@@ -190,6 +193,21 @@ def test_nobody_waits_for_details_that_get_no_end(
     assert (settled.inserted, settled.waiting) == (1, 0 if is_over else 1)
     assert (queued(database) == []) is is_over
     assert put(database, listed, listed_at=LISTED_AT + (days_later + 1) * DAY) == 0
+
+
+@pytest.mark.parametrize("listed", [listing(1), running(1, status="SCAN_STATUS_COMPLETED")])
+def test_a_finished_scan_that_is_not_listed_again_is_over_a_day_later(database: Database, listed: Listing) -> None:
+    """The walks go on to younger scans, so the last of them says what time it is; then the scan counts as stored."""
+    put(database, listed)
+    for walked_at, left in ((LISTED_AT, 1), (LISTED_AT + DAY, 0)):
+        walked(database, walked_at)
+        database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=at_once())))
+        assert lease(database) == [PAIR]
+        settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+        assert len(queued(database)) == left
+
+    counts = "SELECT listed, stored, stored_without_end FROM bi_coverage"
+    assert database.run_here(lambda connection: connection.execute(text(counts)).one()) == (1, 1, 1)
 
 
 def test_a_late_outcome_is_fetched(database: Database) -> None:

@@ -124,21 +124,30 @@ def test_what_the_listing_knows_of_an_end_is_in_the_views(database_url: str) -> 
 
     def work(connection: Connection) -> list[tuple[Any, ...]]:
         open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
-        load_scans(connection, [scan_rows(number, **open_) for number in (1, 2, 3)], "run")
-        statuses = {1: "SCAN_STATUS_CANCELLED", 2: "SCAN_STATUS_NEVER_FINISHED", 3: "SCAN_STATUS_RUNNING"}
+        load_scans(connection, [scan_rows(number, **open_) for number in range(1, 6)], "run")
+        load_scans(connection, [scan_rows(6, completed_at=None, exit_code=2)], "run")
+        statuses = {
+            1: "SCAN_STATUS_CANCELLED",
+            2: "SCAN_STATUS_NEVER_FINISHED",
+            3: "SCAN_STATUS_RUNNING",
+            4: None,
+            5: "SCAN_STATUS_COMPLETED",
+            6: "SCAN_STATUS_ERROR",
+        }
         rows = [
             {"deployment_id": 120, "scan_id": number, "status": status, "listed_at": BEGAN_AT, "is_full_scan": True}
             for number, status in statuses.items()
         ]
         connection.execute(insert(scan_listings), rows)
         outcomes = connection.execute(text("SELECT outcome, is_full_scan FROM bi_scan ORDER BY scan_id"))
-        running = connection.execute(text("SELECT SUM(running) FROM bi_scan_daily")).scalar_one()
-        return [(row[0], bool(row[1])) for row in outcomes] + [("running", running == 1)]
+        daily = connection.execute(text("SELECT SUM(scans), SUM(running), SUM(failed) FROM bi_scan_daily")).one()
+        return [*((row[0], bool(row[1])) for row in outcomes), tuple(map(int, daily))]
 
     with closing(Database(database_url)) as database:
         found = database.run_here(work)
 
-    assert found == [("cancelled", True), ("never_finished", True), ("running", True), ("running", True)]
+    ends = ("cancelled", "never_finished", "running", "running", "unknown", "failed")
+    assert found == [*((end, True) for end in ends), (6, 2, 1)]
 
 
 def as_number(value: Any) -> float | None:

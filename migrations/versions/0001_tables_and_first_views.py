@@ -302,7 +302,8 @@ SELECT
     CASE
         WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'
         WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'
-        WHEN s.completed_at IS NULL THEN 'running'
+        WHEN s.completed_at IS NULL
+            AND COALESCE(l.status, '') NOT IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'running'
         WHEN s.exit_code = 0 THEN 'passed'
         WHEN s.exit_code = 1 THEN 'findings'
         WHEN s.exit_code IS NULL THEN 'unknown'
@@ -367,12 +368,14 @@ started AS (
         m.repository,
         {day} AS day,
         s.started_at,
-        s.completed_at,
         s.exit_code,
         t.findings,
         {duration} AS duration_seconds,
-        CASE WHEN s.completed_at IS NULL AND (l.status IS NULL OR l.status NOT IN
-            ('SCAN_STATUS_CANCELLED', 'SCAN_STATUS_NEVER_FINISHED')) THEN 1 ELSE 0 END AS is_running
+        CASE
+            WHEN s.completed_at IS NOT NULL OR l.status IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'ended'
+            WHEN l.status IN ('SCAN_STATUS_CANCELLED', 'SCAN_STATUS_NEVER_FINISHED') THEN 'stopped'
+            ELSE 'running'
+        END AS state
     FROM scans s
     LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
     LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
@@ -400,10 +403,10 @@ daily AS (
         repository_key,
         day,
         COUNT(*) AS scans,
-        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
-        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
-        SUM(CASE WHEN completed_at IS NOT NULL AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
-        SUM(is_running) AS running,
+        SUM(CASE WHEN state = 'ended' AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
+        SUM(CASE WHEN state = 'ended' AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
+        SUM(CASE WHEN state = 'ended' AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
+        SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS running,
         SUM(COALESCE(findings, 0)) AS findings,
         SUM(duration_seconds) AS duration_seconds_total,
         AVG(duration_seconds) AS duration_seconds_average,
