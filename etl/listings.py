@@ -285,12 +285,12 @@ def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
 
 def _expire(connection: Connection, walk: Walk, edge: datetime, edge_before: datetime | None) -> None:
     """Mark what is still queued and older than the API has promised to remember, and give it a last chance."""
-    late = and_(
-        _listed.deployment_id == walk.deployment_id,
+    of_old = and_(
         _listed.started_at <= edge,
-        _listed.expired_at.is_(None),
         *([] if edge_before is None else [_listed.started_at > edge_before - timedelta(days=1)]),
     )
+    never_begun = and_(_listed.started_at.is_(None), _q.expires_at <= edge + PERISHES_AFTER)
+    late = and_(_listed.deployment_id == walk.deployment_id, _listed.expired_at.is_(None), or_(of_old, never_begun))
     queued = select(_listed.deployment_id, _listed.scan_id).join(
         fetch_queue, and_(_q.deployment_id == _listed.deployment_id, _q.scan_id == _listed.scan_id)
     )
@@ -314,9 +314,9 @@ def mark_gone(connection: Connection, pairs: Sequence[Pair]) -> None:
 def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     """Those of these scans that the listing knows to have ended, so that nobody waits for details with an end.
 
-    A cancelled scan never gets one. Where the listing says that a scan is complete, the details get a day: from its
-    end on, or from its start where the listing has no end either. A finished scan may not be listed again, so it is
-    the last walk that tells what time it is for the API.
+    A cancelled scan never gets one, and what has expired has had its last chance. Where the listing says that a scan
+    is complete, the details get a day: from its end on, or from its start where the listing has no end either. A
+    finished scan may not be listed again, so it is the last walk that tells what time it is for the API.
     """
     if not pairs:
         return set()
@@ -325,6 +325,7 @@ def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     looked_at = func.coalesce(watermarks.c.walked_at, _listed.listed_at)
     over: ColumnElement[bool] = or_(
         and_(_listed.completed_at.is_(None), _listed.status.in_((CANCELLED, NEVER_FINISHED))),
+        _listed.expired_at.is_not(None),
         and_(is_complete, over_at < moved(looked_at, literal(-BELIEVED_AFTER.total_seconds()))),
     )
     found = (

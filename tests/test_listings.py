@@ -322,6 +322,21 @@ def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: D
     assert lease(database) == [PAIR]
 
 
+@pytest.mark.parametrize("changes", [{}, {"status": "SCAN_STATUS_PENDING", "started_at": None}])
+def test_a_scan_that_is_open_for_ever_is_over_after_30_days(database: Database, changes: dict[str, Any]) -> None:
+    """The first answer after them is the last, also of a scan that never began; it is stored, not expired."""
+    put(database, running(1, **changes))
+    still_open = Waiting(scan_rows(1, **(OPEN | {"started_at": None} if changes else OPEN)), 0.0, LISTED_AT + 30 * DAY)
+    for days, left in ((29, 1), (31, 0), (32, 0)):
+        walked(database, LISTED_AT + days * DAY, LISTED_AT, wake=(PAIR,))
+        lease(database)
+        settle(database, still_open)
+        assert len(queued(database)) == left
+
+    counts = "SELECT listed, stored, stored_without_end, expired FROM bi_coverage"
+    assert database.run_here(lambda connection: connection.execute(text(counts)).one()) == (1, 1, 1, 0)
+
+
 def test_open_scans_that_a_walk_leaves_out_are_looked_at(database: Database) -> None:
     """Its end makes them due."""
     put(database, running(1))

@@ -88,17 +88,28 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
 
     def work(connection: Connection) -> list[tuple[Any, ...]]:
         mark = {"listed_at": BEGAN_AT, "repository_id": 7, "started_at": BEGAN_AT}
-        each = [{"deployment_id": 120, "scan_id": number, **mark} for number in range(1, 10)]
+        each = [{"deployment_id": 120, "scan_id": number, **mark} for number in (*range(1, 10), 12)]
         other = {"deployment_id": 120, "scan_id": 10, **mark, "repository_id": 8, "started_at": BEGAN_AT + DAY}
         connection.execute(insert(scan_listings), [*each, other])
-        for number, column in ((6, "details_gone_at"), (7, "details_gone_at"), (7, "expired_at"), (8, "expired_at")):
+        for number, column in (
+            (6, "details_gone_at"),
+            (7, "details_gone_at"),
+            (7, "expired_at"),
+            (8, "expired_at"),
+            (12, "expired_at"),
+        ):
             connection.execute(
                 update(scan_listings).where(scan_listings.c.scan_id == number).values({column: BEGAN_AT + DAY})
             )
         open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
         load_scans(
             connection,
-            [scan_rows(1), scan_rows(2, **open_), scan_rows(3, **open_), scan_rows(8), scan_rows(11, meta=None)],
+            [
+                scan_rows(1),
+                *(scan_rows(number, **open_) for number in (2, 3, 12)),
+                scan_rows(8),
+                scan_rows(11, meta=None),
+            ],
             "run",
         )
         connection.execute(insert(fetch_queue), [{"deployment_id": 120, "scan_id": number} for number in (3, 4)])
@@ -114,7 +125,7 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
         found = database.run_here(work)
 
     assert found == [
-        ("2026-03-01", 7, "acme/pay", 9, 3, 2, 2, 1, 1, 1, 2, 1),
+        ("2026-03-01", 7, "acme/pay", 10, 4, 2, 2, 1, 1, 2, 2, 1),
         ("2026-03-02", 8, None, 1, 0, 0, 0, 0, 1, 0, 0, 0),
     ]
 

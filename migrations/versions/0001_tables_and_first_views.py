@@ -446,10 +446,9 @@ WITH seen AS (
         CASE WHEN s.scan_id IS NULL AND l.details_gone_at IS NOT NULL THEN 1 ELSE 0 END AS is_gone,
         CASE WHEN s.scan_id IS NOT NULL AND s.completed_at IS NULL THEN 1 ELSE 0 END AS has_no_end,
         CASE
-            WHEN s.completed_at IS NOT NULL THEN 'stored'
+            WHEN s.completed_at IS NOT NULL OR (s.scan_id IS NOT NULL AND q.scan_id IS NULL) THEN 'stored'
             WHEN l.expired_at IS NOT NULL THEN 'expired'
             WHEN q.scan_id IS NOT NULL THEN 'waiting'
-            WHEN s.scan_id IS NOT NULL THEN 'stored'
             WHEN d.scan_id IS NOT NULL OR l.details_gone_at IS NOT NULL THEN 'dead'
             ELSE 'missing'
         END AS state
