@@ -231,6 +231,7 @@ def _text(at: datetime | None) -> str | None:
 
 def start_of_walk(history: History) -> datetime:
     """Where the next walk begins, for as few requests as there can be; of two such starts it is the earlier one.
+    What the first walk was told to leave out stays out.
 
     Each scan that is still open and older than the start costs a request for its details.
     """
@@ -243,14 +244,14 @@ def start_of_walk(history: History) -> datetime:
     if known < ROOM:
         oldest = history.base - PERISHES_AFTER
         start = min(start, history.room_at or oldest)
-    return start
+    return max(start, history.complete_since)
 
 
 def start_of_deeper_walk(history: History, start: datetime | None, queued: int) -> datetime | None:
     """Where to walk back to for late changes, after `queued` pairs were found from `start` on; None if not at all."""
     pages = int(queued * DEEPER_SHARE)
     within = [one for one in history.unsettled if one.place + queued <= pages * PAGE_SIZE]
-    older = [one for one in within if start is not None and one.started_at <= start]
+    older = [one for one in within if start is not None and history.complete_since < one.started_at <= start]
     return _just_before(older[-1].started_at) if older else None
 
 

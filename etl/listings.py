@@ -190,7 +190,7 @@ def _seconds_to_look(listing: Listing, piece: Piece) -> float:
 def history(connection: Connection, deployment_id: int, overlap_seconds: float, room: int) -> History | None:
     """What the next walk should know of the ones before; None if there was none."""
     mark = connection.execute(
-        select(watermarks.c.walked_at, watermarks.c.newest_started_at).where(
+        select(watermarks.c.walked_at, watermarks.c.newest_started_at, watermarks.c.complete_since).where(
             watermarks.c.deployment_id == deployment_id
         )
     ).one_or_none()
@@ -229,6 +229,7 @@ def history(connection: Connection, deployment_id: int, overlap_seconds: float, 
     return History(
         mark[0],
         base,
+        mark[2],
         connection.execute(newer).scalar_one(),
         connection.execute(nth).scalar(),
         tuple(Unsettled(Pair(row[0], row[1]), row[2], row[3], bool(row[4])) for row in connection.execute(unsettled)),
@@ -269,13 +270,16 @@ def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
             "newest_started_at": case(
                 (new.walked_at >= mark.walked_at, new.newest_started_at), else_=mark.newest_started_at
             ),
+            "complete_since": case(
+                (new.complete_since < mark.complete_since, new.complete_since), else_=mark.complete_since
+            ),
             "token_key": new.token_key,
             "walked_at": case((new.walked_at >= mark.walked_at, new.walked_at), else_=mark.walked_at),
         },
     )
     connection.execute(is_newer, row)
     if before is None:
-        return Reached(True, None, begins_at)
+        return Reached(True, None, edge if begins_at == edge else None)
     if begins_at <= before[0]:
         return Reached(True, None, None)
     gap = {"deployment_id": walk.deployment_id, "from_at": before[0], "until_at": begins_at}

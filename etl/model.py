@@ -90,7 +90,8 @@ class Unsettled(NamedTuple):
 
 
 class History(NamedTuple):
-    """Where the last complete walk left off: `base` is where the next one starts at the latest.
+    """Where the last complete walk left off: `base` is where the next one starts at the latest, `complete_since` at the
+    earliest.
 
     `known` scans are listed after it; `room_at` is the start of the scan at the place that was asked for, None where
     there are fewer. `unsettled` ones started before it, the newest first.
@@ -98,6 +99,7 @@ class History(NamedTuple):
 
     walked_at: datetime
     base: datetime
+    complete_since: datetime
     known: int
     room_at: datetime | None
     unsettled: tuple[Unsettled, ...]

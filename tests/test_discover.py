@@ -83,6 +83,7 @@ def history(**changes: Any) -> History:
     facts: dict[str, Any] = {
         "walked_at": NOW - DAY,
         "base": NOW - 1.25 * DAY,
+        "complete_since": NOW - 40 * DAY,
         "known": 300,
         "room_at": None,
         "unsettled": (),
@@ -258,6 +259,20 @@ def test_the_overlap_is_as_long_as_it_costs_nothing() -> None:
     assert start_of_walk(history(known=ROOM - 1, room_at=week_ago)) == week_ago
     assert start_of_walk(history(known=10, room_at=None)) == NOW - 31.25 * DAY
     assert start_of_walk(history(known=ROOM, room_at=week_ago)) == NOW - 1.25 * DAY
+
+
+def test_no_walk_goes_back_behind_the_lookback_of_the_first() -> None:
+    """Neither for room, nor to open scans or late changes that somebody has listed by `--since`."""
+    bound, within, behind = NOW - 3 * DAY, unsettled(10, 2), unsettled(20, 5)
+
+    def known(*scans: Unsettled) -> History:
+        return history(known=10, complete_since=bound, unsettled=scans)
+
+    assert start_of_walk(known()) == start_of_walk(known(within, behind)) == bound
+    assert start_of_walk(known()._replace(base=NOW - 4 * DAY)) == bound
+    assert left_open(known(behind), bound, NOW, 0) == (behind.pair,)
+    assert start_of_deeper_walk(known(behind), NOW - DAY, 1_000) is None
+    assert start_of_deeper_walk(known(within, behind), NOW - DAY, 1_000) == NOW - 2 * DAY - timedelta(seconds=1)
 
 
 def test_a_walk_goes_back_to_open_scans_where_that_is_cheaper() -> None:

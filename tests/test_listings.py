@@ -284,6 +284,19 @@ def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Databas
     assert database.run_here(partial(listings.seen_by, token_key="key")) == {120}
 
 
+def test_a_first_walk_of_less_than_30_days_leaves_out_what_can_be_had_later(database: Database) -> None:
+    """It isn't out of reach; a walk that goes further back completes it."""
+    assert walked(database, LISTED_AT, LISTED_AT - DAY) == Reached(True, None, None)
+    walked(database, LISTED_AT + DAY, LISTED_AT)
+    found = database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    assert found is not None
+    assert found.complete_since == LISTED_AT - DAY
+
+    assert walked(database, LISTED_AT + 2 * DAY, partial_=True) == Reached(True, None, None)
+    assert [row["complete_since"] for row in rows(database, watermarks)] == [LISTED_AT - 28 * DAY]
+    assert rows(database, listing_gaps) == []
+
+
 def test_a_watermark_moves_forwards_and_never_past_a_hole(database: Database) -> None:
     """A walk from after the last one leaves a hole; one that began earlier than another that has ended is late."""
     walked(database, LISTED_AT)

@@ -291,6 +291,21 @@ def test_since_wins_over_the_watermark_and_goes_by_the_apis_clock(cli: Command, 
     assert "neither a duration" in wrong.stderr
 
 
+def test_a_lookback_holds_for_all_walks_until_since_goes_behind_it(cli: Command, sqlite_url: str) -> None:
+    """The second walk leaves out what the first one did, and nobody is told that it can't be had any more."""
+    with quiet_sandbox(700) as (sandbox, scans_there):
+        environment = variables(sandbox, sqlite_url, SCAN_ETL_DISCOVER__LOOKBACK="1d")
+        first, second = (cli("discover", "--json", environment=environment) for _ in range(2))
+        whole = cli("discover", "--json", "--since", "30d", environment=environment)
+
+    assert 0 < first.json()["discovered"] < 100
+    assert second.json()["discovered"] == 0
+    assert first.json()["discovered"] + whole.json()["discovered"] == scans_there
+    assert "can't be had any more" not in first.stderr + second.stderr + whole.stderr
+    ((since, until),) = ask(sqlite_url, select(watermarks.c.complete_since, watermarks.c.walked_at))
+    assert until - since == 30 * DAY
+
+
 def test_a_scan_that_runs_is_fetched_the_night_after(cli: Command, sqlite_url: str) -> None:
     """One request for its details, once the list says that it has ended."""
     world = finished_world(40, scans_per_day=60.0)
