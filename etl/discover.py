@@ -181,9 +181,9 @@ class _Discovery:
             found, page = await self.page(since, trail.cursor)
             if walk is None:
                 wake = () if partial else left_open(history, since, found.at, self.search.look_seconds)
-                walk = Walk(self.deployment_id, since, found.at, None, partial, wake)
+                walk = Walk(self.deployment_id, since, found.at, found.at, None, partial, wake)
             starts = [at for at in (walk.newest_started_at, newest_start(page)) if at]
-            walk = walk._replace(newest_started_at=max(starts, default=None))
+            walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=found.at)
             is_end = trail.follow(page)
             once_more = is_end and trail.turned and not again
             new, reached = await self.ports.record(page, walk, is_last=is_end and not once_more)

@@ -249,7 +249,8 @@ def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
         select(mark.walked_at, mark.newest_started_at).where(mark.deployment_id == walk.deployment_id)
     ).one_or_none()
     wake(connection, walk.to_wake)
-    edge = walk.walked_at - PERISHES_AFTER
+    # What perished during the walk may have slipped from it.
+    edge = walk.ended_at - PERISHES_AFTER
     _expire(connection, walk, edge, before[0] - PERISHES_AFTER if before else None)
     begins_at = edge if walk.since is None else max(walk.since, edge)
     if walk.partial and begins_at > max(edge, before[0] if before else edge):

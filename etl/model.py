@@ -106,7 +106,8 @@ class History(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A walk that has reached the end of the list. `since` is None for all that the API has.
+    """A walk that has reached the end of the list. `since` is None for all that the API has. It began at `walked_at`,
+    and its last page came at `ended_at`.
 
     A `partial` one was told where to begin: it moves the watermark only if it left nothing out.
     """
@@ -114,6 +115,7 @@ class Walk(NamedTuple):
     deployment_id: int
     since: datetime | None
     walked_at: datetime
+    ended_at: datetime
     newest_started_at: datetime | None
     partial: bool
     to_wake: tuple[Pair, ...]

@@ -60,9 +60,16 @@ def drift(database: Database) -> dict[Drift, int]:
 
 
 def walked(
-    database: Database, at: datetime, since: datetime | None = None, *, partial_: bool = False, wake: Any = ()
+    database: Database,
+    at: datetime,
+    since: datetime | None = None,
+    *,
+    hours: float = 0,
+    partial_: bool = False,
+    wake: Any = (),
 ) -> Reached:
-    walk = Walk(120, since, at, BEGAN_AT, partial_, wake)
+    """End a walk that took so many hours."""
+    walk = Walk(120, since, at, at + timedelta(hours=hours), BEGAN_AT, partial_, wake)
     return database.run_here(partial(finish, walk=walk, token_key="key"))
 
 
@@ -320,6 +327,18 @@ def test_a_gap_of_more_than_30_days_is_written_down(database: Database) -> None:
     assert rows(database, listing_gaps) == [
         {"deployment_id": 120, "from_at": LISTED_AT, "until_at": LISTED_AT + 10 * DAY}
     ]
+
+
+def test_what_perishes_during_a_walk_is_in_the_gap(database: Database) -> None:
+    """The oldest scans come last, and those that were gone by then may not have been listed."""
+    assert walked(database, LISTED_AT, hours=2) == Reached(True, None, LISTED_AT + timedelta(hours=2) - 30 * DAY)
+
+    reached = walked(database, LISTED_AT + 40 * DAY, LISTED_AT - DAY, hours=3)
+
+    until_at = LISTED_AT + 10 * DAY + timedelta(hours=3)
+    assert reached == Reached(True, LISTED_AT, until_at)
+    assert [row["until_at"] for row in rows(database, listing_gaps)] == [until_at]
+    assert [row["walked_at"] for row in rows(database, watermarks)] == [LISTED_AT + 40 * DAY]
 
 
 def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: Database) -> None:
