@@ -28,7 +28,7 @@ DEEPER_SHARE = 0.04
 """The part of the requests of a night with news that may go into pages for late changes. Whatever the size of the
 deployment it reaches back 20 days: each scan of a day makes 0.06 pages of 30 days."""
 STALE_PAGES = 50
-"""So many pages of a walk that bring nothing new show that its cursors have no end."""
+"""So many pages in a row that bring nothing new to a walk show that its cursors have no end."""
 MOST_PAGES = 100_000
 """No list is longer: what comes then is made up on the way."""
 
@@ -71,18 +71,20 @@ class _Trail:
         self.stale = 0
         self.turned = False
         self._cursors = {""}
-        self._first, self._before = frozenset[Pair](), frozenset[Pair]()
+        self._seen = set[int]()
         self._newest: datetime | None = None
 
     def follow(self, page: Page) -> bool:
         """Go on to the next page; True if there is none: the cursor is empty, repeats, or leads to nothing new."""
-        pairs = frozenset(listing.pair for listing in page.listings)
-        if self.pages and pairs <= self._first | self._before:
+        scan_ids = {listing.pair.scan_id for listing in page.listings}
+        if scan_ids <= self._seen:
             self.stale += 1
-        newest = newest_start(page)
-        self.turned |= bool(newest and self._newest and newest > self._newest)
-        self._newest = newest or self._newest
-        self._first, self._before = (self._first if self.pages else pairs), pairs
+        else:
+            self.stale = 0
+            newest = newest_start(page)
+            self.turned |= bool(newest and self._newest and newest > self._newest)
+            self._newest = newest or self._newest
+        self._seen |= scan_ids
         self.pages += 1
         self.cursor = page.cursor
         if self.pages >= MOST_PAGES:

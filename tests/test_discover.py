@@ -138,6 +138,31 @@ async def test_cursors_without_end_are_seen_through() -> None:
     assert [event for event in events if isinstance(event, NothingNew)] == [NothingNew(120, len(ports.recorded))]
 
 
+async def test_pages_that_come_round_again_are_seen_through() -> None:
+    """Also with ever new cursors, and with other scans than the page before."""
+    rounds = [page(9, 8, cursor="0"), *(page(7 - (number - 1) % 3, 3, cursor=str(number)) for number in range(1, 200))]
+    ports = MemoryPorts(rounds)
+
+    failed, events, _, _, _ = await walk(ports)
+
+    assert failed == set()
+    assert len(ports.recorded) < 60
+    assert [event for event in events if isinstance(event, NothingNew)] == [NothingNew(120, len(ports.recorded))]
+
+
+async def test_pages_that_bring_something_new_now_and_then_are_read_to_the_end() -> None:
+    """Pages shift while they are read, and some are empty, however many."""
+    some = [
+        page(*([300 - number, 301 - number] if number % 4 == 0 else []), cursor=f"c{number}") for number in range(200)
+    ]
+    ports = MemoryPorts([*some, page(1)])
+
+    _, events, _, _, _ = await walk(ports)
+
+    assert ports.recorded[-1][0] == [1]
+    assert not [event for event in events if isinstance(event, NothingNew)]
+
+
 async def test_an_empty_page_with_a_cursor_is_not_the_end() -> None:
     """The API may give fewer scans than a page holds, and none."""
     ports = MemoryPorts([page(9, cursor="a"), page(cursor="b"), page(8)])
