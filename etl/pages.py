@@ -25,6 +25,8 @@ from etl.readers import (
 
 STATUS_MAX_CHARACTERS = 64
 """Longest status; a test compares it with the column's width."""
+SHOWN_CHARACTERS = 60
+"""So much of a name that the server has made up is told."""
 COMPLETED, ERROR = "SCAN_STATUS_COMPLETED", "SCAN_STATUS_ERROR"
 CANCELLED, NEVER_FINISHED = "SCAN_STATUS_CANCELLED", "SCAN_STATUS_NEVER_FINISHED"
 
@@ -66,7 +68,8 @@ def read_page(deployment_id: int, document: object) -> Page:
         raise TransientError("the search gave no object", kind="odd_page", http_status=200)
     entries, cursor = document.get("scans"), document.get("cursor")
     if entries is None and not document.keys() <= {"scans", "cursor"}:
-        raise TransientError(f"the search gave no scans but {sorted(document)[:5]}", kind="odd_page", http_status=200)
+        names = [name[:SHOWN_CHARACTERS] for name in sorted(document)[:5]]
+        raise TransientError(f"the search gave no scans but {names}", kind="odd_page", http_status=200)
     if not isinstance(entries, list | None) or not isinstance(cursor, str | int | None):
         raise TransientError("the search gave a page of another form", kind="odd_page", http_status=200)
     is_clean = _is_clean(entries)

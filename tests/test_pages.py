@@ -71,6 +71,15 @@ def test_what_is_no_page_is_tried_again(document: object) -> None:
         read_page(120, document)
 
 
+def test_what_a_page_has_instead_of_scans_is_told_briefly() -> None:
+    """A server may send keys of any number and length."""
+    with pytest.raises(TransientError) as caught:
+        read_page(120, {f"{number}\n" + "x" * 100_000: None for number in range(100)})
+
+    assert "'0\\nxxx" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("changes", "drift"),
     [
