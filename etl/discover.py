@@ -12,7 +12,7 @@ requests goes into walking back to those that the API calls never finished, for 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError, foremost
@@ -31,6 +31,9 @@ STALE_PAGES = 50
 """So many pages in a row that bring nothing new to a walk show that its cursors have no end."""
 MOST_PAGES = 100_000
 """No list is longer: what comes then is made up on the way."""
+
+SLACK = timedelta(days=1)
+"""By so much the starts of scans may miss the 30 days before the date of the page that lists them."""
 
 
 class Ports(Protocol):
@@ -97,6 +100,18 @@ class _Trail:
 def newest_start(page: Page) -> datetime | None:
     """When the newest scan of a page began."""
     return max((listing.started_at for listing in page.listings if listing.started_at), default=None)
+
+
+def answered_at(found: Found, page: Page, ours: datetime) -> datetime:
+    """When a page was answered, by the API's clock; by ours if the scans on it show that its date is wrong."""
+    return ours if _fits(page, ours) and not _fits(page, found.at) else found.at
+
+
+def _fits(page: Page, now: datetime) -> bool:
+    """Whether most scans of a page started within what the API lists, give or take a day."""
+    starts = [listing.started_at for listing in page.listings if listing.started_at]
+    inside = sum(now - PERISHES_AFTER - SLACK < start < now + SLACK for start in starts)
+    return 2 * inside >= len(starts)
 
 
 async def discover(
@@ -180,12 +195,12 @@ class _Discovery:
         """
         trail, walk, listed, queued, pages, again = _Trail(), None, 0, 0, 0, False
         while True:
-            found, page = await self.page(since, trail.cursor)
+            at, page = await self.page(since, trail.cursor)
             if walk is None:
-                wake = () if partial else left_open(history, since, found.at, self.search.look_seconds)
-                walk = Walk(self.deployment_id, since, found.at, found.at, None, partial, wake)
-            starts = [at for at in (walk.newest_started_at, newest_start(page)) if at]
-            walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=found.at)
+                wake = () if partial else left_open(history, since, at, self.search.look_seconds)
+                walk = Walk(self.deployment_id, since, at, at, None, partial, wake)
+            starts = [start for start in (walk.newest_started_at, newest_start(page)) if start]
+            walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=at)
             is_end = trail.follow(page)
             once_more = is_end and trail.turned and not again
             new, reached = await self.ports.record(page, walk, is_last=is_end and not once_more)
@@ -203,13 +218,14 @@ class _Discovery:
             self.tell(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
         return queued
 
-    async def page(self, since: datetime | None, cursor: str) -> tuple[Found, Page]:
-        """One page, asked for again while it may still come."""
+    async def page(self, since: datetime | None, cursor: str) -> tuple[datetime, Page]:
+        """One page, asked for again while it may still come, and when it came."""
         failures = 0
         while True:
             try:
                 found = await self.ports.search(self.deployment_id, since, cursor)
-                return found, read_page(self.deployment_id, found.document)
+                page = read_page(self.deployment_id, found.document)
+                return answered_at(found, page, datetime.now(UTC)), page
             except TransientError as error:
                 failures += error.spends_attempt
                 if failures >= self.search.max_attempts:

@@ -252,7 +252,7 @@ def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
     # What perished during the walk may have slipped from it.
     edge = walk.ended_at - PERISHES_AFTER
     _expire(connection, walk, edge, before[0] - PERISHES_AFTER if before else None)
-    begins_at = edge if walk.since is None else max(walk.since, edge)
+    begins_at = edge if walk.since is None else max(min(walk.since, walk.walked_at), edge)
     if walk.partial and begins_at > max(edge, before[0] if before else edge):
         return Reached(False, None, None)
     newest = [at for at in (walk.newest_started_at, before[1] if before else None) if at is not None]

@@ -9,11 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings_of import entry
 
-from etl.discover import DEEPER_SHARE, ROOM, Search, discover, left_open, start_of_deeper_walk, start_of_walk
+from etl.discover import (
+    DEEPER_SHARE,
+    ROOM,
+    Search,
+    answered_at,
+    discover,
+    left_open,
+    start_of_deeper_walk,
+    start_of_walk,
+)
 from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
 from etl.events import Event, NothingNew, OutOfReach, Tally, Walked, WalkFailed
 from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
-from etl.pages import Page
+from etl.pages import Page, read_page
 from etl.pipeline import Stop
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -275,6 +284,37 @@ async def test_where_a_walk_begins(changes: Any, known: History | None, since: d
 
     assert ports.asked == [(since, "")]
     assert ports.recorded[0][1].partial is partial
+
+
+@pytest.mark.parametrize("days", [60, -60])
+async def test_a_date_that_the_scans_of_its_page_contradict_is_not_believed(days: float) -> None:
+    """One wrong header would write down a gap where there is none, and stop the watermark until its time has come."""
+    now = datetime.now(UTC)
+
+    class WrongDate(MemoryPorts):
+        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+            found = await super().search(deployment_id, since, cursor)
+            return found._replace(at=now + days * DAY)
+
+    scans = [entry(number, started_at=(now - number * DAY).isoformat()) for number in range(1, 30)]
+    ports = WrongDate([{"scans": scans, "cursor": ""}])
+    await walk(ports)
+
+    ((_, recorded, _),) = ports.recorded
+    assert now <= recorded.walked_at == recorded.ended_at < now + DAY
+
+
+@pytest.mark.parametrize("years", [-1, 2])
+def test_a_date_that_fits_the_scans_of_its_page_is_believed_whatever_our_clock_says(years: int) -> None:
+    """It may be ours that is wrong; and a few odd scans, or none, prove nothing."""
+    ours = NOW + years * 365 * DAY
+    odd = [
+        entry(number, started_at=at) for number, at in enumerate(("0001-01-01T00:00:00Z", "2099-01-01T00:00:00Z"), 50)
+    ]
+
+    for scans in ([], odd[:1], [*page(1, 2)["scans"], *odd], [entry(1, started_at=None)]):
+        found = Found({"scans": scans}, NOW)
+        assert answered_at(found, read_page(120, found.document), ours) == NOW
 
 
 def test_the_overlap_is_as_long_as_it_costs_nothing() -> None:

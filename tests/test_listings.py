@@ -277,6 +277,7 @@ def test_refresh_queues_what_is_stored(database: Database) -> None:
 def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Database) -> None:
     """And where it was told to begin later, it leaves the rest to a whole one."""
     assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == Reached(False, None, None)
+    assert walked(database, LISTED_AT, LISTED_AT + 7 * DAY, partial_=True) == Reached(False, None, None)
     assert rows(database, watermarks) == []
     assert walked(database, LISTED_AT) == Reached(True, None, LISTED_AT - 30 * DAY)
     assert rows(database, watermarks) == [
