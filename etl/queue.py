@@ -287,7 +287,9 @@ def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pa
     if not pairs:
         return set()
     kept = {Pair(*row) for row in remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)}
-    on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
+    if kept:
+        # Only theirs: of the others somebody else has said the last word, which may be a dead letter.
+        on_pairs(connection, _FORGET_DEAD, dead_letters, list(kept))
     return kept
 
 

@@ -202,6 +202,18 @@ def test_a_verdict_without_the_lease_changes_nothing(database: Database) -> None
     assert (count(database, scans), count(database, dead_letters)) == (0, 0)
 
 
+def test_a_late_verdict_leaves_the_dead_letter_of_whoever_took_over(database: Database) -> None:
+    """The pair is in the queue or among the dead letters, whatever a worker whose lease has ended says of it."""
+    fill(database, *pairs(1))
+    lease(database, "late")
+    end_leases(database)
+    lease(database, "new")
+    settle(database, "new", Dead(Pair(120, 1), 1, "not_found", "gone", 404))
+
+    assert settle(database, "late", Done(scan_rows(1))) == NOTHING._replace(lost=1)
+    assert (count(database, scans), count(database, dead_letters)) == (0, 1)
+
+
 def test_the_part_of_a_batch_that_is_still_ours_is_written(database: Database) -> None:
     """One lost lease doesn't take the others with it."""
     fill(database, *pairs(1, 2))
