@@ -98,6 +98,17 @@ def test_each_pair_is_queued_once_and_final_ones_not_at_all(database: Database) 
     assert fill(database, *pairs(1), refresh=True).queued == 1
 
 
+def test_a_final_scan_that_is_queued_on_purpose_stays_queued(database: Database) -> None:
+    """A file that names it again doesn't undo the `refresh`, and each pair of the file is counted once."""
+    fill(database, *pairs(1, 2))
+    lease(database, "a")
+    settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2)))
+    fill(database, *pairs(1), refresh=True)
+
+    assert fill(database, *pairs(1, 1, 2, 2, 3)) == Enqueued(valid=5, duplicate=2, already_final=2, queued=1)
+    assert [row["scan_id"] for row in rows(database)] == [1, 3]
+
+
 WAITING_FOR_A_LOCK = {
     "postgresql": "SELECT COUNT(*) FROM pg_stat_activity"
     " WHERE wait_event_type = 'Lock' AND datname = current_database()",
