@@ -7,11 +7,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table
 
-from etl.database import upsert
+from etl.database import distinct, in_pairs, on_pairs, upsert
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
 from etl.runs import SEEN_WITHIN_SECONDS
 from etl.schema import at_once, dead_letters, fetch_queue, listing_gaps, moved, utc_now, watermarks, workers
+
+REQUEUED_AT_ONCE = 10_000
 
 _q = fetch_queue.c
 _dead = dead_letters.c
@@ -165,15 +167,27 @@ def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str
     return [dict(row) for row in found.mappings()]
 
 
+_BACK = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at)
+_FORGET = delete(dead_letters)
+
+
 def requeue_dead(connection: Connection, which: Which) -> int:
-    """Put dead letters back into the queue, due now and with all their attempts. Returns how many."""
-    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
-    chosen = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at).where(
-        literal(True), *which.conditions()
-    )
-    names = ["deployment_id", "scan_id", "priority", "expires_at"]
-    connection.execute(upsert(connection, fetch_queue).from_select(names, chosen))
-    return drop_dead(connection, which)
+    """Put dead letters back into the queue, due now and with all their attempts. Returns how many.
+
+    Piece by piece, each locked first: others die, or come to the age that was asked for, in the meantime.
+    """
+    count = 0
+    for deployment_id in distinct(connection, _dead.deployment_id):
+        chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())
+        chosen = chosen.order_by(_dead.scan_id).limit(REQUEUED_AT_ONCE).with_for_update()
+        last = -INT64_MAX
+        while scan_ids := connection.execute(chosen.where(_dead.scan_id > last)).scalars().all():
+            pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
+            back = _BACK.where(in_pairs(connection, dead_letters, pairs))
+            connection.execute(upsert(connection, fetch_queue).from_select(list(_BACK.selected_columns.keys()), back))
+            count += on_pairs(connection, _FORGET, dead_letters, pairs).rowcount
+            last = scan_ids[-1]
+    return count
 
 
 def drop_dead(connection: Connection, which: Which) -> int:

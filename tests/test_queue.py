@@ -11,7 +11,7 @@ import pytest
 from scan_rows import scan_rows
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from etl import queue
+from etl import queue, status
 from etl.database import Database
 from etl.model import (
     PERISHES_AFTER,
@@ -140,6 +140,33 @@ def test_a_pair_that_is_finished_while_it_is_queued_again_is_not_queued(server_u
 
         assert counts == Enqueued(valid=3, duplicate=0, already_final=1, queued=2)
         assert [row["scan_id"] for row in rows(worker)] == [2, 3]
+
+
+def test_a_pair_that_dies_while_dead_letters_are_requeued_is_not_lost(server_url: str) -> None:
+    """It is queued too or stays a dead letter, though it dies behind the moment at which the others were looked for."""
+    waiting = text(WAITING_FOR_A_LOCK[server_url.partition(":")[0]])
+    with (
+        closing(Database(server_url)) as holder,
+        closing(Database(server_url)) as worker,
+        closing(Database(server_url)) as watcher,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        fill(worker, *pairs(1, 2))
+        lease(worker, "a")
+        settle(worker, "a", Dead(Pair(120, 2), 1, "timeout", "slow", None))
+
+        def hold(connection: Connection) -> Future[int]:
+            connection.execute(insert(fetch_queue).values(deployment_id=120, scan_id=2))
+            requeued = pool.submit(worker.run_here, partial(status.requeue_dead, which=status.Which("timeout")))
+            while not watcher.run_here(lambda other: other.execute(waiting).scalar_one()):
+                assert not requeued.done()
+            settle(watcher, "a", Dead(Pair(120, 1), 1, "timeout", "slow", None))
+            return requeued
+
+        requeued = holder.run_here(hold).result(60)
+
+        assert requeued + count(holder, dead_letters) == 2
+        assert requeued == count(holder, fetch_queue)
 
 
 def test_a_pair_that_is_queued_already_keeps_its_lease_and_passes_to_the_new_batch(database: Database) -> None:
