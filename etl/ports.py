@@ -99,12 +99,13 @@ class TokenBudget:
 
     async def reserve(self, seconds: float) -> float:
         """Take the next free piece of `seconds`; returns in how many it begins."""
-        return await self._database.run(partial(self._reserve, seconds=seconds))
+        begins_in = await self._database.run(partial(self._reserve, seconds=seconds))
+        self._is_open = True  # not before the row is committed: what is rolled back is done again
+        return begins_in
 
     def _reserve(self, connection: Connection, seconds: float) -> float:
         if not self._is_open:
             budgets.open_budget(connection, self._key)
-            self._is_open = True
         return budgets.reserve(connection, self._key, seconds)
 
     async def hold(self, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What the rest relies on, whichever the database: instants, texts, keys, and transactions that meet others."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from etl.database import Database, distinct, in_pairs, insert_rows, make_engine
 from etl.errors import DatabaseError, ItemError
 from etl.load import load_scans
 from etl.model import Pair
+from etl.ports import Patience, PatientDatabase, TokenBudget
 from etl.schema import (
     KEY_TEXT_LENGTH,
     NAME_TEXT_LENGTH,
@@ -130,6 +132,20 @@ def test_of_two_transactions_that_block_each_other_the_loser_is_tried_again(serv
 
     assert sorted(tries) == [1, 2]
     assert counts == [2, 2]
+
+
+async def test_a_token_has_its_line_of_time_after_a_failure_to_open_it(sqlite_url: str) -> None:
+    """What opened it was rolled back: the next who asks for a piece opens it again."""
+    with closing(Database(sqlite_url)) as database:
+        refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON rate_budgets BEGIN SELECT RAISE(ABORT, 'not now'); END"
+        await database.run(lambda connection: connection.execute(text(refuse)))
+        budget = TokenBudget(PatientDatabase(database, Patience(0, asyncio.Event(), print)), "token")
+        with pytest.raises(ItemError, match="not now"):
+            await budget.reserve(1.0)
+        await database.run(lambda connection: connection.execute(text("DROP TRIGGER refuse")))
+
+        assert await budget.reserve(1.0) == 0
+        assert 0 < await budget.reserve(1.0) <= 1
 
 
 def test_what_is_no_conflict_is_not_tried_again(database: Database) -> None:
