@@ -26,11 +26,12 @@ class NotFoundError(Exception):
     """A 404: it says something of the scan only if the token is good."""
 
 
-def document(body: bytes, content_type: str, path: str) -> object:
-    """The decoded body of a 200. TransientError if it isn't whole JSON: the next answer may be."""
+def document(body: bytes, content_type: str, path: str, token: str) -> object:
+    """The decoded body of a 200, without the token where it is quoted. TransientError if it isn't whole JSON: the next
+    answer may be."""
     if "json" not in content_type.lower():
         raise TransientError(
-            f"{path} answered 200 with {content_type[:60]!r}, not JSON{quoted(body, '')}",
+            f"{path} answered 200 with {_cleaned(content_type, token)[:60]!r}, not JSON{quoted(body, token)}",
             kind="not_json",
             http_status=200,
         )
@@ -144,11 +145,14 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
 
 def quoted(body: bytes, token: str) -> str:
     """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
-    text = body.decode("utf-8", "replace")
+    text = _cleaned(body.decode("utf-8", "replace"), token)
+    return f": {text[:QUOTED_CHARACTERS]}" if text else ""
+
+
+def _cleaned(text: str, token: str) -> str:
     if token:
         text = text.replace(token, "***")
-    text = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
-    return f": {text[:QUOTED_CHARACTERS]}" if text else ""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
 
 
 def one_line(error: object) -> str:

@@ -395,7 +395,7 @@ class Semgrep:
         until_more = left[1] if left and left[0] <= 0 else 0.0
         if status == 200:
             await _accepted(pace, sent, until_more)
-            found = document(body, answered.get("Content-Type", "application/json"), path)
+            found = document(body, answered.get("Content-Type", "application/json"), path, credit.token)
             credit.answered_at = sent.at
             return _Found(found, answered)
         error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)

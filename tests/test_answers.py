@@ -119,7 +119,7 @@ def test_every_status_has_a_meaning(status: int, headers: dict[str, str]) -> Non
 )
 def test_a_json_body_is_decoded(content_type: str) -> None:
     """The content type counts in any case and with parameters."""
-    decoded = document(b'{"id": 1}', content_type, "/path")
+    decoded = document(b'{"id": 1}', content_type, "/path", "s3cret")
 
     assert decoded == {"id": 1}
 
@@ -138,7 +138,7 @@ def test_a_json_body_is_decoded(content_type: str) -> None:
 def test_a_body_that_is_not_json_may_be_the_next_time(body: bytes, content_type: str, kind: str) -> None:
     """It counts against the pair, but is tried again."""
     with pytest.raises(TransientError) as caught:
-        document(body, content_type, "/path")
+        document(body, content_type, "/path", "s3cret")
 
     assert (caught.value.kind, caught.value.http_status, caught.value.spends_attempt) == (kind, 200, True)
     assert "/path" in str(caught.value)
@@ -147,7 +147,7 @@ def test_a_body_that_is_not_json_may_be_the_next_time(body: bytes, content_type:
 def test_json_that_is_nested_too_deep_is_given_up() -> None:
     """Nothing that nests a hundred thousand levels gets better by waiting."""
     with pytest.raises(ItemError) as caught:
-        document(b"[" * 100_000 + b"]" * 100_000, "application/json", "/path")
+        document(b"[" * 100_000 + b"]" * 100_000, "application/json", "/path", "s3cret")
 
     assert caught.value.kind == "too_deep"
 

@@ -275,6 +275,35 @@ def test_a_refused_token_or_a_retired_endpoint_stops_the_run(cli: Command, sqlit
     assert outcome.json()["remaining"] == len(queued)
 
 
+def test_a_proxy_that_echoes_the_request_does_not_bring_the_token_out(cli: Command, sqlite_url: str) -> None:
+    """Whatever the status and the place, no log line, no output and no column has it."""
+    secret = "4f1c9e0a7b2d" * 4
+
+    async def echo(call: Call) -> web.StreamResponse:
+        headers = "\n".join(f"{name}: {value}" for name, value in call.request.headers.items())
+        answer = web.Response(
+            status={1: 200, 2: 404}.get(call.pair.scan_id, 500), body=f"<pre>{headers}</pre>".encode()
+        )
+        answer.headers["Content-Type"] = f"text/html; of={call.request.headers['Authorization']}"
+        return answer
+
+    with in_thread(SmallApi(echo)) as base_url:
+        outcome = run(
+            cli,
+            base_url,
+            sqlite_url,
+            [Pair(120, number) for number in (1, 2, 3)],
+            **ONCE | {"SEMGREP_APP_TOKEN": secret},
+        )
+
+    assert outcome.exit_code == 1
+    assert outcome.stderr.count("***") >= 3
+    assert secret not in outcome.stdout + outcome.stderr
+    letters = rows(sqlite_url, dead_letters)
+    assert {letter["http_status"] for letter in letters} == {200, 404, 500}
+    assert secret not in repr(letters)
+
+
 def test_a_token_revoked_midway_stops_its_own_deployment_only(cli: Command, sqlite_url: str) -> None:
     """The other deployment's pairs are all loaded, and its own are in the queue as they were; exit 3."""
     served = 0
