@@ -12,7 +12,6 @@ from etl.errors import ConfigError
 from etl.model import INT64_MAX
 
 TOKEN_VARIABLE = "SEMGREP_APP_TOKEN"  # noqa: S105 - the name of a variable
-LONGEST_NAME_CHARACTERS = 60
 _TOKEN_FILE_BYTES = 65_536
 
 
@@ -71,16 +70,17 @@ def load_tokens(environ: Mapping[str, str]) -> Tokens:
 
 
 def _file_content(name: str, path: str) -> str:
-    # A token that somebody put there by mistake looks like a long file name.
-    shown = path if len(path) < LONGEST_NAME_CHARACTERS or Path(path).name != path else "the file"
+    # The path isn't shown: it may be a token that somebody put there by mistake.
     try:
         with Path(path).open("rb") as file:
             content = file.read(_TOKEN_FILE_BYTES).decode("utf-8-sig", errors="replace")
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{name}: {shown} can't be read ({why}): check its path and its permissions") from error
+        why = error.strerror if isinstance(error, OSError) else "it isn't a path"
+        raise ConfigError(
+            f"{name}: the file can't be read ({why}): give the path of a file that may be read, not the token itself"
+        ) from error
     if not content.strip():
-        raise ConfigError(f"{name}: {shown} is empty: write the token into it")
+        raise ConfigError(f"{name}: the file is empty: write the token into it")
     return content
 
 
