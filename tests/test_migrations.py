@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -98,6 +99,31 @@ def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:
 
     assert outcome.exit_code == 5
     assert "newer than this version knows" in outcome.stderr
+
+
+def test_a_revision_that_is_not_there_is_said_so(cli: Command, database_url: str) -> None:
+    """One to go down to is a wrong argument; one that the database is at comes from another version."""
+    variables = {"SCAN_ETL_DATABASE__URL": database_url}
+
+    for target in ("9999", "no such"):
+        outcome = cli("db", "downgrade", target, "--yes", environment=variables)
+        assert outcome.exit_code == 2
+        assert f"can't be taken back to '{target}': Can't locate" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
+    with closing(Database(database_url)) as opened:
+        opened.run_here(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    outcome = cli("db", "upgrade", environment=variables)
+
+    assert outcome.exit_code == 5
+    assert "can't be upgraded: Can't locate revision identified by '9999'" in outcome.stderr
+
+
+def test_a_folder_that_is_not_there_is_named_without_secrets(tmp_path: Path) -> None:
+    """The query of a URL may hold one."""
+    with pytest.raises(DatabaseError, match="there is no folder") as caught:
+        db.upgrade(f"sqlite:///{tmp_path}/no/scans.db?password=hunter2")
+
+    assert "hunter2" not in str(caught.value)
 
 
 def test_sqlite_makes_itself_and_its_commands_say_what_is_missing(cli: Command) -> None:
