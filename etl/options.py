@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -15,6 +16,7 @@ import click
 from etl.config import Settings, load_settings, seconds_of
 from etl.database import place
 from etl.job import Order, run
+from etl.model import INT64_MAX
 from etl.observe import configure_logs, print_summary
 from etl.tokens import load_tokens
 
@@ -70,18 +72,22 @@ class Since(click.ParamType[float | datetime]):
     name = "since"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
-        """So many seconds ago, or an instant; fails with an example of what is right."""
+        """So many seconds ago, or an instant in UTC; fails with an example of what is right. 20260301 is a day."""
+        text = str(value).strip()
         try:
-            return seconds_of(str(value))
-        except ValueError:
+            with suppress(ValueError):
+                instant = datetime.fromisoformat(text)
+                return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+            seconds = seconds_of(text)
+            if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
+                return seconds
+        except OverflowError:
             pass
-        try:
-            instant = datetime.fromisoformat(str(value).strip())
         except ValueError:
             self.fail(
                 f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
             )
-        return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+        raise click.BadParameter(f"{value!r} is not between the years 1 and 9999", ctx, param)
 
 
 # Options that many commands share
@@ -132,7 +138,9 @@ strict = click.option("--strict", is_flag=True, help="A bad line refuses the inp
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 which_dead = _all_of(
     click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found."),
-    click.option("--deployment", "deployment_id", type=int, metavar="ID", help="Only this deployment."),
+    click.option(
+        "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
+    ),
     click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
     click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
 )

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from etl.config import load_settings
 from etl.database import Database, place
 from etl.job import Order, run
+from etl.model import INT64_MAX
 from etl.observe import configure_logs, print_summary, print_table
 from etl.options import as_json, run_async, wants_json
 from etl.sandbox import Sandbox, serve
@@ -119,7 +120,9 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option("--scans", type=click.IntRange(0), default=10_000, show_default=True, help="Scans at the start.")
 @click.option("--scans-per-day", type=float, default=500.0, show_default=True, help="New ones that arrive.")
 @click.option("--repositories", type=click.IntRange(1), default=100, show_default=True, help="How many.")
-@click.option("--deployment", type=click.IntRange(1), default=120, show_default=True, metavar="ID", help="Its id.")
+@click.option(
+    "--deployment", type=click.IntRange(1, INT64_MAX), default=120, show_default=True, metavar="ID", help="Its id."
+)
 @click.option("--token", default="sandbox-token", show_default=True, help="The one token that it takes.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that each answer takes.")
 @click.option("--latency-spread", type=click.FloatRange(0), default=0.0, help="Up to so many seconds more.")

@@ -1,0 +1,47 @@
+"""What the options of the command take, and what they refuse."""
+
+from datetime import UTC, datetime
+
+import click
+import pytest
+from command import Command
+
+from etl.model import INT64_MAX
+from etl.options import Since
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90", 90.0),
+        ("7d", 7 * 86_400.0),
+        ("20261120", datetime(2026, 11, 20, tzinfo=UTC)),
+        ("20269999", 20_269_999.0),
+        ("2026-03-01", datetime(2026, 3, 1, tzinfo=UTC)),
+        ("2026-03-01T02:00+02:00", datetime(2026, 3, 1, tzinfo=UTC)),
+    ],
+)
+def test_since_is_a_duration_or_an_instant_in_utc(text: str, expected: float | datetime) -> None:
+    """Eight digits that are a date are a day."""
+    found = Since().convert(text, None, None)
+
+    assert found == expected
+    assert not isinstance(found, datetime) or found.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "9999999d", "9" * 400, "yesterday", ""]
+)
+def test_what_is_no_time_is_a_usage_error(text: str) -> None:
+    """What is before the first year or behind the last is none either."""
+    with pytest.raises(click.BadParameter):
+        Since().convert(text, None, None)
+
+
+@pytest.mark.parametrize("number", [0, -1, INT64_MAX + 1, 99_999_999_999_999_999_999])
+def test_what_cannot_be_an_id_is_a_usage_error(cli: Command, sqlite_url: str, number: int) -> None:
+    """The database is never asked for it."""
+    outcome = cli("failures", "list", "--deployment", str(number), "--database-url", sqlite_url)
+
+    assert outcome.exit_code == 2
+    assert "--deployment" in outcome.stderr
