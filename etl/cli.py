@@ -36,6 +36,9 @@ from etl.tokens import load_tokens
 
 BUG_EXIT = 70
 UNAVAILABLE_EXIT = 4
+CLOSED_PIPE_EXIT = 141
+"""What a shell says of a program that SIGPIPE has ended."""
+STDOUT = 1
 
 
 def _open(ctx: click.Context) -> database.Database:
@@ -225,6 +228,18 @@ def config_show(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command and leave with its exit code. Errors of ours are one sentence on stderr."""
+    try:
+        try:
+            _run()
+        finally:
+            click.echo(nl=False)  # writes what is left, while an error can still be told
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. Python mustn't try to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        sys.exit(CLOSED_PIPE_EXIT)
+
+
+def _run() -> NoReturn:
     ctx_given: dict[str, Any] = {}
     try:
         with cli.make_context("scan-etl", sys.argv[1:]) as ctx:
@@ -246,6 +261,8 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code, ctx_given)
     except KeyboardInterrupt:
         _fail("interrupted", 130, ctx_given)
+    except BrokenPipeError:
+        raise
     except Exception:
         traceback.print_exc()
         _fail("this is a bug in scan-etl: please report it with the lines above", BUG_EXIT, ctx_given)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
+from io import StringIO
 from typing import Any
 
 from etl.events import (
@@ -236,8 +237,11 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def _print(table: Any) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    # A pipe or a file has no width to keep to.
-    Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
+    is_terminal = sys.stdout.isatty()
+    # A pipe or a file has no width to keep to. On a closed pipe the console would end the process by itself.
+    drawn = StringIO()
+    Console(file=drawn, force_terminal=is_terminal, width=None if is_terminal else WIDTH_OF_A_FILE).print(table)
+    print(drawn.getvalue(), end="")  # noqa: T201
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What the options of the command take, and what they refuse."""
+"""What the options of the command take and refuse, and what becomes of an output that nobody reads."""
 
 from datetime import UTC, datetime
 
@@ -45,3 +45,20 @@ def test_what_cannot_be_an_id_is_a_usage_error(cli: Command, sqlite_url: str, nu
 
     assert outcome.exit_code == 2
     assert "--deployment" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status", "--json"), ("status",), ("config", "show"), ("config", "show", "--json"), ("--help",)],
+)
+def test_an_output_that_nobody_reads_is_no_bug(cli: Command, sqlite_url: str, arguments: tuple[str, ...]) -> None:
+    """The command ends as one that SIGPIPE has ended, without a word."""
+    cli("enqueue", "-", "--database-url", sqlite_url, stdin="120 1")
+    with cli.start(*arguments, environment={"SCAN_ETL_DATABASE__URL": sqlite_url}) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        process.wait(60)
+
+    assert (process.returncode, said) == (141, "")
