@@ -1,4 +1,4 @@
-"""One request to the API and its answer: the only file that speaks HTTP.
+"""One request to the API and its answer: the only HTTP client.
 
 The token goes into the Authorization header only. What the answer means is decided in `answers`.
 """
@@ -91,6 +91,9 @@ class Http:
 def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError | FatalError:
     """Ours for an error of aiohttp or of the system, most specific first."""
     match error:
+        case aiohttp.ConnectionTimeoutError():
+            seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
+            return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
         case TimeoutError():
             return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
         case aiohttp.ClientConnectorCertificateError():

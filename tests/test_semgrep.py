@@ -29,7 +29,7 @@ from small_api import (
     until,
 )
 
-from etl import __version__
+from etl import __version__, http
 from etl.errors import ApiError, FatalError, ItemError, StoppedError, TransientError
 from etl.model import Pair
 from etl.sandbox import Deployment, Sandbox, Token, World
@@ -368,13 +368,15 @@ async def test_an_answer_up_to_the_cap_is_read_and_one_beyond_it_is_dead(pack: t
 # Time
 
 
-async def test_a_server_that_takes_no_connection_is_a_timeout() -> None:
-    """Connecting has an end."""
+async def test_a_server_that_takes_no_connection_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting has an end of its own, and the error says which it was."""
     async with full_listener() as base_url:
-        error = await failure_to_reach(base_url, timeout_seconds=0.5)
+        monkeypatch.setattr(http, "CONNECT_TIMEOUT_SECONDS", 0.5)
+        error = await failure_to_reach(base_url, timeout_seconds=20)
 
     assert isinstance(error, TransientError)
     assert error.kind == "timeout"
+    assert str(error).startswith("no connection within 0.5 s")
 
 
 async def test_a_server_that_does_not_listen_is_tried_again() -> None:
