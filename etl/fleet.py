@@ -16,7 +16,7 @@ LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
 def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -> int:
     """Keep `count` workers of this command line running until a signal, and return the exit code.
 
-    One that crashes is started again. One that ends for a lasting reason (settings, token, schema) ends them all.
+    One that crashes is started again. One that ends for good (settings, token, schema, no error at all) ends them all.
     They end by themselves when this process is gone. Where metrics are served, each has a port of its own, from
     `metrics_port` on.
     """
@@ -31,8 +31,8 @@ def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -
     # A group of their own: Ctrl-C reaches them through us, once.
     environments = [_environment(metrics_port + place if metrics_port else 0) for place in range(count)]
     workers = [_start(words, environment) for environment in environments]
-    exit_code = 0
-    while not received and not exit_code:
+    exit_code: int | None = None
+    while not received and exit_code is None:
         time.sleep(0.2)
         for place, worker in enumerate(workers):
             code = worker.poll()
@@ -43,7 +43,7 @@ def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -
                 break
             time.sleep(RESTART_SECONDS)
             workers[place] = _start(words, environments[place])
-    return _end(workers, received, exit_code)
+    return _end(workers, received, exit_code or 0)
 
 
 def _environment(metrics_port: int) -> dict[str, str]:

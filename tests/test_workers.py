@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -259,6 +260,15 @@ def test_processes_are_a_worker_each_and_started_again(workers: Workers, start_p
 
 
 DATABASE_AWAY = "the database is away"
+
+
+def test_processes_end_when_one_has_nothing_left_to_do() -> None:
+    """An exit code of 0 lasts, as that of wrong settings does; here the workers only show their help."""
+    code = "from etl.fleet import run_processes; raise SystemExit(run_processes(2, ['worker', '--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Drain the queue" in done.stdout
 
 
 def test_processes_end_with_the_one_that_started_them(workers: Workers, postgres_url: str) -> None:
