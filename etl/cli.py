@@ -38,7 +38,7 @@ BUG_EXIT = 70
 UNAVAILABLE_EXIT = 4
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
-STDOUT = 1
+STDOUT, STDERR = 1, 2
 
 
 def _open(ctx: click.Context) -> database.Database:
@@ -228,6 +228,7 @@ def config_show(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command and leave with its exit code. Errors of ours are one sentence on stderr."""
+    _open_closed_streams()
     try:
         try:
             _run()
@@ -239,6 +240,16 @@ def main() -> NoReturn:
         sys.exit(CLOSED_PIPE_EXIT)
 
 
+def _open_closed_streams() -> None:
+    """Whoever starts us with a closed stream loses what would go there. Its number mustn't go to another file."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        if number == STDOUT:
+            sys.stdout = os.fdopen(number, "w")
+        elif number == STDERR:
+            sys.stderr = os.fdopen(number, "w")
+    os.close(number)
+
+
 def _run() -> NoReturn:
     ctx_given: dict[str, Any] = {}
     try:
@@ -248,10 +259,10 @@ def _run() -> NoReturn:
         sys.exit(0)
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
-    except click.Abort:
-        _fail("interrupted", 130, ctx_given)
     except click.ClickException as error:
         error.show()
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"error": error.format_message(), "exit_code": ConfigError.exit_code}))
         sys.exit(ConfigError.exit_code)
     except TransientError as error:
         _fail(str(error), UNAVAILABLE_EXIT, ctx_given)
@@ -259,7 +270,7 @@ def _run() -> NoReturn:
         _fail(str(error), error.stop_code, ctx_given)
     except ScanEtlError as error:
         _fail(str(error), error.exit_code, ctx_given)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, ctx_given)
     except BrokenPipeError:
         raise

@@ -82,7 +82,7 @@ class Http:
                     if response.status == 200:
                         body = await _read(response, settings.max_body_bytes)
                     else:
-                        body = await _read_some(response, settings.timeout_seconds)
+                        body = await _read_some(response, settings.timeout_seconds, token)
                     return Answer(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error, path, settings.timeout_seconds) from error
@@ -121,11 +121,17 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
 
 
-async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float) -> bytes:
-    """An error's body, if it is short. That it can't be read doesn't change what the status says."""
+async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float, token: str | None) -> bytes:
+    """The beginning of an error's body. That it can't be read doesn't change what the status says."""
+    content, body = response.content, b""
     try:
         async with asyncio.timeout(min(ERROR_BODY_SECONDS, timeout_seconds / 2)):
-            return await _read(response, ERROR_BODY_BYTES)
-    except (aiohttp.ClientError, ItemError, TimeoutError):
-        response.close()
-        return b""
+            while not content.at_eof() and len(body) < ERROR_BODY_BYTES:
+                body += await content.readany()
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    if content.at_eof() and content.exception() is None:
+        return body
+    response.close()
+    # Not the beginning of a token, which nobody would know for one.
+    return body[: max(0, min(len(body), ERROR_BODY_BYTES) - len(token or ""))]

@@ -13,7 +13,18 @@ from sqlalchemy.sql.expression import bindparam
 
 from etl.database import in_pairs, on_pairs, upsert
 from etl.drift import Met, count_drift
-from etl.model import PERISHES_AFTER, STILL_RUNNING, Drift, History, Listing, Pair, Reached, Unsettled, Walk
+from etl.model import (
+    PERISHES_AFTER,
+    STILL_RUNNING,
+    Drift,
+    History,
+    Listing,
+    Pair,
+    Reached,
+    Unsettled,
+    Walk,
+    perishes_at,
+)
 from etl.pacing import look_again_seconds
 from etl.pages import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page
 from etl.readers import DRIFT_CONFLICT
@@ -175,7 +186,7 @@ def _queue(connection: Connection, piece: Piece, now: Sequence[Listing], later: 
 
 
 def _row(listing: Listing, listed_at: datetime) -> dict[str, Any]:
-    expires_at = (listing.started_at or listed_at) + PERISHES_AFTER
+    expires_at = perishes_at(listing.started_at or listed_at)
     return {"deployment": listing.pair.deployment_id, "scan": listing.pair.scan_id, "expiry": expires_at}
 
 

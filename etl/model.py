@@ -1,11 +1,17 @@
-"""The frozen data that every floor shares. No behaviour, no imports from the floors above."""
+"""The frozen data that every floor shares, and no more behaviour than it needs. No imports from the floors above."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 INT64_MAX = 2**63 - 1
+LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 PERISHES_AFTER = timedelta(days=30)
 """How long the API shows a scan after its start, as far as is known."""
+
+
+def perishes_at(started_at: datetime) -> datetime:
+    """When the API forgets a scan that began then; at the end of all time if that is sooner."""
+    return started_at + min(PERISHES_AFTER, LAST_INSTANT - started_at)
 
 
 NO_DEPLOYMENT = 0

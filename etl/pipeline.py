@@ -18,7 +18,6 @@ from etl.errors import FatalError, ItemError, StoppedError, TransientError, fore
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
 from etl.lanes import Lane
 from etl.model import (
-    PERISHES_AFTER,
     Dead,
     Done,
     Later,
@@ -30,6 +29,7 @@ from etl.model import (
     Verdict,
     Waiting,
     pair_of,
+    perishes_at,
 )
 from etl.pacing import backoff_seconds, look_again_seconds
 
@@ -388,7 +388,7 @@ def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime
     """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
     started_at = rows.scan[1]
     # Of a pair that was queued without an expiry the lease only knows that it can't be later.
-    expires_at = min(lease.expires_at, started_at + PERISHES_AFTER) if started_at else lease.expires_at
+    expires_at = min(lease.expires_at, perishes_at(started_at)) if started_at else lease.expires_at
     if now >= expires_at:
         return Done(rows)
     age_seconds = (now - started_at).total_seconds() if started_at else 0.0

@@ -51,6 +51,19 @@ class Command:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
+    def in_shell(self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Outcome:
+        """Run to the end with redirections of a POSIX shell, such as `2>&-`."""
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *self._words(arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+            cwd=self.folder,
+            env=self._environment(environment),
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
     @contextmanager
     def start(
         self, *arguments: str | Path, environment: Mapping[str, str] | None = None

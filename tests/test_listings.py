@@ -84,6 +84,12 @@ def test_a_new_scan_is_listed_and_queued_before_all_else(database: Database) -> 
     assert lease(database) == [PAIR]
 
 
+def test_a_listed_scan_at_the_end_of_all_time_is_queued(database: Database) -> None:
+    """Thirty days after its start there is no date any more."""
+    assert put(database, listing(1, started_at="9999-12-31T00:00:00Z", completed_at=None)) == 1
+    assert queued(database)[0]["expires_at"].year == 9999
+
+
 def entry_columns() -> dict[str, Any]:
     return {
         "status": "SCAN_STATUS_COMPLETED",

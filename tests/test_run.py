@@ -357,3 +357,24 @@ def test_a_run_that_can_not_be_done_is_closed_in_the_record(cli: Command, sqlite
     assert [run["exit_code"] for run in status.json()["runs"]] == [2]
     assert status.json()["runs"][0]["finished_at"]
     assert status.json()["workers"] == []
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_changes_nothing_else(cli: Command, sqlite_url: str, closed: str) -> None:
+    """Its number goes to no other file, and the work is done."""
+    (cli.folder / "pairs.txt").write_text("120 1\n", encoding="utf-8")
+    with running_sandbox(finished_world(5)) as sandbox:
+        ended = cli.in_shell(closed, "run", "pairs.txt", "--json", environment=environment(sandbox, sqlite_url))
+
+    assert ended.exit_code == 0, ended
+    assert len(rows(sqlite_url, scans)) == 1
+    assert ">" in closed or ended.json()["fetched"] == 1
+
+
+def test_wrong_usage_is_told_as_json_too(cli: Command) -> None:
+    """One object on stdout, as for every other error; people read the rest on stderr."""
+    outcome = cli("run", "--json", "--limit", "0", "pairs.csv")
+
+    assert outcome.exit_code == outcome.json()["exit_code"] == 2
+    assert "--limit" in outcome.json()["error"]
+    assert "Usage: " in outcome.stderr

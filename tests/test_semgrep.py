@@ -222,6 +222,18 @@ async def test_the_status_is_looked_at_before_the_body(status: int) -> None:
     assert error.http_status == status
 
 
+async def test_of_a_long_error_the_beginning_is_kept_but_no_piece_of_the_token() -> None:
+    """Also where the piece that is read ends in the middle of it."""
+
+    async def tells(_: Call) -> web.StreamResponse:
+        blanks = " " * (2_000 - len("trouble") - 5)
+        return web.Response(status=500, text=f"trouble{blanks}{TOKEN}{' ' * 1_000_000}", content_type="text/html")
+
+    error = await failure_of(tells)
+
+    assert str(error).endswith(": trouble")
+
+
 async def test_an_error_with_a_huge_body_keeps_its_status() -> None:
     """Whatever comes with it, the status says what is wrong."""
 

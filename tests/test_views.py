@@ -165,6 +165,18 @@ def as_number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def test_absurd_numbers_of_findings_do_not_spoil_the_days(database_url: str) -> None:
+    """What no scan can have found isn't summed up."""
+    found = query(
+        database_url,
+        "SELECT scans, findings FROM bi_scan_daily",
+        *(scan_rows(number, started_at=at(1, "10:00:00"), stats={"findings": 2**63 - 1}) for number in (1, 2)),
+        scan_rows(3, started_at=at(1, "10:00:00"), stats={"findings": 5}),
+    )
+
+    assert [(int(row[0]), int(row[1])) for row in found] == [(3, 5)]
+
+
 def test_a_renamed_repository_is_one_repository_under_its_newest_name(database_url: str) -> None:
     """The API's number counts, and without one the name."""
     found = query(
