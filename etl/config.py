@@ -148,6 +148,13 @@ class ObserveSettings(_Section):
     metrics_file: str = ""
     metrics_port: int = Field(default=0, ge=0, le=65_535)
 
+    @field_validator("metrics_file")
+    @classmethod
+    def _check_metrics_file(cls, file: str) -> str:
+        if "\0" in file or (file and Path(file).name in ("", "..")):
+            raise ValueError("it must be the name of a file, e.g. /var/lib/node_exporter/scan-etl.prom")
+        return file
+
 
 class Settings(BaseSettings):
     """All settings, by section. `sources` says where each one came from that isn't a default."""

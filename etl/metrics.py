@@ -18,10 +18,14 @@ GAUGES = frozenset({"waiting", "remaining"})
 
 
 def exposition(command: str, counts: Mapping[str, float]) -> str:
-    """One metric for each count: a counter for those that only rise in a run, a gauge for every other number."""
+    """One metric for each count: a counter for those that only rise while a run goes on, else a gauge.
+
+    Of a run that has ended, and so has an exit code, all are gauges: what is there at the next look is another run's.
+    """
     lines = []
+    counters = frozenset[str]() if "exit_code" in counts else frozenset(RUN_COUNTS) - GAUGES
     for name, value in counts.items():
-        is_counter = name in RUN_COUNTS and name not in GAUGES
+        is_counter = name in counters
         metric = f"scan_etl_{name}_total" if is_counter else f"scan_etl_{name}"
         lines += [f"# TYPE {metric} {'counter' if is_counter else 'gauge'}", f'{metric}{{command="{command}"}} {value}']
     return "\n".join(lines) + "\n"

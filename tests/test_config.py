@@ -242,6 +242,15 @@ def test_unknown_tables_and_keys_are_refused(tmp_path: Path, toml: str, said: st
     assert SECRET not in found[0]
 
 
+@pytest.mark.parametrize("name", [".", "..", "/", "metrics/..", "a\\u0000b"])
+def test_what_is_no_name_of_a_metrics_file_is_refused(tmp_path: Path, name: str) -> None:
+    """Before a run starts, not at its end."""
+    [found] = problems(directory=written(tmp_path / "config.toml", f'[observe]\nmetrics_file = "{name}"').parent)
+
+    assert "observe.metrics_file" in found
+    assert "it must be the name of a file" in found
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     """One line for each, so that nobody mends them one by one."""
     path = written(tmp_path / "config.toml", "[api]\nrate = -1\nretries = 1.5\n\n[privacy]\nauthor = 'no'\nx = 1\n")

@@ -45,14 +45,19 @@ def with_port(sandbox: RunningSandbox, port: int) -> dict[str, str]:
 
 
 def test_each_count_is_a_metric_with_its_type() -> None:
-    """What only rises in a run is a counter, and says so in its name."""
-    text = exposition("sync", {"requests": 7, "remaining": 2, "exit_code": 0})
+    """What only rises while a run goes on is a counter, and says so in its name. What a run has come to is a gauge."""
+    going_on = exposition("worker", {"requests": 7, "remaining": 2})
+    ended = exposition("sync", {"requests": 7, "exit_code": 0})
 
-    assert text == (
+    assert going_on == (
         "# TYPE scan_etl_requests_total counter\n"
-        'scan_etl_requests_total{command="sync"} 7\n'
+        'scan_etl_requests_total{command="worker"} 7\n'
         "# TYPE scan_etl_remaining gauge\n"
-        'scan_etl_remaining{command="sync"} 2\n'
+        'scan_etl_remaining{command="worker"} 2\n'
+    )
+    assert ended == (
+        "# TYPE scan_etl_requests gauge\n"
+        'scan_etl_requests{command="sync"} 7\n'
         "# TYPE scan_etl_exit_code gauge\n"
         'scan_etl_exit_code{command="sync"} 0\n'
     )
@@ -69,10 +74,10 @@ def test_a_run_leaves_its_metrics_in_the_file(cli: Command, tmp_path: Path) -> N
         summary = cli("run", "-", "--json", stdin="120 1\n120 2\n120 3\n", environment=variables).json()
         second = read((folder / "scan-etl.prom").read_text())
 
-    assert (first["scan_etl_dead_total"], first["scan_etl_exit_code"]) == (1, 1)
+    assert (first["scan_etl_dead"], first["scan_etl_exit_code"]) == (1, 1)
     assert second.keys() == first.keys()
     for name in RUN_COUNTS:
-        assert second.get(f"scan_etl_{name}_total", second.get(f"scan_etl_{name}")) == summary[name]
+        assert second[f"scan_etl_{name}"] == summary[name]
     assert second["scan_etl_finished_at_seconds"] > first["scan_etl_finished_at_seconds"]
     assert [path.name for path in folder.iterdir()] == ["scan-etl.prom"]
 
