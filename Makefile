@@ -84,7 +84,7 @@ format: $(DEV) ## format the code and mend what ruff can mend
 
 clean: ## remove the environment and everything that was built or measured
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache \
-		.hypothesis .import_linter_cache .demo
+		.hypothesis .import_linter_cache
 
 # The environment: made once, and again when a requirement changes. Running needs half of what developing
 # does, so `make demo` doesn't wait for the tools.

@@ -18,7 +18,7 @@ from etl.errors import ItemError
 from etl.model import INT64_MAX, Drift
 
 DRIFT_OUT_OF_RANGE = "out_of_range"  # more than its column holds, in `extra`; or NaN or Infinity, now a text
-DRIFTBAD_TEXT = "bad_text"  # NUL or a lone surrogate in a text or a name, now U+FFFD
+DRIFT_BAD_TEXT = "bad_text"  # NUL or a lone surrogate in a text or a name, now U+FFFD
 DRIFT_BIG_NUMBER = "big_number"  # an integer beyond 64 bits, or a float beyond 2^53, now its text
 
 MAX_DEPTH = 200
@@ -113,7 +113,7 @@ def clean(value: object, path: str, depth: int, notes: Notes, clean_leaf: CleanL
 def clean_text(value: Any, path: str, notes: Notes) -> Any:
     """A text without what databases refuse; anything else as it is."""
     if type(value) is str and BAD_TEXT.search(value):
-        notes[Drift(path, DRIFTBAD_TEXT)] = None
+        notes[Drift(path, DRIFT_BAD_TEXT)] = None
         return BAD_TEXT.sub(REPLACEMENT, value)
     return value
 

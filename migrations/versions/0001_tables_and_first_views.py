@@ -1,4 +1,4 @@
-"""The tables, and the first two views for dashboards."""
+"""The tables, and the first three views for dashboards."""
 
 from typing import Any
 
