@@ -1,10 +1,11 @@
 """The engine, its thread, and the few things that differ between SQLite, PostgreSQL and MySQL or MariaDB.
 
-`dialect.name` is asked in this file alone. Everything else is SQLAlchemy Core over `schema`.
+Of `etl`, this file alone asks for `dialect.name`. Everything else is SQLAlchemy Core over `schema`.
 """
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -176,7 +177,8 @@ sqlite3.register_adapter(datetime, _instant_text)
 
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Database errors become ours here, once. The driver's message is kept; statements and values aren't.
+    """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
+    values of a key; the statement and other values aren't.
 
     Raises ItemError where the database refuses a value, DatabaseError for all that the caller can't mend.
     """
@@ -187,7 +189,7 @@ def translated(url: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        is_away = error.connection_invalidated or isinstance(error, exc.OperationalError)
+        is_away = error.connection_invalidated or (isinstance(error, exc.OperationalError) and not _is_lasting(error))
         raise (DatabaseAwayError if is_away else DatabaseError)(
             f"database {mask_url(url)}: {_first_line(error)}"
         ) from error
@@ -200,6 +202,32 @@ def _first_line(error: exc.StatementError) -> str:
     return (str(arguments[-1]).strip() or type(error.orig).__name__).splitlines()[0][:300]
 
 
+def _codes(error: exc.DBAPIError) -> set[object]:
+    """PostgreSQL's SQLSTATE, MySQL's number or SQLite's primary code."""
+    arguments = getattr(error.orig, "args", None) or (None,)
+    return {getattr(error.orig, "sqlstate", None), arguments[0], getattr(error.orig, "sqlite_errorcode", 0) & 0xFF}
+
+
+_LASTING = frozenset(
+    {
+        *("28000", "28P01", "3D000", "53100"),  # the user or the password, the database, a full disk
+        *(1044, 1045, 1049, 1054, 1142, 1143, 1698, 1021, 1114),  # likewise, and a missing column
+        *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL),
+    }
+)
+# While it connects, psycopg has the server's words alone.
+_LASTING_WORDS = re.compile(
+    r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in"
+    r'|(database|role) ".*" does not exist'
+)
+
+
+def _is_lasting(error: exc.OperationalError) -> bool:
+    """Whether waiting doesn't mend it: drivers call it operational, as they do a server that is away."""
+    codes = _codes(error)
+    return not _LASTING.isdisjoint(codes) or (None in codes and _LASTING_WORDS.search(str(error.orig)) is not None)
+
+
 _CONFLICTS = frozenset({"40001", "40P01", 1205, 1213})
 
 
@@ -208,10 +236,7 @@ def _is_conflict(error: Exception) -> bool:
 
     Serialization failures and deadlocks by PostgreSQL's SQLSTATE, lock wait timeouts and deadlocks by MySQL's number.
     """
-    if not isinstance(error, exc.DBAPIError):
-        return False
-    arguments = getattr(error.orig, "args", None) or (None,)
-    return (getattr(error.orig, "sqlstate", None) or arguments[0]) in _CONFLICTS
+    return isinstance(error, exc.DBAPIError) and not _CONFLICTS.isdisjoint(_codes(error))
 
 
 # Uncounted in `runs`, untold: it is the ordinary price of many workers.

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Delete, Select, Update, delete, insert, select, text, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from etl import queue
 from etl.database import Database, distinct, in_pairs, insert_rows, make_engine
-from etl.errors import DatabaseError, ItemError
+from etl.errors import DatabaseAwayError, DatabaseError, ItemError
 from etl.load import load_scans
 from etl.model import Pair
 from etl.ports import Patience, PatientDatabase, TokenBudget
@@ -160,6 +161,62 @@ def test_what_is_no_conflict_is_not_tried_again(database: Database) -> None:
         database.run_here(work)
 
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_away"), [({"password": "wrong"}, False), ({"database": "no_such"}, False), ({"port": 1}, True)]
+)
+def test_only_a_server_that_may_come_back_is_away(server_url: str, changes: dict[str, Any], is_away: bool) -> None:
+    """For one that refuses the password, or has no such database, nobody waits."""
+    url = make_url(server_url).set(**changes).render_as_string(hide_password=False)
+    with closing(Database(url)) as database, pytest.raises(DatabaseError) as caught:
+        database.run_here(utc_now_of)
+
+    assert isinstance(caught.value, DatabaseAwayError) == is_away
+
+
+def utc_now_of(connection: Connection) -> object:
+    return connection.execute(select(utc_now())).scalar_one()
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("INSERT INTO no_such (a) VALUES (1)",),
+        ("PRAGMA query_only = 1", "INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 1)"),
+        ("PRAGMA max_page_count = 1", "CREATE TABLE big AS SELECT hex(randomblob(1000000))"),
+    ],
+)
+def test_a_file_that_is_full_or_not_for_writing_is_not_away(sqlite_url: str, statements: tuple[str, ...]) -> None:
+    """Nor is one without a table."""
+    with closing(Database(sqlite_url)) as database, pytest.raises(DatabaseError) as caught:
+        database.run_here(lambda connection: [connection.exec_driver_sql(sql) for sql in statements])
+
+    assert not isinstance(caught.value, DatabaseAwayError)
+
+
+def test_mysql_tries_again_when_a_lock_does_not_come(mysql: Database) -> None:
+    """As after a deadlock; the caller sees nothing of it."""
+    fill_queue(mysql, deployments=1, scans=1)
+    change = text("UPDATE fetch_queue SET attempts = attempts + 1")
+    tries = threading.Semaphore(0)
+
+    def work(connection: Connection) -> None:
+        tries.release()
+        connection.execute(text("SET innodb_lock_wait_timeout = 1"))
+        connection.execute(change)
+
+    def hold(connection: Connection) -> Future[None]:
+        connection.execute(change)
+        changing = pool.submit(mysql.run_here, work)
+        assert all(tries.acquire(timeout=30) for _ in range(2))
+        return changing
+
+    with closing(Database(mysql.url)) as holder, ThreadPoolExecutor(1) as pool:
+        holder.run_here(hold).result(30)
+        attempts = holder.run_here(lambda connection: connection.execute(select(fetch_queue.c.attempts)).scalar_one())
+
+    assert attempts == 2
 
 
 def plan_of(connection: Connection, statement: Select[Any] | Update | Delete) -> dict[str, Any]:
