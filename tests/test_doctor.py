@@ -100,7 +100,7 @@ def test_wrong_settings_are_exit_2_and_the_token_file_is_looked_at_all_the_same(
     assert outcome.exit_code == 2
     assert "api.rate" in wrong["settings"]
     assert "api.retries" in wrong["settings"]
-    assert "nowhere can't be read" in wrong["tokens"]
+    assert "the file can't be read" in wrong["tokens"]
     assert wrong["database"] == "not checked: mend the settings first"
 
 
