@@ -241,7 +241,8 @@ def _print(table: Any) -> None:
     # A pipe or a file has no width to keep to. On a closed pipe the console would end the process by itself.
     drawn = StringIO()
     Console(file=drawn, force_terminal=is_terminal, width=None if is_terminal else WIDTH_OF_A_FILE).print(table)
-    print(drawn.getvalue(), end="")  # noqa: T201
+    for line in drawn.getvalue().splitlines():
+        print(line.rstrip())  # noqa: T201
 
 
 def _shown(value: object) -> str:
