@@ -172,9 +172,10 @@ def test_absurd_numbers_of_findings_do_not_spoil_the_days(database_url: str) -> 
         "SELECT scans, findings FROM bi_scan_daily",
         *(scan_rows(number, started_at=at(1, "10:00:00"), stats={"findings": 2**63 - 1}) for number in (1, 2)),
         scan_rows(3, started_at=at(1, "10:00:00"), stats={"findings": 5}),
+        scan_rows(4, started_at=at(1, "10:00:00"), stats={"findings": -(2**63)}),
     )
 
-    assert [(int(row[0]), int(row[1])) for row in found] == [(3, 5)]
+    assert [(int(row[0]), int(row[1])) for row in found] == [(4, 5)]
 
 
 def test_a_renamed_repository_is_one_repository_under_its_newest_name(database_url: str) -> None:

@@ -407,7 +407,7 @@ daily AS (
         SUM(CASE WHEN state = 'ended' AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
         SUM(CASE WHEN state = 'ended' AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
         SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS running,
-        SUM(CASE WHEN ABS(findings) <= 9007199254740991 THEN findings ELSE 0 END) AS findings,
+        SUM(CASE WHEN findings BETWEEN -9007199254740991 AND 9007199254740991 THEN findings ELSE 0 END) AS findings,
         SUM(duration_seconds) AS duration_seconds_total,
         AVG(duration_seconds) AS duration_seconds_average,
         MAX(duration_seconds) AS duration_seconds_longest
