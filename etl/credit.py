@@ -9,7 +9,7 @@ from etl.pacing import Pace
 
 LATEST_REQUESTS, MANY_FAILING = 30, 0.25
 """Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
-MANY_FAILED = 10
+MANY_FAILED = 25
 """So many scans that fail, while none has been answered yet, are not to blame: their endpoint doesn't work."""
 
 
