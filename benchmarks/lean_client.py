@@ -140,7 +140,7 @@ def sqlite_writer(path: str) -> Iterator[Callable[[Rows], None]]:
 @contextmanager
 def postgresql_writer(url: str) -> Iterator[Callable[[Rows], None]]:
     """Writes rows by binary COPY, a transaction a batch."""
-    import psycopg  # noqa: PLC0415
+    import psycopg  # noqa: PLC0415 - a program for one database imports one driver
 
     with psycopg.connect(url, autocommit=True) as connection:
 

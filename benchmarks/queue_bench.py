@@ -24,11 +24,11 @@ from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection, delete
 
-from etl import queue
+from etl import queue, staging
 from etl.cleaning import decode
 from etl.database import Database, in_pairs, insert_rows
 from etl.flatten import flatten
-from etl.job import Order, fill
+from etl.intake import Order, fill
 from etl.model import Done, Lease, Pair, Released
 from etl.schema import fetch_queue
 
@@ -55,10 +55,10 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 def fill_queue(database: Database, rows: int) -> None:
     """Queue `rows` pairs of one batch, all of them due."""
     pairs = iter(Pair(DEPLOYMENT_ID, scan_id) for scan_id in range(1, rows + 1))
-    database.run_here(queue.open_stage)
+    database.run_here(staging.open_stage)
     while chunk := list(islice(pairs, STAGED)):
-        database.run_here(partial(queue.stage, pairs=chunk))
-    database.run_here(partial(queue.enqueue_staged, batch=BATCH))
+        database.run_here(partial(staging.stage, pairs=chunk))
+    database.run_here(partial(staging.enqueue_staged, batch=BATCH))
 
 
 def lease(connection: Connection, batch: str | None) -> list[Lease]:

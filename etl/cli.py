@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from etl import __version__, database, fleet, runs, status
+from etl.answers import UNAVAILABLE_EXIT
 from etl.config import origins
 from etl.errors import ConfigError, FatalError, ScanEtlError, TransientError
-from etl.job import Order, fill, open_database
+from etl.intake import Order, fill, open_database
 from etl.observe import print_result, print_table
 from etl.options import (
     LazyGroup,
@@ -35,7 +36,6 @@ from etl.planning import spelled
 from etl.tokens import load_tokens
 
 BUG_EXIT = 70
-UNAVAILABLE_EXIT = 4
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
 STDOUT, STDERR = 1, 2

@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from etl import status
 from etl.answers import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
 from etl.config import ApiSettings, Settings
-from etl.database import Database, place, product, schema_problem, sqlite_path
+from etl.database import Database, product, schema_problem
+from etl.engine import place, sqlite_path
 from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.events import Tally
 from etl.model import NO_DEPLOYMENT

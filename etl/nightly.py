@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from etl.job import Order
+from etl.intake import Order
 from etl.options import Since, as_json, budget, budget_of, common, pace, report_run
 
 since = click.option(

@@ -66,7 +66,7 @@ def configure_logs(log_format: str, log_level: str) -> None:
 @cache
 def log() -> Any:
     """The logger. It takes 0.1 s to import, which a run that has nothing to say is spared."""
-    import structlog  # noqa: PLC0415
+    import structlog  # noqa: PLC0415 - so it is spared
 
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -154,17 +154,17 @@ class Reporter:
             )
 
     async def _watch_on_screen(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich import progress as bar  # noqa: PLC0415 - a cron job never needs it
+        from rich.console import Console  # noqa: PLC0415 - nor this
 
         columns = (
-            TextColumn("fetching"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
-            TimeRemainingColumn(),
+            bar.TextColumn("fetching"),
+            bar.BarColumn(),
+            bar.MofNCompleteColumn(),
+            bar.TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
+            bar.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with bar.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=None, rate="0", retried=0, dead=0)
             while True:
                 tally = self._tally
@@ -196,7 +196,7 @@ def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> N
     if as_json:
         print(json.dumps(summary), flush=True)  # noqa: T201 - the command's output
         return
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - with --json nobody needs it
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in summary.items():
@@ -215,16 +215,16 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps(result, default=_jsonable), flush=True)  # noqa: T201 - the command's output
         return
     for name, value in result.items():
-        print(f"{name.replace('_', ' ')}: {_shown(value)}")  # noqa: T201
+        print(f"{name.replace('_', ' ')}: {_shown(value)}")  # noqa: T201 - the command's output
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of the same names as a table on stdout."""
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415 - with --json nobody needs it
+    from rich.table import Table  # noqa: PLC0415 - with --json nobody needs it
 
     if not rows:
-        print(f"{title}: none")  # noqa: T201
+        print(f"{title}: none")  # noqa: T201 - the command's output
         return
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name, value in rows[0].items():
@@ -235,14 +235,14 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - with --json nobody needs it
 
     is_terminal = sys.stdout.isatty()
     # A pipe or a file has no width to keep to. On a closed pipe the console would end the process by itself.
     drawn = StringIO()
     Console(file=drawn, force_terminal=is_terminal, width=None if is_terminal else WIDTH_OF_A_FILE).print(table)
     for line in drawn.getvalue().splitlines():
-        print(line.rstrip())  # noqa: T201
+        print(line.rstrip())  # noqa: T201 - the command's output
 
 
 def _shown(value: object) -> str:

@@ -14,8 +14,9 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from etl.config import Settings, load_settings, seconds_of
-from etl.database import place
-from etl.job import Order, run
+from etl.engine import place
+from etl.intake import Order
+from etl.job import run
 from etl.model import INT64_MAX
 from etl.observe import configure_logs, print_summary
 from etl.tokens import load_tokens

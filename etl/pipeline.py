@@ -186,7 +186,7 @@ class _Run:
                 await self.pause(POLL_SECONDS)
             elif self.policy.forever:
                 # Workers that were started together shouldn't all ask at once for ever.
-                await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
+                await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
             else:
                 seconds = await self.ports.next_due_seconds(self.halted)
                 if seconds is None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, literal, not_, or_, select, true
 
 from etl.model import PERISHES_AFTER, STILL_RUNNING
-from etl.queue import staged
 from etl.schema import UtcDateTime, fetch_queue, moved, scans, utc_now
+from etl.staging import staged
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 """No scan is known to expire later than this, and databases know no years past 9999."""
@@ -70,7 +70,7 @@ class _Work(NamedTuple):
 
 
 def plan_staged(connection: Connection, *, rate: float, refresh: bool) -> Plan:
-    """What a run would do with the pairs in the temporary table of `queue.stage`."""
+    """What a run would do with the pairs in the temporary table of `staging.stage`."""
     counts, wanted = staged(connection, refresh=refresh)
     now = _now(connection)
     pairs = wanted.subquery("wanted")

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from etl.database import Database, place, sqlite_path
+from etl.database import Database
 from etl.doctor import Finding, examine, exit_code_of
+from etl.engine import place, sqlite_path
 from etl.events import Tally
-from etl.job import open_database, stage_files
+from etl.intake import open_database, stage_files
 from etl.observe import Reporter, print_result, print_table
 from etl.options import as_json, common, files, rate, run_async, settings_of, wants_json
 from etl.planning import Plan, plan_queue, plan_staged, spelled

@@ -14,8 +14,10 @@ import click
 from sqlalchemy import Connection, text
 
 from etl.config import load_settings
-from etl.database import Database, place
-from etl.job import Order, run
+from etl.database import Database
+from etl.engine import place
+from etl.intake import Order
+from etl.job import run
 from etl.model import INT64_MAX
 from etl.observe import configure_logs, print_summary, print_table
 from etl.options import as_json, run_async, wants_json

@@ -50,14 +50,14 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - as TypeDecorator has it
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError(f"naive datetime {value!r}: an instant needs its offset")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - as TypeDecorator has it
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -70,7 +70,7 @@ class utc_now(expression.FunctionElement[datetime]):  # noqa: N801 - reads as th
     inherit_cache = True
 
 
-class moved(expression.FunctionElement[datetime]):  # noqa: N801
+class moved(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
     """An instant moved by seconds: `moved(utc_now(), 60)`, `moved(scans.c.started_at, bindparam("s"))`."""
 
     type = UtcDateTime()
@@ -78,17 +78,17 @@ class moved(expression.FunctionElement[datetime]):  # noqa: N801
 
 
 @compiles(utc_now)
-def _utc_now(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+def _utc_now(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "clock_timestamp()"
 
 
 @compiles(utc_now, "sqlite")
-def _utc_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+def _utc_now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')"
 
 
 @compiles(utc_now, "mysql")
-def _utc_now_mysql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+def _utc_now_mysql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "UTC_TIMESTAMP(6)"
 
 
@@ -110,7 +110,7 @@ def _moved_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), {instant})"
 
 
-class at_once(expression.FunctionElement[datetime]):  # noqa: N801
+class at_once(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
     """The `due_at` of a queue row that waits for nothing but its turn: the beginning of time."""
 
     type = UtcDateTime()
@@ -118,12 +118,12 @@ class at_once(expression.FunctionElement[datetime]):  # noqa: N801
 
 
 @compiles(at_once)
-def _at_once(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+def _at_once(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "'1970-01-01 00:00:00.000000'"
 
 
 @compiles(at_once, "postgresql")
-def _at_once_postgresql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001
+def _at_once_postgresql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "timestamptz 'epoch'"
 
 

@@ -3,7 +3,7 @@
 import click
 
 from etl import migrate
-from etl.database import place
+from etl.engine import place
 from etl.options import common, settings_of
 from etl.schema import HEAD
 

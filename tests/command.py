@@ -39,30 +39,12 @@ class Command:
         self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> Outcome:
         """Run to the end. `environment` is added to the bare one."""
-        done = subprocess.run(
-            self._words(arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_SECONDS,
-            cwd=self.folder,
-            env=self._environment(environment),
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return self._outcome(self._words(arguments), stdin, environment)
 
     def in_shell(self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Outcome:
         """Run to the end with redirections of a POSIX shell, such as `2>&-`."""
-        done = subprocess.run(
-            ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *self._words(arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_SECONDS,
-            cwd=self.folder,
-            env=self._environment(environment),
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        shell = ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh"]
+        return self._outcome([*shell, *self._words(arguments)], "", environment)
 
     @contextmanager
     def start(
@@ -82,6 +64,19 @@ class Command:
                 yield process
             finally:
                 process.kill()
+
+    def _outcome(self, words: list[str], stdin: str, environment: Mapping[str, str] | None) -> Outcome:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+            cwd=self.folder,
+            env=self._environment(environment),
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
 
     def _words(self, arguments: tuple[str | Path, ...]) -> list[str]:
         return [sys.executable, "-m", "etl", *map(str, arguments)]

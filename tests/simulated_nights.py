@@ -21,7 +21,8 @@ from sqlalchemy import Connection, select
 from etl.config import load_settings
 from etl.database import Database
 from etl.flatten import flatten
-from etl.job import Order, run
+from etl.intake import Order
+from etl.job import run
 from etl.model import PERISHES_AFTER, Pair
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from etl.config import Origin, Settings, load_settings, mask_url, origins
-from etl.database import parse_url
+from etl.engine import parse_url
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
 from etl.tokens import load_tokens

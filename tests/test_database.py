@@ -17,8 +17,9 @@ from sqlalchemy import Connection, Delete, Select, Update, delete, insert, selec
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from etl import queue
-from etl.database import Database, distinct, in_pairs, insert_rows, make_engine
+from etl import queue, staging
+from etl.database import Database, distinct, in_pairs, insert_rows
+from etl.engine import make_engine
 from etl.errors import DatabaseAwayError, DatabaseError, ItemError
 from etl.load import load_scans
 from etl.model import Pair
@@ -50,9 +51,9 @@ def mysql(mysql_url: str) -> Iterator[Database]:
 
 def fill_queue(database: Database, deployments: int, scans: int) -> None:
     pairs = [Pair(120 + of, number) for of in range(deployments) for number in range(1, scans + 1)]
-    database.run_here(queue.open_stage)
-    database.run_here(partial(queue.stage, pairs=pairs))
-    database.run_here(partial(queue.enqueue_staged, batch="batch"))
+    database.run_here(staging.open_stage)
+    database.run_here(partial(staging.stage, pairs=pairs))
+    database.run_here(partial(staging.enqueue_staged, batch="batch"))
 
 
 def test_an_instant_is_the_same_instant_whatever_its_offset(database: Database) -> None:
@@ -286,7 +287,7 @@ def test_without_its_driver_mysql_says_what_to_install() -> None:
     code = (
         "import sys\n"
         "sys.modules['pymysql'] = None\n"
-        "from etl.database import make_engine\n"
+        "from etl.engine import make_engine\n"
         "make_engine('mysql://localhost/scans')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

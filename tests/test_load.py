@@ -23,7 +23,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def load(database: Database, *batch: ScanRows, run_id: str = "run") -> tuple[int, int, int]:
-    return tuple(database.run_here(lambda connection: load_scans(connection, batch, run_id)))  # type: ignore[return-value]
+    return tuple(database.run_here(lambda connection: load_scans(connection, batch, run_id)))  # type: ignore[return-value]  # of three
 
 
 def rows_of(database: Database, table: Table, *left_out: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from command import Command, Outcome
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, insert, select
 
-from etl import queue
+from etl import staging
 from etl.database import Database
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
 from etl.planning import Share, plan_queue, plan_staged, spelled
@@ -138,9 +138,9 @@ def test_a_plan_counts_what_would_expire_before_its_turn(database_url: str) -> N
     add(database_url, scans, *({**pair, **unfinished} for pair in pairs))
 
     with closing(Database(database_url)) as database:
-        database.run_here(queue.open_stage)
+        database.run_here(staging.open_stage)
         staged = [*(Pair(**pair) for pair in pairs), Pair(121, 99)]
-        database.run_here(partial(queue.stage, pairs=staged))
+        database.run_here(partial(staging.stage, pairs=staged))
         of_files = database.run_here(partial(plan_staged, rate=0.01, refresh=False))
         too_slow = database.run_here(partial(plan_staged, rate=1e-12, refresh=False))
         add(database_url, fetch_queue, *({**pair, "expires_at": expires_at} for pair in pairs))
@@ -162,8 +162,8 @@ def test_a_refresh_fetches_all_but_once_each(database_url: str) -> None:
     add(database_url, fetch_queue, {"deployment_id": 120, "scan_id": 2, **snoozed})
 
     with closing(Database(database_url)) as database:
-        database.run_here(queue.open_stage)
-        database.run_here(partial(queue.stage, pairs=[Pair(120, scan_id) for scan_id in (1, 2, 3, 3)]))
+        database.run_here(staging.open_stage)
+        database.run_here(partial(staging.stage, pairs=[Pair(120, scan_id) for scan_id in (1, 2, 3, 3)]))
         plans = [database.run_here(partial(plan_staged, rate=1, refresh=refresh)) for refresh in (False, True)]
 
     assert [(plan.duplicate, plan.already_final) for plan in plans] == [(1, 1), (1, 0)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
-from etl import queue
+from etl import queue, staging
 from etl.database import Database
 from etl.model import Pair
 
@@ -65,10 +65,10 @@ def test_a_lease_reads_an_index_in_its_order(
     """No statement of a lease sorts rows or reads the whole queue, whether the planner has counted it or not."""
     dialect = database_url.partition(":")[0]
     with closing(Database(database_url)) as database:
-        database.run_here(queue.open_stage)
+        database.run_here(staging.open_stage)
         pairs = [Pair(120 + number % 2, number) for number in range(1, ROWS + 1)]
-        database.run_here(partial(queue.stage, pairs=pairs))
-        database.run_here(partial(queue.enqueue_staged, batch="b"))
+        database.run_here(partial(staging.stage, pairs=pairs))
+        database.run_here(partial(staging.enqueue_staged, batch="b"))
         if counted:
             database.run_here(lambda connection: connection.execute(text(STATISTICS[dialect])).close())
         statements = database.run_here(partial(statements_of_a_lease, batch=batch, below=below))
