@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from etl.database import make_engine
+from etl.engine import make_engine
 from etl.migrate import upgrade
 
 ROOT = Path(__file__).parents[1]
