@@ -6,12 +6,18 @@ nothing of it.
 
 from hashlib import blake2b
 
-from sqlalchemy import Connection, case, literal, select, update
+from sqlalchemy import Connection, bindparam, case, select, update
 
 from etl.database import upsert
 from etl.schema import moved, rate_budgets, utc_now
 
 _budget = rate_budgets.c
+_OF_TOKEN = _budget.token_key == bindparam("of_token")
+_FREE_AT = case((_budget.next_free_at < utc_now(), utc_now()), else_=_budget.next_free_at)
+_RESERVE = update(rate_budgets).where(_OF_TOKEN).values(next_free_at=moved(_FREE_AT, bindparam("seconds")))
+_RESERVED = select(_budget.next_free_at, utc_now()).where(_OF_TOKEN)
+_HELD_UNTIL = moved(utc_now(), bindparam("seconds"))
+_HOLD = update(rate_budgets).where(_OF_TOKEN, _budget.next_free_at < _HELD_UNTIL).values(next_free_at=_HELD_UNTIL)
 
 
 def key_of(token: str) -> str:
@@ -26,17 +32,12 @@ def open_budget(connection: Connection, key: str) -> None:
 
 def reserve(connection: Connection, key: str, seconds: float) -> float:
     """Take the next `seconds` of the token's time, and return in how many seconds they begin."""
-    free_at = case((_budget.next_free_at < utc_now(), utc_now()), else_=_budget.next_free_at)
-    connection.execute(
-        update(rate_budgets).where(_budget.token_key == key).values(next_free_at=moved(free_at, literal(seconds)))
-    )
-    ends_at, now = connection.execute(select(_budget.next_free_at, utc_now()).where(_budget.token_key == key)).one()
+    connection.execute(_RESERVE, {"of_token": key, "seconds": seconds})
+    ends_at, now = connection.execute(_RESERVED, {"of_token": key}).one()
     begins_in: float = (ends_at - now).total_seconds() - seconds
     return max(0.0, begins_in)
 
 
 def hold(connection: Connection, key: str, seconds: float) -> None:
     """Let nobody take a piece of time that begins in the next `seconds`."""
-    until = moved(utc_now(), literal(seconds))
-    statement = update(rate_budgets).where(_budget.token_key == key, _budget.next_free_at < until)
-    connection.execute(statement.values(next_free_at=until))
+    connection.execute(_HOLD, {"of_token": key, "seconds": seconds})

@@ -1,13 +1,13 @@
 """What a run tells those who watch it: one mutable count, and a frozen event for each decision worth a line."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from etl.model import Pair
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """The counts of one run so far. The names are those of the summary and of the columns of `runs`."""
 
     requested: int = 0
@@ -25,66 +25,57 @@ class Tally:
     rate_limited: int = 0
     dead: int = 0
     remaining: int = 0
-    to_do: int = field(default=0)
+    to_do: int = 0
     """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
+class BadLine(Struct, frozen=True):
     """A line of an input that names no pair. `text` is the whole sentence."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class GateClosed:
+class GateClosed(Struct, frozen=True):
     """The API refuses: nothing is asked of it for `seconds`."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class GateOpened:
+class GateOpened(Struct, frozen=True):
     """The wait is over, and requests go out again."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenUseless:
+class TokenUseless(Struct, frozen=True):
     """SEMGREP_APP_TOKEN shows no deployment. Those that have tokens of their own go on."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApiAway:
+class ApiAway(Struct, frozen=True):
     """What worked before fails now, or no scan is shown at all: one probe an interval, until it works again."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApiBack:
+class ApiBack(Struct, frozen=True):
     """The API works again after `seconds`. No pair has spent an attempt on it."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseAway:
+class DatabaseAway(Struct, frozen=True):
     """The database doesn't answer; work goes on when it does."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseBack:
+class DatabaseBack(Struct, frozen=True):
     """The database answers again, after `seconds`."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class PairDied:
+class PairDied(Struct, frozen=True):
     """A pair became a dead letter."""
 
     pair: Pair
@@ -92,23 +83,20 @@ class PairDied:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentStopped:
+class DeploymentStopped(Struct, frozen=True):
     """Nothing more of this deployment is asked; its pairs stay queued."""
 
     deployment_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeasesLost:
+class LeasesLost(Struct, frozen=True):
     """Verdicts that came too late: another worker had taken the pairs over."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Walked:
+class Walked(Struct, frozen=True):
     """The list of a deployment has been walked to its end. `since` is None for all that the API has."""
 
     deployment_id: int
@@ -118,8 +106,7 @@ class Walked:
     queued: int
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfReach:
+class OutOfReach(Struct, frozen=True):
     """Scans of before `until_at` that nobody has listed can't be had any more: since `from_at`, None for ever."""
 
     deployment_id: int
@@ -127,40 +114,35 @@ class OutOfReach:
     until_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class WalkFailed:
+class WalkFailed(Struct, frozen=True):
     """The list of a deployment couldn't be walked to its end; the next walk starts where this one did."""
 
     deployment_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class NothingNew:
+class NothingNew(Struct, frozen=True):
     """Page after page, always with another cursor, has brought nothing new: that is taken for the end of the list."""
 
     deployment_id: int
     pages: int
 
 
-@dataclass(frozen=True, slots=True)
-class AnotherSync:
+class AnotherSync(Struct, frozen=True):
     """Another sync is at work, and this one was told to leave then."""
 
     run_id: str
     started_at: str
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsLost:
+class MetricsLost(Struct, frozen=True):
     """The metrics of this run couldn't be written into their file."""
 
     file: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
+class Stopping(Struct, frozen=True):
     """The run ends early, for `reason`; what is in flight may still finish."""
 
     reason: str

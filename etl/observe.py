@@ -7,11 +7,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from functools import cache
 from io import StringIO
 from typing import Any
+
+from msgspec.structs import asdict
 
 from etl.events import (
     AnotherSync,
