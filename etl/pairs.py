@@ -1,6 +1,6 @@
 """Reads pairs files: which scans of which deployments to fetch.
 
-A file is read as a stream, whatever its size: a few blocks of 64 KiB are in memory at a time.
+A file is read as a stream, whatever its size. What its lines are is said in `lines`.
 
     .csv .tsv   a header with `deployment_id` and `scan_id` among other columns, or two columns of numbers
     .jsonl      objects with `deployment_id` and `scan_id` (or `id`, as the search call has it), or [120, 123]
@@ -10,32 +10,23 @@ Each may be compressed with gzip. `-` is stdin, whose form shows in its first li
 begin with `#` pass. A line that names no pair becomes a `BadLine`, and the rest goes on.
 """
 
-import codecs
 import csv
-import gzip
-import io
 import re
-import sys
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from etl.errors import ConfigError
+from etl.lines import MAX_LINE_BYTES, Lines, opened, passes
 from etl.model import INT64_MAX, Pair
-
-MAX_LINE_BYTES = 65_536
-"""A longer line is a bad line. So is a CSV record that spans more than this. No more is read at once."""
 
 _MAX_PLAIN_COLUMNS = 100  # the pattern of a plain block takes 0.1 s to compile for 1,000
 _SHOWN_CHARACTERS = 60
+# What holds of a line holds of a CSV record that spans several.
 _TOO_LONG = f"longer than {MAX_LINE_BYTES} bytes"
 
 
@@ -67,8 +58,8 @@ def read_pairs(path: str, *, chunk_size: int = 10_000) -> Iterator[Chunk]:
     lines read before a gzip file breaks off have been yielded by then.
     """
     name = "stdin" if path == "-" else path
-    with _opened(path, name) as stream:
-        lines = _Lines(_blocks(stream, name))
+    with opened(path, name) as stream:
+        lines = Lines(stream, name)
         pairs: list[Pair] = []
         bad_lines: list[BadLine] = []
         fault = None
@@ -89,137 +80,6 @@ def read_pairs(path: str, *, chunk_size: int = 10_000) -> Iterator[Chunk]:
             raise fault
 
 
-@contextmanager
-def _opened(path: str, name: str) -> Iterator[io.BufferedIOBase]:
-    with ExitStack() as stack:
-        stream: io.BufferedReader
-        stdin: Any = sys.stdin  # None in a process without one
-        try:
-            if path != "-":
-                stream = stack.enter_context(Path(path).open("rb"))
-            elif stdin is None:
-                raise ValueError("it is closed")
-            else:
-                stream = io.BufferedReader(stdin.buffer)
-                stack.callback(stream.detach)  # else stdin is closed together with the reader
-            start = stream.peek(2)[:2]
-        except (OSError, ValueError) as error:
-            raise _unreadable(name, error) from error
-        # A pipe may hand over one byte first. That byte is enough: no text begins with it.
-        if start and b"\x1f\x8b".startswith(start):
-            yield stack.enter_context(gzip.GzipFile(fileobj=stream))
-        else:
-            yield stream
-
-
-def _unreadable(name: str, error: OSError | ValueError) -> ConfigError:
-    why = error.strerror if isinstance(error, OSError) else error
-    return ConfigError(f"{name} can't be read ({why}): check its path and its permissions")
-
-
-def _read(stream: io.BufferedIOBase, name: str) -> bytes:
-    try:
-        # Not read(): that one loses the bytes just before a fault in compressed data.
-        return stream.read1(MAX_LINE_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{name} is gzip data that is cut off or damaged: copy it again") from error
-    except OSError as error:
-        raise _unreadable(name, error) from error
-
-
-def _whole_lines(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
-    """Yield some lines at a time, without the last line feed. A line that is too long is cut."""
-    tail = b""
-    while block := _read(stream, name):
-        head, line_feed, rest = block.rpartition(b"\n")
-        if line_feed:
-            yield tail + head
-            tail = rest
-        else:
-            # Too long a line must stay too long, even without its BOM and carriage return.
-            tail = (tail + rest)[: MAX_LINE_BYTES + 8]
-    if tail:
-        yield tail
-
-
-def _blocks(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
-    """Yield some lines of UTF-8 at a time, parted by line feeds."""
-    lines_before = 0
-    for lines in _whole_lines(stream, name):
-        text = lines if lines_before else lines.removeprefix(codecs.BOM_UTF8)
-        text = text.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        _check_utf8(text, name, lines_before)
-        yield text
-        lines_before += text.count(b"\n") + 1
-
-
-def _check_utf8(text: bytes, name: str, lines_before: int) -> None:
-    lines = [] if text.isascii() else text.split(b"\n")
-    for number, line in enumerate(lines, lines_before + 1):
-        try:
-            if len(line) <= MAX_LINE_BYTES:  # a longer one may be cut within a character
-                line.decode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{name}:{number}: not UTF-8 ({error.reason}): save it as UTF-8") from error
-
-
-class _Lines:
-    """The lines of a file: taken one by one or a block at a time, with a look at those that follow."""
-
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        self._blocks = blocks
-        self._window: deque[bytes] = deque()
-        self.taken = 0  # how many, which is the number of the last one
-
-    def _widen(self) -> bool:
-        block = next(self._blocks, None)
-        if block is None:
-            return False
-        self._window.extend(block.split(b"\n"))
-        return True
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Take the lines in the window."""
-        window = self._window
-        while window:
-            self.taken += 1
-            yield window.popleft()
-
-    def plain_blocks(self, plain: re.Pattern[bytes]) -> Iterator[bytes]:
-        """Take the blocks of which every line is plain. The first other one goes into the window."""
-        while not self._window:
-            block = next(self._blocks, None)
-            if block is None:
-                return
-            # Only a block's first line can be too long: the others have come in one read.
-            if len(block.partition(b"\n")[0]) <= MAX_LINE_BYTES and plain.fullmatch(block):
-                self.taken += block.count(b"\n") + 1
-                yield block
-            else:
-                self._window.extend(block.split(b"\n"))
-
-    def ahead(self) -> Iterator[bytes]:
-        """Yield the lines that follow, without taking them."""
-        index = 0
-        while index < len(self._window) or self._widen():
-            yield self._window[index]
-            index += 1
-
-    def skip(self, count: int) -> None:
-        """Take `count` of the lines that `ahead` has shown."""
-        self.taken += count
-        for _ in range(count):
-            self._window.popleft()
-
-    def first(self) -> bytes:
-        """Take the lines that pass, and return the one after them without taking it: b"" if there is none."""
-        while self._window or self._widen():
-            if not _passes(self._window[0]):
-                return self._window[0]
-            self.skip(1)
-        return b""
-
-
 class _Columns(NamedTuple):
     """How many columns there are, and the places of the two that count, from 0."""
 
@@ -233,29 +93,25 @@ class _Form(NamedTuple):
     spans several lines, it takes the others.
     """
 
-    parse: Callable[[bytes, _Lines], Pair | str]
+    parse: Callable[[bytes, Lines], Pair | str]
     columns: _Columns | None = None
     separators: bytes = b""
 
 
-def _found(lines: _Lines, name: str, form: _Form) -> Iterator[list[Pair] | BadLine]:
+def _found(lines: Lines, name: str, form: _Form) -> Iterator[list[Pair] | BadLine]:
     while True:
         if form.columns and form.columns.width <= _MAX_PLAIN_COLUMNS:
             yield from _plain_pairs(lines, form.columns, form.separators)
         if not lines.first():
             return
         for line in lines:
-            if not _passes(line):
+            if not passes(line):
                 number = lines.taken
                 pair = form.parse(line, lines) if len(line) <= MAX_LINE_BYTES else _TOO_LONG
                 yield BadLine(name, number, pair) if isinstance(pair, str) else [pair]
 
 
-def _passes(line: bytes) -> bool:
-    return line.lstrip()[:1] in (b"", b"#")
-
-
-def _form(path: str, name: str, lines: _Lines) -> _Form:
+def _form(path: str, name: str, lines: Lines) -> _Form:
     ending = _ending_for(lines.first()) if path == "-" else path.lower().removesuffix(".gz")
     if ending.endswith(".jsonl"):
         return _Form(_json_pair)
@@ -275,7 +131,7 @@ def _ending_for(line: bytes) -> str:
     return ".txt"
 
 
-def _text_pair(line: bytes, _: _Lines) -> Pair | str:
+def _text_pair(line: bytes, _: Lines) -> Pair | str:
     fields = re.split(rb"\s*[,/]\s*|\s+", line.strip())
     if len(fields) != len(Pair._fields):
         return f"{_shown(line.strip())} is not a deployment_id and a scan_id"
@@ -291,7 +147,7 @@ class _Named(msgspec.Struct):
 _decode_json = msgspec.json.Decoder(_Named | list[Any]).decode
 
 
-def _json_pair(line: bytes, _: _Lines) -> Pair | str:
+def _json_pair(line: bytes, _: Lines) -> Pair | str:
     try:
         found = _decode_json(line)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -304,7 +160,7 @@ def _json_pair(line: bytes, _: _Lines) -> Pair | str:
     return _pair(deployment, scan)
 
 
-def _csv_pair(columns: _Columns, delimiter: bytes, line: bytes, lines: _Lines) -> Pair | str:
+def _csv_pair(columns: _Columns, delimiter: bytes, line: bytes, lines: Lines) -> Pair | str:
     try:
         fields, more = _record(line, lines.ahead(), delimiter)
     except csv.Error as error:
@@ -315,7 +171,7 @@ def _csv_pair(columns: _Columns, delimiter: bytes, line: bytes, lines: _Lines) -
     return _pair(fields[columns.deployment], fields[columns.scan])
 
 
-def _columns(lines: _Lines, name: str, delimiter: bytes) -> _Columns:
+def _columns(lines: Lines, name: str, delimiter: bytes) -> _Columns:
     """Take the header, if there is one."""
     first = lines.first()
     try:
@@ -357,7 +213,7 @@ def _within_limit(line: bytes, ahead: Iterator[bytes]) -> Iterator[str]:
 _decode_pairs = msgspec.json.Decoder(list[Pair]).decode
 
 
-def _plain_pairs(lines: _Lines, columns: _Columns, separators: bytes) -> Iterator[list[Pair]]:
+def _plain_pairs(lines: Lines, columns: _Columns, separators: bytes) -> Iterator[list[Pair]]:
     """Take the blocks that are plain. Turned into JSON, they become pairs 5 times as fast as line by line."""
     to_line_feeds = bytes.maketrans(separators, b"\n" * len(separators))
     for block in lines.plain_blocks(_plain_block(columns, separators)):

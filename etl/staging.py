@@ -51,7 +51,7 @@ def stage(connection: Connection, pairs: Sequence[Pair]) -> None:
     insert_rows(connection, _stage, tuple(_stage.c), pairs)
 
 
-_PAIRS = select(_stage.c.deployment_id, _stage.c.scan_id).distinct()
+_PAIRS = select(_stage.c.deployment_id, _stage.c.scan_id).distinct().subquery("pairs")
 
 
 def _is_final(of: FromClause) -> ColumnElement[bool]:
@@ -74,15 +74,19 @@ def _count(connection: Connection, rows: FromClause) -> int:
     return found
 
 
+def _counts(connection: Connection) -> tuple[int, int]:
+    """How many pairs are staged, and how many different ones."""
+    analyze(connection, _stage)
+    return _count(connection, _stage), _count(connection, _PAIRS)
+
+
 def staged(connection: Connection, *, refresh: bool) -> tuple[Enqueued, Select[Any]]:
     """What would become of the staged pairs, and the pairs to queue: each once, without the final ones (unless
     `refresh`)."""
-    analyze(connection, _stage)
-    valid, pairs = _count(connection, _stage), _PAIRS.subquery("pairs")
-    distinct = _count(connection, pairs)
-    wanted = select(pairs.c.deployment_id, pairs.c.scan_id)
+    valid, distinct = _counts(connection)
+    wanted = select(_PAIRS)
     if not refresh:
-        wanted = wanted.where(~_is_final(pairs))
+        wanted = wanted.where(~_is_final(_PAIRS))
     queued = distinct if refresh else _count(connection, wanted.subquery())
     return Enqueued(valid, valid - distinct, distinct - queued, queued), wanted
 
@@ -97,14 +101,13 @@ def enqueue_staged(connection: Connection, batch: str | None, *, refresh: bool =
             changes["due_at"] = case((_q.lease_token.is_(None), at_once()), else_=_q.due_at)
         return changes
 
-    analyze(connection, _stage)
-    valid, pairs = _count(connection, _stage), _PAIRS.subquery("pairs")
-    distinct = queued = _count(connection, pairs)
+    valid, distinct = _counts(connection)
+    queued = distinct
     # What is final now leaves the stage: if it is queued, somebody wants it anew, and it isn't ours to take back.
     if not refresh and connection.execute(delete(_stage).where(_is_final(_stage))).rowcount:
-        queued = _count(connection, pairs)
+        queued = _count(connection, _PAIRS)
     priority = literal(FILE_PRIORITY if batch else 0).label("priority")
-    wanted = select(pairs, literal(batch).label("batch"), priority).order_by("deployment_id", "scan_id")
+    wanted = select(_PAIRS, literal(batch).label("batch"), priority).order_by("deployment_id", "scan_id")
     names = ["deployment_id", "scan_id", "batch", "priority"]
     # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
     wanted = wanted.where(literal(True))

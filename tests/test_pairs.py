@@ -19,8 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etl.errors import ConfigError
+from etl.lines import MAX_LINE_BYTES
 from etl.model import INT64_MAX, Pair
-from etl.pairs import MAX_LINE_BYTES, BadLine, read_pairs
+from etl.pairs import BadLine, read_pairs
 
 ROOT = Path(__file__).parent.parent
 BLOCK_BYTES = 65_536
