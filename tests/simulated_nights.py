@@ -18,12 +18,13 @@ from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
 
-from etl.config import load_settings
+from etl.config import QueueSettings, load_settings
 from etl.database import Database
 from etl.flatten import flatten
 from etl.intake import Order
 from etl.job import run
 from etl.model import PERISHES_AFTER, Pair
+from etl.pacing import LONGEST_SNOOZE
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at
@@ -33,6 +34,7 @@ from etl.tokens import load_tokens
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
 SETTLED = timedelta(days=4)
 """A scan has its outcome after so long, or never gets one."""
+LONGEST_LOOK = timedelta(seconds=QueueSettings().snooze_seconds * LONGEST_SNOOZE)
 LEASE_SECONDS = 0.5
 AWAY = Behaviour(faults=tuple(Fault("status-503", times=0, endpoint=where) for where in ("search", "details")))
 
@@ -150,7 +152,11 @@ def reckon(nights: Nights) -> Reckoning:
         # A walk that was killed may have listed some, too.
         if any(night.walked_at - PERISHES_AFTER - slack < at < night.walked_at + slack for night in nights.nights)
     }
-    ended = {number: scan(world, number).completed_at or at for number, at in began.items()}
+    # One that never ends is listed as running, and not asked for before the next look at it is due.
+    ended = {
+        number: scan(world, number).completed_at or next(walk for walk in walks if walk > began[number]) + LONGEST_LOOK
+        for number in could
+    }
     settled = {
         number
         for number in could
