@@ -6,7 +6,9 @@ by a number at a time. These two numbers cover them all. Nothing here reads a cl
 
 import math
 from collections import deque
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 BELOW_LIMIT, BELOW_FOUND = 0.96, 0.92
 """After a refusal the pace is this share of what the API accepted in the second before; less where a search for
@@ -29,7 +31,7 @@ FIRST_TRIAL_SECONDS, LONGEST_TRIAL_SECONDS = 8.0, 64.0
 """After how long more at a time are tried. Each refused trial makes it four times as long."""
 
 
-class Sent(NamedTuple):
+class Sent(Struct, frozen=True):
     """A request as it went out: when, after how many in the second before, and how many were on their way with it."""
 
     at: float
@@ -113,7 +115,7 @@ class Allowance:
         # With nothing accepted since the one before, it says nothing of the pace: a quota is used up.
         if self.refusals_in_a_row == 1 and not self._was_one_too_many(one, now):
             if is_limit or self._unavailable > MANY_UNAVAILABLE:
-                self._learn_rate(one._replace(lately=round(one.lately / share)), is_limit=is_limit)
+                self._learn_rate(replace(one, lately=round(one.lately / share)), is_limit=is_limit)
             else:
                 self.rate = self._no_slower(self.rate * LARGEST_NEXT_FALL)
         self._refused_at = self._raised_at = now

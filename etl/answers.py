@@ -76,15 +76,16 @@ def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None
     The forms of the IETF drafts (`RateLimit: limit=100, remaining=50, reset=5`, `RateLimit: "default";r=50;t=5`,
     `RateLimit-Remaining`) and the older X-RateLimit ones, whose reset is a wait or an epoch. None without them.
     """
-    remaining, reset = headers.get("X-RateLimit-Remaining"), headers.get("X-RateLimit-Reset")
-    if remaining is None:
-        remaining, reset = headers.get("RateLimit-Remaining"), headers.get("RateLimit-Reset")
-    if remaining is None:
-        whole = headers.get("RateLimit")
-        if whole is None:
-            return None
+    reset: str | None
+    if (remaining := headers.get("X-RateLimit-Remaining")) is not None:
+        reset = headers.get("X-RateLimit-Reset")
+    elif (remaining := headers.get("RateLimit-Remaining")) is not None:
+        reset = headers.get("RateLimit-Reset")
+    elif (whole := headers.get("RateLimit")) is not None:
         found = re.search(r"\b(?:remaining|r)=(\d+)", whole), re.search(r"\b(?:reset|t)=(\d+)", whole)
         remaining, reset = (match and match[1] for match in found)
+    else:
+        return None
     try:
         left, seconds = int(remaining or ""), float(reset or "")
     except ValueError:

@@ -6,9 +6,10 @@ The token goes into the Authorization header only. What the answer means is deci
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiohttp
+from msgspec import Struct
 from yarl import URL
 
 from etl import __version__
@@ -21,7 +22,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """An answer, its body unpacked; of an error the body may be empty."""
 
     status: int
@@ -35,6 +36,7 @@ class Http:
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
         self._base_url = URL(settings.base_url, encoded=True)
+        self._base_path = self._base_url.raw_path.rstrip("/")
 
     async def __aenter__(self) -> Self:
         seconds = self._settings.timeout_seconds
@@ -71,7 +73,7 @@ class Http:
         if query is not None:
             headers["Content-Type"] = "application/json"
         # To parse the whole URL anew costs four times as much.
-        url = self._base_url.with_path(self._base_url.raw_path.rstrip("/") + path, encoded=True)
+        url = self._base_url.with_path(self._base_path + path, encoded=True)
         method = "GET" if query is None else "POST"
         settings = self._settings
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 
 from etl.model import Lease
 
@@ -16,11 +17,33 @@ class Lane:
     """
 
     def __init__(self, concurrency: int, ahead: int) -> None:
-        self.todo: asyncio.Queue[Lease | None] = asyncio.Queue()
+        # Not an asyncio.Queue, through which a pair takes a dozen calls.
+        self.todo: deque[Lease] = deque()
+        self._filled = asyncio.Event()
+        self._is_closed = False
         self.undone = self.held = self.decided = 0
         self.low_water = concurrency
         self._least, self._most = 2 * concurrency, ahead
         self._measured_at, self._measured, self._per_second = time.monotonic(), 0, 0.0
+
+    def put(self, lease: Lease) -> None:
+        """One more to do."""
+        self.todo.append(lease)
+        self.undone += 1
+        self.held += 1
+        self._filled.set()
+
+    def close(self) -> None:
+        """Nothing more will be put here."""
+        self._is_closed = True
+        self._filled.set()
+
+    async def has_more(self) -> bool:
+        """Wait until there is something to do; False if nothing more will come."""
+        while not self.todo and not self._is_closed:
+            self._filled.clear()
+            await self._filled.wait()
+        return bool(self.todo)
 
     def room(self) -> int:
         """How many pairs to lease now: none while there is enough to do.

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 INT64_MAX = 2**63 - 1
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 PERISHES_AFTER = timedelta(days=30)
@@ -135,7 +137,7 @@ class Reached(NamedTuple):
     until_at: datetime | None
 
 
-class Lease(NamedTuple):
+class Lease(Struct, frozen=True):
     """A pair that this process may work on until the lease ends. `attempts` counts the failures so far.
 
     After `expires_at` the API doesn't know the scan any more; it may be gone earlier.
@@ -146,13 +148,13 @@ class Lease(NamedTuple):
     expires_at: datetime
 
 
-class Done(NamedTuple):
+class Done(Struct, frozen=True):
     """Verdict: the answer is stored, and nothing is left to do for this pair."""
 
     rows: ScanRows
 
 
-class Waiting(NamedTuple):
+class Waiting(Struct, frozen=True):
     """Verdict: the answer is stored, but the scan still runs: look again in `delay_seconds`.
 
     After `expires_at` the API doesn't know the scan any more.
@@ -163,7 +165,7 @@ class Waiting(NamedTuple):
     expires_at: datetime
 
 
-class Later(NamedTuple):
+class Later(Struct, frozen=True):
     """Verdict: nothing is stored; look at this pair again in `delay_seconds`. `attempts` is its new count."""
 
     pair: Pair
@@ -173,7 +175,7 @@ class Later(NamedTuple):
     error: str | None
 
 
-class Dead(NamedTuple):
+class Dead(Struct, frozen=True):
     """Verdict: give up on this pair and keep the reason."""
 
     pair: Pair
@@ -183,7 +185,7 @@ class Dead(NamedTuple):
     http_status: int | None
 
 
-class Released(NamedTuple):
+class Released(Struct, frozen=True):
     """Verdict: the pair goes back to the queue as it was."""
 
     pair: Pair
@@ -194,7 +196,7 @@ Verdict = Done | Waiting | Later | Dead | Released
 
 def pair_of(verdict: Verdict) -> Pair:
     """The pair that a verdict is about."""
-    return verdict.rows.pair if isinstance(verdict, Done | Waiting) else verdict.pair
+    return verdict.rows.pair if isinstance(verdict, (Done, Waiting)) else verdict.pair
 
 
 class Settled(NamedTuple):

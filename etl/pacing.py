@@ -102,7 +102,8 @@ class Pace:
         self._closed = asyncio.Event()
         self._running = asyncio.Event()
         self._running.set()
-        self._room = asyncio.Event()
+        self._stands = False  # paused or closed: to ask the two events costs more than all the rest of a turn
+        self._room: asyncio.Event | None = None
         # The window in use, and the one reserved meanwhile.
         self._next_at = self._begins_at = self._ends_at = 0.0
         self._used = 0
@@ -126,16 +127,17 @@ class Pace:
         Say afterwards what came of it, and in any case that it is `done`.
         """
         # Without the lock first: waiting in line for it costs more than all the rest.
-        if self._slot_in() > 0:
+        now = time.monotonic()
+        if self._slot_in(now) > 0:
             async with self._turn:
-                while (seconds := self._slot_in()) > 0:
+                while (seconds := self._slot_in(now := time.monotonic())) > 0:
                     await self._wait(seconds)
         self._used += 1
-        self._next_at = max(self._next_at, time.monotonic() - LATE_SECONDS) + 1 / self.rate
-        sent = self.sent()
+        self._next_at = max(self._next_at, now - LATE_SECONDS) + 1 / self._allowance.rate
+        sent = self._allowance.sent(now)
         try:
             await self._limiter.acquire()
-            if self._closed.is_set():
+            if self._stands and self._closed.is_set():
                 raise StoppedError("no more requests")
         except BaseException:
             self.done()
@@ -146,7 +148,7 @@ class Pace:
         if not self._closed.is_set() and not self._running.is_set():
             await self._running.wait()
         elif not self._closed.is_set() and not self._has_room():
-            self._room.clear()
+            self._room = asyncio.Event()
             await self._room.wait()
         else:
             await (self._next_window() if seconds == math.inf else self.sleep(seconds))
@@ -158,18 +160,19 @@ class Pace:
     def done(self) -> None:
         """A request is over, however it ended."""
         self._allowance.done()
-        self._room.set()
+        if self._room is not None:
+            self._room.set()
+            self._room = None
 
-    def _slot_in(self) -> float:
+    def _slot_in(self, now: float) -> float:
         """Seconds until the next slot of this window; infinite where the window is over."""
-        now = time.monotonic()
-        if now < self._opens_at or self._closed.is_set() or not self._running.is_set() or not self._has_room():
+        if now < self._opens_at or self._stands or not self._has_room():
             return max(self._opens_at - now, 0.001)
         if self._gate_closed:
             self._gate_closed = False
             self._on_gate(0.0)
         at = max(self._next_at, now - LATE_SECONDS)
-        if at > self._ends_at - 0.5 / self.rate:
+        if at > self._ends_at - 0.5 / self._allowance.rate:
             return math.inf
         if self._ahead is None and self._ends_at - at < (self._ends_at - self._begins_at) / 2:
             self._ahead = asyncio.create_task(self._reserve())
@@ -216,10 +219,12 @@ class Pace:
     def pause(self) -> None:
         """Let nobody through until `resume`."""
         self._running.clear()
+        self._stands = True
 
     def resume(self) -> None:
         """End a pause."""
         self._running.set()
+        self._stands = self._closed.is_set()
 
     def accepted(self, sent: Sent) -> None:
         """The API answered a request, whatever it said of the scan."""
@@ -276,6 +281,8 @@ class Pace:
         """No more requests: whoever waits for its turn gets StoppedError."""
         self._closed.set()
         self._running.set()
-        self._room.set()
+        self._stands = True
+        if self._room is not None:
+            self._room.set()
         if self._ahead is not None:
             self._ahead.cancel()

@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
@@ -41,7 +43,7 @@ take 33, 500 take 28, but would keep the requests waiting."""
 BUDGET_EXIT = 4
 
 
-class _Answer(NamedTuple):
+class _Answer(Struct, frozen=True):
     """What the API said of a pair, not flattened yet."""
 
     lease: Lease
@@ -201,9 +203,7 @@ class _Run:
                 lane = self.lanes.get(number) or self.open_lane(number)
                 self.leased += 1
                 self.undone += 1
-                lane.undone += 1
-                lane.held += 1
-                lane.todo.put_nowait(lease)
+                lane.put(lease)
             self.held[lease.pair] = lease
 
     def open_lane(self, deployment_id: int) -> Lane:
@@ -225,11 +225,9 @@ class _Run:
             self.tell(Stopping(self.stop.reason))
             self.ports.hush()
         for lane in self.lanes.values():
-            while self.stop.asked.is_set() and not lane.todo.empty():
-                if lease := lane.todo.get_nowait():
-                    self.decide(lane, Released(lease.pair))
-            for _ in range(self.policy.concurrency):
-                lane.todo.put_nowait(None)
+            while self.stop.asked.is_set() and lane.todo:
+                self.decide(lane, Released(lane.todo.popleft().pair))
+            lane.close()
         if self.working:
             _, late = await asyncio.wait(self.working, timeout=self.policy.grace_seconds)
             for task in late:
@@ -251,38 +249,35 @@ class _Run:
                 tasks.create_task(self.fetch_pairs(lane))
 
     async def fetch_pairs(self, lane: Lane) -> None:
-        while (lease := await lane.todo.get()) is not None:
-            found: Verdict | _Answer = Released(lease.pair)
+        while lane.todo or await lane.has_more():
+            lease = lane.todo.popleft()
+            pair = lease.pair
+            found: Verdict | _Answer = Released(pair)
             try:
-                if lease.pair.deployment_id not in self.halted and not self.stop.asked.is_set():
-                    found = await self.attempt(lease)
+                if pair.deployment_id not in self.halted and self.stop.exit_code is None:
+                    found = _Answer(lease, await self.ports.fetch(pair), datetime.now(UTC))
+            except TransientError as error:
+                found = after_failure(lease, error, self.policy)
+            except ItemError as error:
+                found = after_refusal(lease, error)
+            except FatalError as error:
+                self.halt(error.deployment_id, error)
+            except StoppedError:
+                pass
             finally:
                 self.decide(lane, found)
-
-    async def attempt(self, lease: Lease) -> Verdict | _Answer:
-        try:
-            return _Answer(lease, await self.ports.fetch(lease.pair), datetime.now(UTC))
-        except TransientError as error:
-            return after_failure(lease, error, self.policy)
-        except ItemError as error:
-            return after_refusal(lease, error)
-        except FatalError as error:
-            self.halt(error.deployment_id, error)
-            return Released(lease.pair)
-        except StoppedError:
-            return Released(lease.pair)
 
     def judge_answers(self) -> None:
         answers, self.answers = self.answers, []
         self.verdicts += map(self.judge, answers)
 
     def judge(self, answer: _Answer) -> Verdict:
-        lease, document, fetched_at = answer
+        lease = answer.lease
         try:
-            rows = self.ports.flatten(lease.pair, document, fetched_at)
+            rows = self.ports.flatten(lease.pair, answer.document, answer.fetched_at)
         except ItemError as error:
             return after_refusal(lease, error)
-        return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, fetched_at)
+        return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, answer.fetched_at)
 
     def halt(self, deployment_id: int | None, error: FatalError) -> None:
         """Ask no more of one deployment, or of any."""

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import stamina
+from msgspec import Struct
 
 from etl.allowance import Sent
 from etl.answers import (
@@ -46,6 +47,7 @@ most, and no longer than so many requests take. 404s that wait together share on
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
+REFUSALS = (429, 503)
 DEPLOYMENTS, PING = "/api/v1/deployments", "/api/v1/ping"
 
 # The run counts retries and tells of them in its own words.
@@ -60,7 +62,7 @@ class Ping(NamedTuple):
     server_time: datetime | None
 
 
-class _Found(NamedTuple):
+class _Found(Struct, frozen=True):
     document: object
     headers: Mapping[str, str]
 
@@ -84,6 +86,7 @@ class Semgrep:
         """Whether an API that is away for longer than max_wait_seconds ends the run."""
         self._http = Http(settings)
         self._credits: dict[str, Credit] = {}
+        self._credit_of: dict[int, Credit] = {}
         self._hushed = False
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
@@ -105,24 +108,28 @@ class Semgrep:
         Raises TransientError, ItemError (this scan is gone), FatalError (the token, or the whole endpoint)
         and StoppedError.
         """
-        path = f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}"
-        credit = self._credit(pair.deployment_id)
+        deployment_id = pair.deployment_id
+        path = f"/api/v1/deployments/{deployment_id}/scan/{pair.scan_id}"
+        credit = self._credit_of.get(deployment_id) or self._credit(deployment_id)
+        try:
+            ask = self._in_turn if credit.failed else self._of_deployment
+            answer = await ask(deployment_id, path, credit)
+        except ItemError:
+            self._trust(credit)  # an answer, too
+            raise
+        if credit.failed:
+            self._trust(credit)
+        credit.worked = path
+        return answer.document
+
+    async def _in_turn(self, deployment_id: int, path: str, credit: Credit) -> _Found:
+        """The details of a scan, while none is shown: one is tried at a time, until the first that is answered."""
         while credit.is_doubted:
             async with credit.trying:
                 if credit.is_doubted:
                     await self._wait_for_trial(credit)
-                    return await self._scan(pair.deployment_id, path, credit)
-        return await self._scan(pair.deployment_id, path, credit)
-
-    async def _scan(self, deployment_id: int, path: str, credit: Credit) -> object:
-        try:
-            answer = await self._of_deployment(deployment_id, path)
-        except ItemError:
-            self._trust(credit)  # an answer, too
-            raise
-        self._trust(credit)
-        credit.worked = path
-        return answer.document
+                    return await self._of_deployment(deployment_id, path, credit)
+        return await self._of_deployment(deployment_id, path, credit)
 
     def _doubts(self, credit: Credit, error: TransientError, path: str) -> bool:
         """Whether the API lives, but shows no scan at all, so that one that fails isn't to blame."""
@@ -131,10 +138,10 @@ class Semgrep:
         return credit.is_doubted
 
     def _trust(self, credit: Credit) -> None:
-        if credit.failed:
-            if credit.is_doubted:
-                self._tell(ApiBack(round(time.monotonic() - credit.doubted_at, 1)))
-            credit.failed.clear()
+        """Scans are shown: forget those that have failed before."""
+        if credit.is_doubted:
+            self._tell(ApiBack(round(time.monotonic() - credit.doubted_at, 1)))
+        credit.failed.clear()
 
     async def _wait_for_trial(self, credit: Credit) -> None:
         """Wait until it is time to try one more scan, while none is shown. It is another one each time, for those
@@ -159,15 +166,31 @@ class Semgrep:
             **({"cursor": cursor} if cursor else {}),
         }
         path = f"/api/v1/deployments/{deployment_id}/scans/search"
-        answer = await self._of_deployment(deployment_id, path, json.dumps(query).encode())
+        credit = self._credit(deployment_id)
+        answer = await self._of_deployment(deployment_id, path, credit, json.dumps(query).encode())
         return Found(answer.document, server_time(answer.headers) or datetime.now(UTC))
 
-    async def _of_deployment(self, deployment_id: int, path: str, query: bytes | None = None) -> _Found:
-        """The answer to a call about one deployment. A failure while the API is away spends no attempt."""
-        credit = self._credit(deployment_id)
+    async def _of_deployment(self, deployment_id: int, path: str, credit: Credit, query: bytes | None = None) -> _Found:
+        """The answer to a call about one deployment.
+
+        Most calls are answered at once. All that is for the others starts at a failure only: it costs a fifth of a
+        whole request just to be passed through.
+        """
+        try:
+            answer = await self._send(path, credit, query)
+        except (TransientError, NotFoundError, FatalError, StoppedError) as failure:
+            answer = await self._after(failure, deployment_id, path, credit, query)
+        # Nothing has run between that answer and this line.
+        credit.proved_at[deployment_id] = credit.answered_at
+        return answer
+
+    async def _after(
+        self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
+    ) -> _Found:
+        """What a call comes to whose first try has failed. A failure while the API is away spends no attempt."""
         try:
             try:
-                return await self._believed(deployment_id, path, credit, query)
+                return await self._believed(failure, deployment_id, path, credit, query)
             except TransientError as error:
                 if error.spends_attempt and await self._is_away(credit, error, path):
                     error.spends_attempt = False
@@ -184,17 +207,16 @@ class Semgrep:
             credit.pace.close()
             raise error.of(deployment_id) from error.__cause__
 
-    async def _believed(self, deployment_id: int, path: str, credit: Credit, query: bytes | None) -> _Found:
-        """One call; a 404 is believed only after the token has proved good."""
+    async def _believed(
+        self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
+    ) -> _Found:
+        """Try again; a 404 is believed only after the token has proved good."""
         try:
-            answer = await self._patiently(path, credit, query)
+            return await self._again(failure, path, credit, query)
         except NotFoundError as error:
             await self._prove_token(deployment_id, credit)
             noun = "scan" if query is None else "search"
             raise ItemError(f"no such {noun}: {error}", kind="not_found", http_status=404) from error
-        # Nothing has run between that answer and this line.
-        credit.proved_at[deployment_id] = credit.answered_at
-        return answer
 
     async def _prove_token(self, deployment_id: int, credit: Credit) -> None:
         """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
@@ -261,6 +283,7 @@ class Semgrep:
             credit = self._credits[token] = Credit(token, pace)
             if self._hushed:
                 pace.close()
+        self._credit_of[deployment_id] = credit
         return credit
 
     def _tell_gate(self, seconds: float) -> None:
@@ -350,15 +373,18 @@ class Semgrep:
             credit.worked = ""
         return None
 
-    async def _patiently(self, path: str, credit: Credit, query: bytes | None = None) -> _Found:
-        """One call with the quick retries. The retrying machinery starts at the first failure only: it
-        costs 32 us a call, a third of a whole request."""
+    async def _patiently(self, path: str, credit: Credit) -> _Found:
+        """One call, with the quick retries if it fails."""
         try:
-            return await self._send(path, credit, query)
-        except TransientError as error:
-            if credit.is_doubted:
-                raise
-            first: TransientError | None = error
+            return await self._send(path, credit)
+        except TransientError as failure:
+            return await self._again(failure, path, credit)
+
+    async def _again(self, failure: Exception, path: str, credit: Credit, query: bytes | None = None) -> _Found:
+        """The quick retries after a first failure; whatever else than a transient one it was, it stays."""
+        if not isinstance(failure, TransientError) or credit.is_doubted:
+            raise failure
+        first: TransientError | None = failure
         first_failed_at = time.monotonic()
 
         async def again() -> _Found:
@@ -383,27 +409,30 @@ class Semgrep:
         sent = pace.sent() if past_the_gate else await pace.acquire()
         self._tally.requests += 1
         try:
-            status, answered, body = await self._http.ask(path, credit.token, query)
+            answer = await self._http.ask(path, credit.token, query)
         except (TransientError, FatalError):
             credit.count(failed=True)
             raise
         finally:
             pace.done()
-        credit.count(failed=status >= 500)
+        status, headers = answer.status, answer.headers
+        if credit.failing or status >= 500:
+            credit.count(failed=status >= 500)
         now = datetime.now(UTC)
-        left = quota(answered, now)
+        left = quota(headers, now)
         until_more = left[1] if left and left[0] <= 0 else 0.0
+        if status not in REFUSALS:
+            pace.accepted(sent)
+            if until_more:  # the API says that this was the last request for now: nobody meets the refusal
+                await pace.hold(until_more)
         if status == 200:
-            await _accepted(pace, sent, until_more)
-            found = document(body, answered.get("Content-Type", "application/json"), path, credit.token)
+            found = document(answer.body, headers.get("Content-Type", "application/json"), path, credit.token)
             credit.answered_at = sent.at
-            return _Found(found, answered)
-        error = meaning(status, f"HTTP {status} from {path}{quoted(body, credit.token)}", answered, now)
-        if isinstance(error, TransientError) and status in (429, 503):
+            return _Found(found, headers)
+        error = meaning(status, f"HTTP {status} from {path}{quoted(answer.body, credit.token)}", headers, now)
+        if isinstance(error, TransientError) and status in REFUSALS:
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
             await self._refused(error, sent, pace)
-        else:
-            await _accepted(pace, sent, until_more)
         raise error
 
     async def _refused(self, error: TransientError, sent: Sent, pace: Pace) -> None:
@@ -419,13 +448,6 @@ class Semgrep:
                 stop_code=UNAVAILABLE_EXIT,
                 http_status=error.http_status,
             )
-
-
-async def _accepted(pace: Pace, sent: Sent, until_more_seconds: float) -> None:
-    """The API has answered. Where it says that this was the last request for now, nobody meets the refusal."""
-    pace.accepted(sent)
-    if until_more_seconds:
-        await pace.hold(until_more_seconds)
 
 
 def _quick_retry(error: Exception) -> bool | float:
