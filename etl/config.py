@@ -64,7 +64,7 @@ class DatabaseSettings(_Section):
     """`[database]`: where the rows go, and how many at a time. The password in `url` isn't shown by repr()."""
 
     url: str = "sqlite:///scans.db"
-    batch_size: int = Field(default=500, ge=1, le=10_000)
+    batch_size: int = Field(default=1000, ge=1, le=10_000)
     flush_seconds: float = Field(default=1.0, gt=0, le=60)
 
     @field_validator("url")

@@ -102,18 +102,14 @@ _ITEMS = tuple(scan_stat_items.c)
 
 def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str) -> None:
     scan_rows: list[Row] = []
-    product_rows: list[Row] = []
-    meta_rows: list[Row] = []
-    stats_rows: list[Row] = []
-    item_rows: list[Row] = []
     for rows in batch:
         pair, at = rows.pair, rows.fetched_at
-        first = first_seen.get(pair, at) if first_seen else at
-        scan_rows.append((*pair, *rows.scan, rows.content_hash, min(first, at), at, at, run_id))
-        meta_rows.append(pair + rows.meta)
-        stats_rows.append(pair + rows.stats)
-        product_rows += [(*pair, product) for product in rows.products]
-        item_rows += [pair + item for item in rows.items]
+        first = min(first_seen.get(pair, at), at) if first_seen else at
+        scan_rows.append((*pair, *rows.scan, rows.content_hash, first, at, at, run_id))
+    product_rows = [(*rows.pair, product) for rows in batch for product in rows.products]
+    meta_rows = [rows.pair + rows.meta for rows in batch]
+    stats_rows = [rows.pair + rows.stats for rows in batch]
+    item_rows = [rows.pair + item for rows in batch for item in rows.items]
     insert_rows(connection, scans, _SCANS, scan_rows)
     insert_rows(connection, scan_products, _PRODUCTS, product_rows)
     insert_rows(connection, scan_meta, _META, meta_rows)

@@ -12,6 +12,7 @@ of the index, without the rows that are leased or wait, however many there are.
 import random
 from collections.abc import Collection, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -97,7 +98,7 @@ def lease(
         for deployment in deployments:
             most = min(share, limit - len(taken))
             rows = change_chosen(connection, take, **given, of_deployment=deployment, most=most) if most else ()
-            rows = sorted(rows, key=lambda row: tuple(row[3:]))
+            rows = sorted(rows, key=itemgetter(3, 4, 5))  # by _TURN
             taken += [Lease(Pair(row[0], row[1]), row[2], row[4]) for row in rows]
             if len(rows) == share:
                 full.append(deployment)
@@ -178,7 +179,8 @@ _FORGET_DEAD = delete(dead_letters)
 def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
     if not pairs:
         return set()
-    kept = {Pair(*row) for row in remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)}
+    removed = remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)
+    kept = set(pairs) if len(removed) == len(pairs) else {Pair(*row) for row in removed}
     if kept:
         # Only theirs: of the others somebody else has said the last word, which may be a dead letter.
         on_pairs(connection, _FORGET_DEAD, dead_letters, list(kept))
