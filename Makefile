@@ -26,12 +26,12 @@ demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show 
 	@$(BIN)/scan-etl demo
 
 test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
-	@$(BIN)/python -m pytest -n logical $(ARGS)
+	@$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 SOAK_SECONDS ?= 300
 
 soak: $(DEV) ## ill-treat many workers for a long time, and play a year of nights: make soak SOAK_SECONDS=3600
-	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n logical $(ARGS) \
+	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n logical --dist worksteal $(ARGS) \
 		tests/test_workers.py tests/test_workers_pace.py tests/test_nights.py
 
 check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
@@ -49,10 +49,11 @@ floors: $(DEV)
 pins: ## the requirement files name versions and hashes, and no place to fetch them from
 	@! grep -n '://' requirements/*.txt
 
-# One worker for each hardware thread (`logical`), not for each core: the tests mostly wait.
+# One worker for each hardware thread (`logical`), not for each core: the tests mostly wait. They are shared out again
+# when one worker has no more, for the longest tests come last.
 coverage: $(DEV)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n logical
+	@$(BIN)/coverage run -m pytest -n logical --dist worksteal
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
