@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from etl import status
 from etl.answers import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
+from etl.calls import Ping
 from etl.config import ApiSettings, Settings
 from etl.database import Database, product, schema_problem
 from etl.engine import place, sqlite_path
@@ -21,7 +22,7 @@ from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, Transi
 from etl.events import Tally
 from etl.model import NO_DEPLOYMENT
 from etl.schema import HEAD
-from etl.semgrep import Ping, Semgrep
+from etl.semgrep import Semgrep
 from etl.tokens import Tokens, load_tokens
 
 T = TypeVar("T")

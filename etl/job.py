@@ -162,8 +162,8 @@ async def _work(this: _Run, patient: PatientDatabase) -> None:
             stopped = this.stop.asked.is_set
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
         budget_of = partial(TokenBudget, patient)
-        async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell) as semgrep:
-            semgrep.gives_up = not this.order.forever
+        gives_up = not this.order.forever
+        async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=gives_up) as semgrep:
             with _deadline(this.order.deadline_seconds, began_at, this.stop):
                 if this.order.discovers:
                     await _discover(this, semgrep, patient)

@@ -17,7 +17,7 @@ class Lane:
     """
 
     def __init__(self, concurrency: int, ahead: int) -> None:
-        # Not an asyncio.Queue, through which a pair takes a dozen calls.
+        # An asyncio.Queue takes a dozen calls a pair, in the way of its request.
         self.todo: deque[Lease] = deque()
         self._filled = asyncio.Event()
         self._is_closed = False

@@ -102,8 +102,8 @@ class Pace:
         self._closed = asyncio.Event()
         self._running = asyncio.Event()
         self._running.set()
-        self._stands = False  # paused or closed: to ask the two events costs more than all the rest of a turn
-        self._room: asyncio.Event | None = None
+        self._stands = False  # paused or closed: one look for every request
+        self._room: asyncio.Event | None = None  # of who waits until fewer are on their way
         # The window in use, and the one reserved meanwhile.
         self._next_at = self._begins_at = self._ends_at = 0.0
         self._used = 0

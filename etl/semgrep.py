@@ -1,42 +1,33 @@
-"""The Semgrep API: what is asked of it, at which pace, and what is believed of its answers.
+"""The Semgrep API: what is asked of it, and what is believed of its answers.
 
-Every answer becomes a decoded document or one of our errors, here and in `answers`; error texts are cleaned of the
-token. Bad news is believed only after a second question: a 404 after the token has proved good, a failure after
-something that worked before has been asked again.
+Bad news is believed only after a second question: a 404 after the token has proved good, a failure after something that
+worked before has been asked again.
 """
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-import stamina
-from msgspec import Struct
-
-from etl.allowance import Sent
 from etl.answers import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
     NotFoundError,
     deployment_ids,
-    document,
-    meaning,
-    quota,
-    quoted,
     server_time,
     token_missing,
     token_of_another,
     token_without_scope,
 )
+from etl.calls import Answered, Calls
 from etl.config import ApiSettings
 from etl.credit import MANY_FAILING, Credit
 from etl.errors import FatalError, ItemError, StoppedError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
-from etl.http import Http
 from etl.model import PAGE_SIZE, Found, Pair
 from etl.pacing import Budget, Pace, backoff_seconds
 from etl.tokens import Tokens
@@ -44,63 +35,47 @@ from etl.tokens import Tokens
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
 most, and no longer than so many requests take. 404s that wait together share one question."""
-LONGEST_PAUSE_SECONDS = 5.0
-"""The longest wait between quick retries; whatever needs more is the queue's to retry."""
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
-REFUSALS = (429, 503)
-DEPLOYMENTS, PING = "/api/v1/deployments", "/api/v1/ping"
-
-# The run counts retries and tells of them in its own words.
-stamina.instrumentation.set_on_retry_hooks([])
-
-
-class Ping(NamedTuple):
-    """How the API answered a ping: after so many seconds, connecting included, and what its clock said."""
-
-    status: int
-    seconds: float
-    server_time: datetime | None
-
-
-class _Found(Struct, frozen=True):
-    document: object
-    headers: Mapping[str, str]
+DEPLOYMENTS = "/api/v1/deployments"
 
 
 class Semgrep:
     """The API for any number of deployments. Use it as an async context manager.
 
     `budget_of(token)` gives the line of time that all workers of a token share. `tally` counts requests, retries
-    and refusals as they happen.
+    and refusals as they happen. Unless it `gives_up`, it waits for an API that is away as long as it takes.
     """
 
     def __init__(
-        self, settings: ApiSettings, tokens: Tokens, budget_of: Callable[[str], Budget], tally: Tally, tell: Tell
+        self,
+        settings: ApiSettings,
+        tokens: Tokens,
+        budget_of: Callable[[str], Budget],
+        tally: Tally,
+        tell: Tell,
+        *,
+        gives_up: bool = True,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._budget_of = budget_of
-        self._tally = tally
         self._tell = tell
-        self.gives_up = True
-        """Whether an API that is away for longer than max_wait_seconds ends the run."""
-        self._http = Http(settings)
+        self._gives_up = gives_up
+        self._calls = Calls(settings, tally, gives_up=gives_up)
+        self.ping = self._calls.ping
         self._credits: dict[str, Credit] = {}
-        self._credit_of: dict[int, Credit] = {}
+        self._credit_of: dict[int, Credit] = {}  # the same, by deployment
         self._hushed = False
-        self._retrying = stamina.AsyncRetryingCaller(
-            attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
-        ).on(_quick_retry)
 
     async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
+        await self._calls.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.hush()
-        await self._http.__aexit__(kind, error, trace)
+        await self._calls.__aexit__(kind, error, trace)
 
     async def scan(self, pair: Pair) -> object:
         """The decoded details of one scan.
@@ -122,7 +97,7 @@ class Semgrep:
         credit.worked = path
         return answer.document
 
-    async def _in_turn(self, deployment_id: int, path: str, credit: Credit) -> _Found:
+    async def _in_turn(self, deployment_id: int, path: str, credit: Credit) -> Answered:
         """The details of a scan, while none is shown: one is tried at a time, until the first that is answered."""
         while credit.is_doubted:
             async with credit.trying:
@@ -146,7 +121,7 @@ class Semgrep:
     async def _wait_for_trial(self, credit: Credit) -> None:
         """Wait until it is time to try one more scan, while none is shown. It is another one each time, for those
         that have failed may be to blame after all. FatalError (exit 4) if that goes on for too long."""
-        if self.gives_up and time.monotonic() - credit.doubted_at >= self._settings.max_wait_seconds:
+        if self._gives_up and time.monotonic() - credit.doubted_at >= self._settings.max_wait_seconds:
             raise self._has_been_away("it answers, but no scan")
         credit.trials += 1
         await credit.pace.sleep(backoff_seconds(credit.trials, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
@@ -170,23 +145,25 @@ class Semgrep:
         answer = await self._of_deployment(deployment_id, path, credit, json.dumps(query).encode())
         return Found(answer.document, server_time(answer.headers) or datetime.now(UTC))
 
-    async def _of_deployment(self, deployment_id: int, path: str, credit: Credit, query: bytes | None = None) -> _Found:
+    async def _of_deployment(
+        self, deployment_id: int, path: str, credit: Credit, query: bytes | None = None
+    ) -> Answered:
         """The answer to a call about one deployment.
 
-        Most calls are answered at once. All that is for the others starts at a failure only: it costs a fifth of a
-        whole request just to be passed through.
+        Most calls are answered at once. All that is for the others starts at a failure only: in a run every function on
+        the way of a request costs it 1 to 2 us, however little it does, for the caches are full of other things.
         """
         try:
-            answer = await self._send(path, credit, query)
+            answer = await self._calls.send(path, credit, query)
         except (TransientError, NotFoundError, FatalError, StoppedError) as failure:
-            answer = await self._after(failure, deployment_id, path, credit, query)
+            answer = await self._after_failure(failure, deployment_id, path, credit, query)
         # Nothing has run between that answer and this line.
         credit.proved_at[deployment_id] = credit.answered_at
         return answer
 
-    async def _after(
+    async def _after_failure(
         self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
-    ) -> _Found:
+    ) -> Answered:
         """What a call comes to whose first try has failed. A failure while the API is away spends no attempt."""
         try:
             try:
@@ -209,10 +186,10 @@ class Semgrep:
 
     async def _believed(
         self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
-    ) -> _Found:
+    ) -> Answered:
         """Try again; a 404 is believed only after the token has proved good."""
         try:
-            return await self._again(failure, path, credit, query)
+            return await self._calls.retry(failure, path, credit, query)
         except NotFoundError as error:
             await self._prove_token(deployment_id, credit)
             noun = "scan" if query is None else "search"
@@ -260,13 +237,6 @@ class Semgrep:
         credit = self._credit(deployment_id)
         return await (self._visible_in_the_end(credit) if patiently else self._visible(credit))
 
-    async def ping(self) -> Ping:
-        """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
-        began_at = time.monotonic()
-        self._tally.requests += 1
-        answer = await self._http.ask(PING)
-        return Ping(answer.status, time.monotonic() - began_at, server_time(answer.headers))
-
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
         self._hushed = True
@@ -299,7 +269,7 @@ class Semgrep:
     async def _ask_token(self, credit: Credit) -> None:
         asked_at = time.monotonic()
         try:
-            credit.visible = deployment_ids((await self._patiently(DEPLOYMENTS, credit)).document)
+            credit.visible = deployment_ids((await self._calls.patiently(DEPLOYMENTS, credit)).document)
         except NotFoundError as error:
             raise token_without_scope() from error
         credit.asked_at = asked_at
@@ -360,101 +330,15 @@ class Semgrep:
             if still is None:
                 return
             failure = still
-            if self.gives_up and time.monotonic() - began_at >= longest:
+            if self._gives_up and time.monotonic() - began_at >= longest:
                 raise self._has_been_away(failure)
 
     async def _failure(self, credit: Credit, *, paused: bool) -> TransientError | None:
         """Ask once more for what has worked before; what is wrong. An API that asks for patience isn't away."""
         try:
-            await self._send(credit.worked or DEPLOYMENTS, credit, past_the_gate=paused)
+            await self._calls.send(credit.worked or DEPLOYMENTS, credit, past_the_gate=paused)
         except TransientError as error:
             return error if error.spends_attempt else None
         except (NotFoundError, ItemError):
             credit.worked = ""
         return None
-
-    async def _patiently(self, path: str, credit: Credit) -> _Found:
-        """One call, with the quick retries if it fails."""
-        try:
-            return await self._send(path, credit)
-        except TransientError as failure:
-            return await self._again(failure, path, credit)
-
-    async def _again(self, failure: Exception, path: str, credit: Credit, query: bytes | None = None) -> _Found:
-        """The quick retries after a first failure; whatever else than a transient one it was, it stays."""
-        if not isinstance(failure, TransientError) or credit.is_doubted:
-            raise failure
-        first: TransientError | None = failure
-        first_failed_at = time.monotonic()
-
-        async def again() -> _Found:
-            nonlocal first
-            if first is not None:
-                error, first = first, None
-                raise error
-            self._tally.retried += 1
-            return await self._send(path, credit, query)
-
-        try:
-            return await self._retrying(again)
-        except TransientError as error:
-            error.first_failed_at = first_failed_at
-            raise
-
-    async def _send(
-        self, path: str, credit: Credit, query: bytes | None = None, *, past_the_gate: bool = False
-    ) -> _Found:
-        """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
-        pace = credit.pace
-        sent = pace.sent() if past_the_gate else await pace.acquire()
-        self._tally.requests += 1
-        try:
-            answer = await self._http.ask(path, credit.token, query)
-        except (TransientError, FatalError):
-            credit.count(failed=True)
-            raise
-        finally:
-            pace.done()
-        status, headers = answer.status, answer.headers
-        if credit.failing or status >= 500:
-            credit.count(failed=status >= 500)
-        now = datetime.now(UTC)
-        left = quota(headers, now)
-        until_more = left[1] if left and left[0] <= 0 else 0.0
-        if status not in REFUSALS:
-            pace.accepted(sent)
-            if until_more:  # the API says that this was the last request for now: nobody meets the refusal
-                await pace.hold(until_more)
-        if status == 200:
-            found = document(answer.body, headers.get("Content-Type", "application/json"), path, credit.token)
-            credit.answered_at = sent.at
-            return _Found(found, headers)
-        error = meaning(status, f"HTTP {status} from {path}{quoted(answer.body, credit.token)}", headers, now)
-        if isinstance(error, TransientError) and status in REFUSALS:
-            error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
-            await self._refused(error, sent, pace)
-        raise error
-
-    async def _refused(self, error: TransientError, sent: Sent, pace: Pace) -> None:
-        """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
-        is_limit = error.http_status == 429
-        self._tally.rate_limited += is_limit
-        if not is_limit and error.retry_after_seconds is None:
-            pace.unavailable(sent)
-        elif not await pace.refused(sent, error.retry_after_seconds, is_limit=is_limit) and self.gives_up:
-            raise FatalError(
-                f"the API has refused every request for {self._settings.max_wait_seconds:g} s: {error}",
-                kind="rate_limited",
-                stop_code=UNAVAILABLE_EXIT,
-                http_status=error.http_status,
-            )
-
-
-def _quick_retry(error: Exception) -> bool | float:
-    """Whether to try again in place, or after how many seconds. A refused one waits at the gate instead."""
-    if not isinstance(error, TransientError):
-        return False
-    if error.kind == "rate_limited":
-        return 0.001
-    wait = error.retry_after_seconds
-    return True if wait is None else wait <= LONGEST_PAUSE_SECONDS and wait

@@ -26,7 +26,9 @@ class Asking:
 
 
 @asynccontextmanager
-async def asking_at(base_url: str, tokens: Mapping[str, str] | None = None, **settings: Any) -> AsyncIterator[Asking]:
+async def asking_at(
+    base_url: str, tokens: Mapping[str, str] | None = None, *, gives_up: bool = True, **settings: Any
+) -> AsyncIterator[Asking]:
     """A client of `base_url`. `tokens` are environment variables; `settings` are those of `[api]`.
 
     It doesn't retry in place unless told so, so that a test sees each failure.
@@ -39,6 +41,7 @@ async def asking_at(base_url: str, tokens: Mapping[str, str] | None = None, **se
         lambda token: budgets.setdefault(token, MemoryBudget()),
         tally,
         events.append,
+        gives_up=gives_up,
     )
     async with semgrep:
         yield Asking(semgrep, tally, events, budgets)

@@ -505,8 +505,10 @@ async def test_a_worker_waits_for_an_api_that_is_away_as_long_as_it_takes() -> N
     async def answer(call: Call) -> web.StreamResponse:
         return await (fails if down else found)(call)
 
-    async with SmallApi(answer, answer) as api, asking_at(api.base_url, max_wait_seconds=0.001) as asking:
-        asking.semgrep.gives_up = False
+    async with (
+        SmallApi(answer, answer) as api,
+        asking_at(api.base_url, gives_up=False, max_wait_seconds=0.001) as asking,
+    ):
         waiting = asyncio.create_task(tried(asking, ONE))
         await until(lambda: api.times[DEPLOYMENTS] >= 2)
         down = False
