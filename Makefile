@@ -50,7 +50,7 @@ pins: ## the requirement files name versions and hashes, and no place to fetch t
 	@! grep -n '://' requirements/*.txt
 
 # One worker for each hardware thread (`logical`), not for each core: the tests mostly wait. They are shared out again
-# when one worker has no more, for the longest tests come last.
+# when a worker has no more.
 coverage: $(DEV)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n logical --dist worksteal
