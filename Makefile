@@ -9,6 +9,8 @@ VENV := .venv
 RUN := $(VENV)/ready-to-run
 DEV := $(VENV)/ready-to-develop
 BIN := $(VENV)/bin
+# The tests are shared out again when a worker has no more. tests/conftest.py says how many workers there are.
+PYTEST := -m pytest -n logical --dist worksteal
 
 # uv where it is there (1 s instead of 15); where it isn't, or can't reach its registry, pip does the same.
 define install
@@ -26,12 +28,12 @@ demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show 
 	@$(BIN)/scan-etl demo
 
 test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
-	@$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
+	@$(BIN)/python $(PYTEST) $(ARGS)
 
 SOAK_SECONDS ?= 300
 
 soak: $(DEV) ## ill-treat many workers for a long time, and play a year of nights: make soak SOAK_SECONDS=3600
-	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -n logical --dist worksteal $(ARGS) \
+	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python $(PYTEST) $(ARGS) \
 		tests/test_workers.py tests/test_workers_pace.py tests/test_nights.py
 
 check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
@@ -49,11 +51,9 @@ floors: $(DEV)
 pins: ## the requirement files name versions and hashes, and no place to fetch them from
 	@! grep -n '://' requirements/*.txt
 
-# One worker for each hardware thread (`logical`), not for each core: the tests mostly wait. They are shared out again
-# when a worker has no more.
 coverage: $(DEV)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n logical --dist worksteal
+	@$(BIN)/coverage run $(PYTEST)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
