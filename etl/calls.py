@@ -7,8 +7,7 @@ token.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import stamina
 from msgspec import Struct
@@ -47,29 +46,20 @@ class Answered(Struct, frozen=True):
 
 
 class Calls:
-    """Calls with any number of tokens. Use it as an async context manager.
+    """Calls with any number of tokens, over one HTTP client, which the caller opens and closes.
 
     `tally` counts requests, retries and refusals as they happen. If it `gives_up`, an API that refuses everything for
     longer than max_wait_seconds is a FatalError.
     """
 
-    def __init__(self, settings: ApiSettings, tally: Tally, *, gives_up: bool) -> None:
-        self._http = Http(settings)
+    def __init__(self, http: Http, settings: ApiSettings, tally: Tally, *, gives_up: bool) -> None:
+        self._http = http
         self._tally = tally
         self._gives_up = gives_up
         self._max_wait_seconds = settings.max_wait_seconds
         self._retrying = stamina.AsyncRetryingCaller(
             attempts=settings.retries + 1, timeout=None, wait_initial=0.2, wait_max=LONGEST_PAUSE_SECONDS
         ).on(_quick_retry)
-
-    async def __aenter__(self) -> Self:
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.__aexit__(kind, error, trace)
 
     async def ping(self) -> Ping:
         """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
@@ -119,9 +109,9 @@ class Calls:
         except TransientError as failure:
             return await self.retry(failure, path, credit)
 
-    async def retry(self, failure: Exception, path: str, credit: Credit, query: bytes | None = None) -> Answered:
-        """The quick retries after a first failure; whatever else than a transient one it was, it stays."""
-        if not isinstance(failure, TransientError) or credit.is_doubted:
+    async def retry(self, failure: TransientError, path: str, credit: Credit, query: bytes | None = None) -> Answered:
+        """The quick retries after a first failure. None while scans aren't shown: they are tried one at a time then."""
+        if credit.is_doubted:
             raise failure
         first: TransientError | None = failure
         first_failed_at = time.monotonic()

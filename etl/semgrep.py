@@ -28,6 +28,7 @@ from etl.config import ApiSettings
 from etl.credit import MANY_FAILING, Credit
 from etl.errors import FatalError, ItemError, StoppedError, TransientError
 from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
+from etl.http import Http
 from etl.model import PAGE_SIZE, Found, Pair
 from etl.pacing import Budget, Pace, backoff_seconds
 from etl.tokens import Tokens
@@ -61,21 +62,21 @@ class Semgrep:
         self._budget_of = budget_of
         self._tell = tell
         self._gives_up = gives_up
-        self._calls = Calls(settings, tally, gives_up=gives_up)
+        self._http = Http(settings)
+        self._calls = Calls(self._http, settings, tally, gives_up=gives_up)
         self.ping = self._calls.ping
-        self._credits: dict[str, Credit] = {}
-        self._credit_of: dict[int, Credit] = {}  # the same, by deployment
+        self._credits: dict[int, Credit] = {}  # by deployment; those with one token share one
         self._hushed = False
 
     async def __aenter__(self) -> Self:
-        await self._calls.__aenter__()
+        await self._http.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.hush()
-        await self._calls.__aexit__(kind, error, trace)
+        await self._http.__aexit__(kind, error, trace)
 
     async def scan(self, pair: Pair) -> object:
         """The decoded details of one scan.
@@ -85,7 +86,7 @@ class Semgrep:
         """
         deployment_id = pair.deployment_id
         path = f"/api/v1/deployments/{deployment_id}/scan/{pair.scan_id}"
-        credit = self._credit_of.get(deployment_id) or self._credit(deployment_id)
+        credit = self._credit(deployment_id)
         try:
             ask = self._in_turn if credit.failed else self._of_deployment
             answer = await ask(deployment_id, path, credit)
@@ -187,8 +188,10 @@ class Semgrep:
     async def _believed(
         self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
     ) -> Answered:
-        """Try again; a 404 is believed only after the token has proved good."""
+        """The quick retries of what may work again; a 404 is believed only after the token has proved good."""
         try:
+            if not isinstance(failure, TransientError):
+                raise failure
             return await self._calls.retry(failure, path, credit, query)
         except NotFoundError as error:
             await self._prove_token(deployment_id, credit)
@@ -244,17 +247,21 @@ class Semgrep:
             credit.pace.close()
 
     def _credit(self, deployment_id: int) -> Credit:
+        known = self._credits.get(deployment_id)
+        if known is not None:
+            return known
         token = self._tokens.for_deployment(deployment_id)
         if token is None:
             raise token_missing(deployment_id)
-        credit = self._credits.get(token)
-        if credit is None:
-            pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
-            credit = self._credits[token] = Credit(token, pace)
-            if self._hushed:
-                pace.close()
-        self._credit_of[deployment_id] = credit
+        shared = (credit for credit in self._credits.values() if credit.token == token)
+        credit = self._credits[deployment_id] = next(shared, None) or self._new_credit(token)
         return credit
+
+    def _new_credit(self, token: str) -> Credit:
+        pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
+        if self._hushed:
+            pace.close()
+        return Credit(token, pace)
 
     def _tell_gate(self, seconds: float) -> None:
         self._tell(GateClosed(round(seconds, 1)) if seconds else GateOpened())

@@ -1,0 +1,51 @@
+"""The lanes: what is put into one is worked off by those who wait at it, who leave when it closes."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from etl.lanes import Lane
+from etl.model import Lease, Pair
+
+
+def lease(scan_id: int) -> Lease:
+    return Lease(Pair(120, scan_id), 0, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+async def fetch_all(lane: Lane, found: list[Lease]) -> None:
+    while lane.todo or await lane.has_more():
+        found.append(lane.todo.popleft())
+        await asyncio.sleep(0)
+
+
+async def test_each_lease_is_taken_once_in_its_order_however_many_wait() -> None:
+    """Those that come while all wait, and those that come while all are at work."""
+    lane, found = Lane(3, 100), list[Lease]()
+    leases = [lease(number) for number in range(1, 8)]
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(fetch_all(lane, found))
+        await asyncio.sleep(0)
+        for one in leases[:1]:
+            lane.put(one)
+        await asyncio.sleep(0.01)
+        for one in leases[1:]:
+            lane.put(one)
+        await asyncio.sleep(0.01)
+        before_the_end = list(found)
+        lane.close()
+
+    assert before_the_end == found == leases
+    assert (lane.undone, lane.held) == (7, 7)
+
+
+async def test_a_closed_lane_is_worked_off_before_anyone_leaves() -> None:
+    """What was put there before is still done; then nobody waits any more, nor begins to."""
+    lane, found = Lane(1, 100), list[Lease]()
+    lane.put(lease(1))
+    lane.close()
+    async with asyncio.timeout(5):
+        assert await lane.has_more()
+        await fetch_all(lane, found)
+        assert not await lane.has_more()
+
+    assert found == [lease(1)]
