@@ -2,24 +2,16 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from etl.config import Settings, load_settings, seconds_of
-from etl.engine import place
-from etl.intake import Order
-from etl.job import run
-from etl.model import INT64_MAX
-from etl.observe import configure_logs, print_summary
-from etl.tokens import load_tokens
+from etl.observe import configure_logs
 
 SETTING_OF = {
     "database_url": "database.url",
@@ -67,30 +59,6 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
 
 
-class Since(click.ParamType[float | datetime]):
-    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
-
-    name = "since"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
-        """So many seconds ago, or an instant in UTC; fails with an example of what is right. 20260301 is a day."""
-        text = str(value).strip()
-        try:
-            with suppress(ValueError):
-                instant = datetime.fromisoformat(text)
-                return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-            seconds = seconds_of(text)
-            if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
-                return seconds
-        except OverflowError:
-            pass
-        except ValueError:
-            self.fail(
-                f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
-            )
-        raise click.BadParameter(f"{value!r} is not between the years 1 and 9999", ctx, param)
-
-
 # Options that many commands share
 
 
@@ -108,7 +76,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
 _option = partial(click.option, expose_value=False, callback=_keep)
 
 
-def _all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+def all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     def decorate(command: Decorated) -> Decorated:
         for decorator in reversed(decorators):
             command = decorator(command)
@@ -117,34 +85,20 @@ def _all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
     return decorate
 
 
-common = _all_of(
+common = all_of(
     _option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML."),
     _option("--database-url", metavar="URL", help="Where the rows go: sqlite:///FILE or postgresql://..."),
     _option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on stderr."),
     _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."),
 )
 rate = _option("--rate", type=float, metavar="N", help="Requests a second for a token.")
-pace = _all_of(
+pace = all_of(
     rate,
     _option("--concurrency", type=int, metavar="N", help="Requests in flight for a deployment."),
 )
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
-budget = _all_of(
-    click.option("--refresh", is_flag=True, help="Fetch final scans again."),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Fetch at most N pairs, then exit 4."),
-    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop at N dead letters: exit 4."),
-    click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 2h: exit 4."),
-)
 strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
-which_dead = _all_of(
-    click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found."),
-    click.option(
-        "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
-    ),
-    click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
-    click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
-)
 
 
 def settings_of(ctx: click.Context) -> Settings:
@@ -170,17 +124,3 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     except ImportError:
         return asyncio.run(work)
     return uvloop.run(work)
-
-
-def budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `budget` as an order has them."""
-    return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
-
-
-def report_run(ctx: click.Context, order: Order) -> NoReturn:
-    """Do a run, print its summary and leave with its exit code."""
-    settings = settings_of(ctx)
-    interactive = sys.stderr.isatty() and settings.observe.log_format == "text"
-    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive))
-    print_summary(summary, where=place(settings.database.url), as_json=wants_json(ctx))
-    ctx.exit(summary["exit_code"])

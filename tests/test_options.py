@@ -7,7 +7,7 @@ import pytest
 from command import Command
 
 from etl.model import INT64_MAX
-from etl.options import Since
+from etl.running import Since
 
 
 @pytest.mark.parametrize(
