@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what needs a server, so that `-m postgresql` runs it all against another version. Put them in order."""
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        chosen = {parameters.get(name) for name in BY_DIALECT}
+        chosen = {_parameters(item).get(name) for name in BY_DIALECT}
         if names & {"postgres_databases", "start_postgres"} or "postgresql" in chosen:
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
@@ -100,6 +99,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
     # The longest first: at the end they would leave all workers but one idle.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def _parameters(item: pytest.Item) -> Mapping[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -292,6 +295,8 @@ def start_postgres(pytestconfig: pytest.Config) -> Iterator[StartPostgres]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Command:
+def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     """The real command: `cli("run", "pairs.csv")` gives its `Outcome`, `cli.start(...)` a running process."""
-    return Command(tmp_path)
+    # The variants of a test for the servers run the same lines as the one for SQLite: to measure them too would take
+    # each command half as long again.
+    return Command(tmp_path, measured=_parameters(request.node).get("database_url", "sqlite") == "sqlite")

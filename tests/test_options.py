@@ -8,6 +8,7 @@ from command import Command
 
 from etl.model import INT64_MAX
 from etl.running import Since
+from etl.upkeep import failures_list
 
 
 @pytest.mark.parametrize(
@@ -39,12 +40,10 @@ def test_what_is_no_time_is_a_usage_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, INT64_MAX + 1, 99_999_999_999_999_999_999])
-def test_what_cannot_be_an_id_is_a_usage_error(cli: Command, sqlite_url: str, number: int) -> None:
+def test_what_cannot_be_an_id_is_a_usage_error(number: int) -> None:
     """The database is never asked for it."""
-    outcome = cli("failures", "list", "--deployment", str(number), "--database-url", sqlite_url)
-
-    assert outcome.exit_code == 2
-    assert "--deployment" in outcome.stderr
+    with pytest.raises(click.BadParameter, match="is not in the range 1<=x<="):
+        failures_list.make_context("list", ["--deployment", str(number)])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +52,6 @@ def test_what_cannot_be_an_id_is_a_usage_error(cli: Command, sqlite_url: str, nu
 )
 def test_an_output_that_nobody_reads_is_no_bug(cli: Command, sqlite_url: str, arguments: tuple[str, ...]) -> None:
     """The command ends as one that SIGPIPE has ended, without a word."""
-    cli("enqueue", "-", "--database-url", sqlite_url, stdin="120 1")
     with cli.start(*arguments, environment={"SCAN_ETL_DATABASE__URL": sqlite_url}) as process:
         assert process.stdout is not None
         assert process.stderr is not None

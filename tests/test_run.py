@@ -212,8 +212,9 @@ def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: i
     """What is in flight finishes, leases are given back, the summary is printed; another run does the rest."""
     with running_sandbox(finished_world(400), Behaviour(latency_seconds=0.05)) as sandbox:
         variables = environment(sandbox, database_url)
-        cli("enqueue", "-", stdin=sandbox.pairs_text(), environment=variables)
-        with cli.start("run", "--json", environment=variables) as process:
+        pairs = cli.folder / "pairs.txt"
+        pairs.write_text(sandbox.pairs_text())
+        with cli.start("run", pairs, "--json", environment=variables) as process:
             while sandbox.details_requests() < 40:
                 time.sleep(0.01)
             process.send_signal(number)

@@ -14,6 +14,7 @@ from etl import runs
 from etl.database import Database
 from etl.model import STILL_RUNNING
 from etl.schema import RUN_COUNTS, dead_letters, fetch_queue
+from etl.status import Which, drop_dead, list_dead, requeue_dead
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
@@ -108,26 +109,49 @@ LETTERS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize(
+    ("which", "chosen"),
+    [
+        (Which(deployment_id=120, older_than_seconds=5 * 3600), {1}),
+        (Which(kind="timeout", newer_than_seconds=5 * 3600), {2, 4}),
+        (Which(kind="refused_row"), set()),
+        (Which(), {1, 2, 3, 4}),
+    ],
+)
+def test_dead_letters_are_chosen_by_kind_deployment_and_age(database_url: str, which: Which, chosen: set[int]) -> None:
+    """What is listed is what goes back into the queue, and what is forgotten."""
+    insert_rows(database_url, dead_letters, *LETTERS)
+    with closing(Database(database_url)) as database:
+        listed = database.run_here(partial(list_dead, which=which, limit=9))
+        requeued = database.run_here(partial(requeue_dead, which=which))
+        queued, left = scan_ids(database_url, fetch_queue), scan_ids(database_url, dead_letters)
+        insert_rows(database_url, dead_letters, *(letter for letter in LETTERS if letter["scan_id"] in chosen))
+        dropped = database.run_here(partial(drop_dead, which=which))
+
+    assert {letter["scan_id"] for letter in listed} == set(queued) == chosen
+    assert set(left) == set(scan_ids(database_url, dead_letters)) == {1, 2, 3, 4} - chosen
+    assert requeued == dropped == len(chosen)
+
+
+@pytest.mark.parametrize(
     ("options", "chosen"),
     [
         (("--deployment", "120", "--older-than", "5h"), {1}),
         (("--kind", "timeout", "--newer-than", "5h"), {2, 4}),
-        (("--kind", "refused_row"), set()),
     ],
 )
-def test_failures_are_chosen_by_kind_deployment_and_age(
-    cli: Command, database_url: str, options: tuple[str, ...], chosen: set[int]
+def test_failures_takes_the_choice_from_its_options(
+    cli: Command, sqlite_url: str, options: tuple[str, ...], chosen: set[int]
 ) -> None:
-    """What `list` shows is what `requeue` puts back into the queue, and what `drop` forgets."""
-    insert_rows(database_url, dead_letters, *LETTERS)
-    given = ("--json", "--database-url", database_url)
+    """`list`, `requeue` and `drop` have the same."""
+    insert_rows(sqlite_url, dead_letters, *LETTERS)
+    given = ("--json", "--database-url", sqlite_url)
 
     listed = cli("failures", "list", *options, *given).json()["dead_letters"]
     requeued = cli("failures", "requeue", *options, *given).json()
-    queued, left = scan_ids(database_url, fetch_queue), scan_ids(database_url, dead_letters)
-    insert_rows(database_url, dead_letters, *(letter for letter in LETTERS if letter["scan_id"] in chosen))
+    queued, left = scan_ids(sqlite_url, fetch_queue), scan_ids(sqlite_url, dead_letters)
+    insert_rows(sqlite_url, dead_letters, *(letter for letter in LETTERS if letter["scan_id"] in chosen))
     dropped = cli("failures", "drop", *options, *given).json()
 
     assert {letter["scan_id"] for letter in listed} == set(queued) == chosen
-    assert set(left) == {1, 2, 3, 4} - chosen
+    assert set(left) == set(scan_ids(sqlite_url, dead_letters)) == {1, 2, 3, 4} - chosen
     assert (requeued, dropped) == ({"requeued": len(chosen)}, {"dropped": len(chosen)})
