@@ -166,11 +166,17 @@ def sandbox_command(host: str, port: int, pairs: Path | None, **options: Any) ->
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if pairs is not None:
-        write_pairs(pairs, world)
+        try:
+            write_pairs(pairs, world)
+        except OSError as error:
+            raise click.UsageError(f"--pairs {pairs} can't be written: {error.strerror}") from error
 
     def started(base_url: str) -> None:
         click.echo(f"The sandbox listens. For scan-etl:\n\n  export SCAN_ETL_API__BASE_URL={base_url}", err=True)
         click.echo(f"  export SEMGREP_APP_TOKEN={token.text}\n", err=True)
 
-    with suppress(KeyboardInterrupt):
-        run_async(serve(Sandbox(world, behaviour), host, port, on_start=started))
+    try:
+        with suppress(KeyboardInterrupt):
+            run_async(serve(Sandbox(world, behaviour), host, port, on_start=started))
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"can't listen on {host}:{port}, choose another --host or --port: {error}") from error

@@ -49,14 +49,17 @@ class Command:
 
     @contextmanager
     def start(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None
+        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, stderr: int = subprocess.PIPE
     ) -> Iterator[subprocess.Popen[str]]:
-        """A running command, for tests that send signals. What still runs at the end is killed."""
+        """A running command, for tests that send signals. What still runs at the end is killed.
+
+        `stderr` may be the number of an open file, such as a terminal.
+        """
         with subprocess.Popen(
             self._words(arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             cwd=self.folder,
             env=self._environment(environment),

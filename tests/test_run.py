@@ -1,10 +1,13 @@
 """The real command against a real server and a real database: what a user sees of `run`."""
 
 import json
+import os
 import random
+import re
 import signal
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -336,6 +339,32 @@ def test_a_running_scan_waits_and_is_not_waited_for(cli: Command, database_url: 
     assert (outcome.exit_code, outcome.json()["waiting"], outcome.json()["fetched"]) == (0, 5, 5)
     assert (again.json()["waiting"], again.json()["fetched"]) == (5, 0)
     assert {row[4] for row in rows(database_url, fetch_queue)} == {0}
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is(cli: Command, sqlite_url: str) -> None:
+    """A line on the terminal has what is done of how much, the speed, retries and dead letters; at the end it goes."""
+    faults = (Fault("status-404", 0.05, times=0), Fault("status-500", 0.05))
+    terminal, its_end = os.openpty()
+    with running_sandbox(finished_world(200), Behaviour(latency_seconds=0.1, faults=faults)) as sandbox:
+        variables = environment(
+            sandbox, sqlite_url, SCAN_ETL_API__CONCURRENCY="10", SCAN_ETL_DATABASE__FLUSH_SECONDS="0.2", TERM="xterm"
+        )
+        cli("enqueue", "-", stdin=sandbox.pairs_text(), environment=variables)
+        with cli.start("run", environment=variables, stderr=its_end) as process:
+            os.close(its_end)
+            seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(_shown(terminal)))
+            stdout, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1, seen
+    assert re.search(r"fetching .* [1-9]\d*/200 .*[1-9]\d*/s · \d+ retried · [1-9]\d* dead", seen), seen
+    assert "fetched" in stdout
+
+
+def _shown(terminal: int) -> Iterator[str]:
+    """All that comes on a terminal until nobody has its other end."""
+    with open(terminal, "rb", buffering=0) as screen, suppress(OSError):
+        while data := screen.read(65_536):
+            yield data.decode(errors="replace")
 
 
 def test_every_run_leaves_its_summary_in_the_database(cli: Command, sqlite_url: str) -> None:
