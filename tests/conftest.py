@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -45,6 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SERVERS] = []
+    # What a shell starts in the background ignores Ctrl-C, and so would the commands that the tests send it to.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
