@@ -1,10 +1,19 @@
 """The command: `scan-etl`, and `python -m etl`."""
 
 import gc
+import sys
+from typing import NoReturn
 
-gc.disable()  # until the command is imported: `cli` says why
 
-from etl.cli import main  # noqa: E402 - see above
+def main() -> NoReturn:
+    """Import the command and run it."""
+    gc.disable()  # until the command is imported: `cli` says why
+    try:
+        from etl.cli import main as run_command  # noqa: PLC0415 - half a second, in which somebody may press Ctrl-C
+    except KeyboardInterrupt:
+        sys.exit(130)  # as `cli` does later on, which has more to say then
+    run_command()
+
 
 if __name__ == "__main__":
     main()

@@ -173,6 +173,15 @@ def _among(dialect_name: str, table: Table, texts: Sequence[ColumnElement[str]])
     return tuple_(table.c.deployment_id, table.c.scan_id).in_(wanted)
 
 
+def unguessed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The same condition, of which a planner has no opinion, beside keys.
+
+    What was rare when PostgreSQL counted the rows seems to it a better way to find them than the keys, and then it
+    compares each row with each key: 0.5 s instead of 4 ms to settle 1,000 of 20,000 pairs, counted before the lease.
+    """
+    return func.coalesce(condition, false())
+
+
 def distinct(connection: Connection, column: Column[T], *which: ColumnElement[bool], **values: Any) -> list[T]:
     """The values of a column in some rows: one look-up each, however many rows have them.
 
@@ -306,7 +315,7 @@ def _copy_rows(
     sql = f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)"
     try:
         with driver.cursor() as cursor, cursor.copy(sql) as copy:
-            copy.set_types([_copy_type(column) for column in columns])
+            copy.set_types([_COPY_TYPES.get(type(column.type), "text") for column in columns])
             for row in rows:
                 wrapped = row
                 for at in json_at:
@@ -325,10 +334,6 @@ _COPY_TYPES = {
     schema.UtcDateTime: "timestamptz",
     JSON: "jsonb",
 }
-
-
-def _copy_type(column: Column[Any]) -> str:
-    return _COPY_TYPES.get(type(column.type), "text")
 
 
 def analyze(connection: Connection, table: Table) -> None:

@@ -107,7 +107,9 @@ def _translated(error: Exception, path: str, timeout_seconds: float) -> Transien
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
-            return TransientError(f"broken answer from {path}: {one_line(error)}", kind="broken_answer")
+            # Its message alone: the rest is a status of aiohttp's own, which the answer didn't have.
+            fault = getattr(error.__cause__ or error, "message", error)
+            return TransientError(f"broken answer from {path}: {one_line(fault)}", kind="broken_answer")
     return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, on_pairs, upsert
+from etl.database import in_pairs, on_pairs, unguessed, upsert
 from etl.drift import Met, count_drift
 from etl.model import (
     PERISHES_AFTER,
@@ -102,7 +102,7 @@ def _known(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, Known]:
         Pair(*row) for row in connection.execute(select(*dead).where(in_pairs(connection, dead_letters, pairs)))
     }
     gone = select(_listed.deployment_id, _listed.scan_id).where(
-        in_pairs(connection, scan_listings, pairs), _listed.details_gone_at.is_not(None)
+        in_pairs(connection, scan_listings, pairs), unguessed(_listed.details_gone_at.is_not(None))
     )
     given_up |= {Pair(*row) for row in connection.execute(gone)}
     listed = listings_of(connection, pairs)
@@ -158,15 +158,16 @@ def _store(connection: Connection, piece: Piece, changed: Sequence[Listing]) -> 
 def _take_over(connection: Connection, pairs: Sequence[Pair]) -> None:
     """What a file has queued, too, goes with what is discovered: its run may take days, or be dead."""
     if pairs:
-        theirs = and_(in_pairs(connection, fetch_queue, pairs), _q.priority > DISCOVERED_PRIORITY)
+        theirs = and_(in_pairs(connection, fetch_queue, pairs), unguessed(_q.priority > DISCOVERED_PRIORITY))
         connection.execute(update(fetch_queue).where(theirs).values(priority=DISCOVERED_PRIORITY))
 
 
 def wake(connection: Connection, pairs: Sequence[Pair]) -> None:
     """Make pairs due that wait for later, but for those that a worker has."""
     if pairs:
-        waiting = and_(in_pairs(connection, fetch_queue, pairs), _q.lease_token.is_(None), _q.due_at > utc_now())
-        connection.execute(update(fetch_queue).where(waiting).values(due_at=at_once()))
+        waiting = unguessed(and_(_q.lease_token.is_(None), _q.due_at > utc_now()))
+        theirs = and_(in_pairs(connection, fetch_queue, pairs), waiting)
+        connection.execute(update(fetch_queue).where(theirs).values(due_at=at_once()))
 
 
 def _queue(connection: Connection, piece: Piece, now: Sequence[Listing], later: Sequence[Listing]) -> None:
@@ -347,6 +348,6 @@ def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     found = (
         select(_listed.deployment_id, _listed.scan_id)
         .outerjoin(watermarks, watermarks.c.deployment_id == _listed.deployment_id)
-        .where(in_pairs(connection, scan_listings, list(pairs)), over)
+        .where(in_pairs(connection, scan_listings, list(pairs)), unguessed(over))
     )
     return {Pair(*row) for row in connection.execute(found)}

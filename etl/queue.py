@@ -37,6 +37,7 @@ from etl.database import (
     distinct,
     on_pairs,
     remove,
+    unguessed,
 )
 from etl.listings import ended, mark_gone
 from etl.load import load_scans
@@ -67,7 +68,7 @@ _KEY = (_q.deployment_id, _q.scan_id)
 
 _TURN = (_q.priority, _q.expires_at, _q.enqueued_at)
 _OF_BATCH = _q.batch == bindparam("of_batch")
-_OURS = _q.lease_token == bindparam("ours")
+_OURS = unguessed(_q.lease_token == bindparam("ours"))
 
 
 def lease(

@@ -210,6 +210,25 @@ def test_a_budget_ends_a_run_with_exit_4_and_the_rest_queued(
     assert all(row[5] is None for row in rows(sqlite_url, fetch_queue))
 
 
+CTRL_C_AT_THE_IMPORT_OF_CONFIG = """
+import os, signal, sys
+class Person:
+    def find_spec(self, name, path=None, target=None):
+        if name == "etl.config":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Person())
+"""
+
+
+def test_ctrl_c_while_a_command_starts_ends_it_quietly(cli: Command) -> None:
+    """Half a second of a start is imports, and whoever sees a slip of the finger is quick: exit 130, no traceback."""
+    (cli.folder / "sitecustomize.py").write_text(CTRL_C_AT_THE_IMPORT_OF_CONFIG)
+
+    outcome = cli("status", environment={"PYTHONPATH": str(cli.folder)})
+
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: int, exit_code: int) -> None:
     """What is in flight finishes, leases are given back, the summary is printed; another run does the rest."""

@@ -338,7 +338,7 @@ async def test_compressed_answers_are_unpacked() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
 async def test_a_body_that_is_not_packed_as_it_says_is_no_answer(encoding: str) -> None:
-    """Broken packing is tried again, like a broken connection."""
+    """Broken packing is tried again, like a broken connection, and the error names it."""
 
     async def lies(call: Call) -> web.StreamResponse:
         body = json.dumps(document(call.pair)).encode()
@@ -348,6 +348,7 @@ async def test_a_body_that_is_not_packed_as_it_says_is_no_answer(encoding: str) 
 
     assert isinstance(error, TransientError)
     assert error.kind == "broken_answer"
+    assert ": Can not decode content-encoding: " in str(error)
 
 
 def padded(length: int) -> bytes:
