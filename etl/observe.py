@@ -138,6 +138,9 @@ class Reporter:
         started, before = time.monotonic(), _finished(self._tally)
         while True:
             await asyncio.sleep(LOG_INTERVAL_SECONDS)
+            if preparing := _preparing(self._tally):
+                log().info(preparing, seconds=round(time.monotonic() - started))
+                continue
             now = _finished(self._tally)
             rate = (now - before) / LOG_INTERVAL_SECONDS
             before = now
@@ -159,7 +162,7 @@ class Reporter:
         from rich.console import Console  # noqa: PLC0415 - nor this
 
         columns = (
-            bar.TextColumn("fetching"),
+            bar.TextColumn("{task.description}"),
             bar.BarColumn(),
             bar.MofNCompleteColumn(),
             bar.TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
@@ -172,6 +175,7 @@ class Reporter:
                 speed = progress.tasks[0].speed
                 progress.update(
                     task,
+                    description=_preparing(tally) or "fetching",
                     total=tally.to_do or None,
                     completed=_finished(tally),
                     rate=f"{speed:.0f}" if speed else "0",
@@ -179,6 +183,15 @@ class Reporter:
                     dead=tally.dead,
                 )
                 await asyncio.sleep(SCREEN_INTERVAL_SECONDS)
+
+
+def _preparing(tally: Tally) -> str | None:
+    """What a run is at before it fetches: millions of pairs take minutes to read, and thousands of scans to list."""
+    if tally.to_do or _finished(tally):
+        return None
+    if tally.requested:
+        return f"reading, {tally.requested:,} lines"
+    return f"listing, {tally.discovered:,} scans to fetch" if tally.discovered else None
 
 
 def _finished(tally: Tally) -> int:
