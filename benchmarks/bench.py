@@ -182,7 +182,7 @@ def main() -> None:
     """Read the options and print the figures."""
     parser = argparse.ArgumentParser(description="Measure what a scan costs.")
     parser.add_argument("--scans", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="show that memory doesn't grow with the pairs")
     options = parser.parse_args()
     if options.memory:
