@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, on_pairs, unguessed, upsert
+from etl.database import in_pairs, lock, on_pairs, unguessed, upsert
 from etl.drift import Met, count_drift
 from etl.model import (
     PERISHES_AFTER,
@@ -158,6 +158,7 @@ def _store(connection: Connection, piece: Piece, changed: Sequence[Listing]) -> 
 def _take_over(connection: Connection, pairs: Sequence[Pair]) -> None:
     """What a file has queued, too, goes with what is discovered: its run may take days, or be dead."""
     if pairs:
+        lock(connection, fetch_queue, pairs)
         theirs = and_(in_pairs(connection, fetch_queue, pairs), unguessed(_q.priority > DISCOVERED_PRIORITY))
         connection.execute(update(fetch_queue).where(theirs).values(priority=DISCOVERED_PRIORITY))
 
@@ -165,6 +166,7 @@ def _take_over(connection: Connection, pairs: Sequence[Pair]) -> None:
 def wake(connection: Connection, pairs: Sequence[Pair]) -> None:
     """Make pairs due that wait for later, but for those that a worker has."""
     if pairs:
+        lock(connection, fetch_queue, pairs)
         waiting = unguessed(and_(_q.lease_token.is_(None), _q.due_at > utc_now()))
         theirs = and_(in_pairs(connection, fetch_queue, pairs), waiting)
         connection.execute(update(fetch_queue).where(theirs).values(due_at=at_once()))

@@ -33,8 +33,10 @@ from sqlalchemy.sql.expression import bindparam
 
 from etl.database import (
     Change,
+    by_keys_alone,
     change_chosen,
     distinct,
+    lock,
     on_pairs,
     remove,
     unguessed,
@@ -52,6 +54,7 @@ from etl.model import (
     Settled,
     Verdict,
     Waiting,
+    pair_of,
 )
 from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now
 
@@ -147,6 +150,7 @@ _RELEASE = update(fetch_queue).where(_OURS).values(due_at=at_once(), lease_token
 
 def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
     """Lengthen the leases of pairs in work, and return how many were still ours."""
+    lock(connection, fetch_queue, pairs, _OURS, ours=token)
     return on_pairs(connection, _RENEW, fetch_queue, pairs, ours=token, seconds=lease_seconds).rowcount
 
 
@@ -155,6 +159,8 @@ def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_secon
 
 def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_id: str) -> Settled:
     """Write the verdicts whose lease is still ours, rows and receipts together."""
+    by_keys_alone(connection)
+    lock(connection, fetch_queue, [pair_of(verdict) for verdict in verdicts], _OURS, ours=token)
     done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
     waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
     if over := ended(connection, [verdict.rows.pair for verdict in waiting]):

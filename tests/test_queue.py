@@ -428,3 +428,61 @@ def test_no_more_than_the_limit_is_leased(database: Database) -> None:
 
     assert len(lease(database, "a", limit=5)) == 5
     assert lease(database, "a", limit=0) == []
+
+
+def test_a_settle_that_waits_holds_nothing_behind_what_it_waits_for(postgres_url: str) -> None:
+    """Whoever fills the queue locks its rows in the order of their keys. So does a settle, and none starts over."""
+    low, high = Pair(120, 1), Pair(120, 2)
+    row_of = {
+        pair: select(fetch_queue).where(fetch_queue.c.scan_id == pair.scan_id).with_for_update() for pair in (low, high)
+    }
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with (
+        closing(Database(postgres_url)) as database,
+        closing(Database(postgres_url)) as other,
+        ThreadPoolExecutor() as threads,
+    ):
+        fill(database, low, high)
+        lease(database, "token")
+        with other.engine.begin() as filling:
+            filling.execute(row_of[low])
+            later = [Later(pair, 0, 1, "kind", "error") for pair in (high, low)]
+            settling = threads.submit(settle, database, "token", *later)
+            with closing(Database(postgres_url)) as watching:
+                while not watching.run_here(lambda connection: connection.execute(waiting).scalar()):
+                    assert not settling.done()
+            filling.execute(row_of[high].with_for_update(nowait=True))
+        settled = settling.result(timeout=30)
+
+    assert settled == NOTHING._replace(later=2)
+
+
+def test_no_statement_keeps_a_plan_of_another_day(postgres_url: str) -> None:
+    """What was right for an empty queue takes seconds a lease when it is full: PostgreSQL is asked to plan anew."""
+    with closing(Database(postgres_url)) as database:
+        for _ in range(20):
+            lease(database, "token")
+        prepared = database.run_here(
+            lambda connection: connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar()
+        )
+
+    assert prepared == 0
+
+
+def test_in_a_settle_foreign_keys_go_by_keys(postgres_url: str) -> None:
+    """Nor does the plan by which they find their scan."""
+    pair = Pair(120, 1)
+
+    def seqscan_after(connection: Connection) -> Any:
+        queue.settle(connection, "token", [Done(scan_rows(1))], "run")
+        return connection.execute(text("SHOW enable_seqscan")).scalar()
+
+    with closing(Database(postgres_url)) as database:
+        fill(database, pair)
+        lease(database, "token")
+        inside = database.run_here(seqscan_after)
+        outside = database.run_here(lambda connection: connection.execute(text("SHOW enable_seqscan")).scalar())
+
+    assert (inside, outside) == ("off", "on")
