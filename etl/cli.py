@@ -1,11 +1,13 @@
 """The command line: arguments, environment and signals in, an exit code out. Everything else is below."""
 
+import errno
 import gc
 import json
 import os
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -21,6 +23,10 @@ from etl.tokens import load_tokens
 BUG_EXIT = 70
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
+LOST_OUTPUT_EXIT = 74
+"""EX_IOERR of BSD's sysexits.h."""
+LOST_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What writing may fail with. Of what else is written, each place tells in words of its own."""
 STDOUT, STDERR = 1, 2
 
 # Apart, because SQL, HTTP and Alembic take 0.1 to 0.3 s each to import, and few commands need them all.
@@ -92,11 +98,34 @@ def main() -> NoReturn:
         try:
             _run()
         finally:
-            click.echo(nl=False)  # writes what is left, while an error can still be told
+            _write_rest()
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. Python mustn't try to write the rest when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
-        sys.exit(CLOSED_PIPE_EXIT)
+        # Whoever read our output has gone, as `head` does.
+        _leave_unwritten(CLOSED_PIPE_EXIT)
+    except OSError as error:
+        with suppress(OSError):
+            sentence = f"the output can't be written ({error.strerror}): `scan-etl status` shows what was done"
+            click.echo(f"Error: {sentence}", err=True)
+        _leave_unwritten(LOST_OUTPUT_EXIT)
+
+
+def _write_rest() -> None:
+    """Write what is left, while an error can still be told. OSError if that can't be done on stdout."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _silence(STDERR)  # a log line is lost, and no more
+    sys.stdout.flush()
+
+
+def _leave_unwritten(exit_code: int) -> NoReturn:
+    _silence(STDOUT)
+    sys.exit(exit_code)
+
+
+def _silence(number: int) -> None:
+    """Let go of what a stream still has, or Python would try to write it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _open_closed_streams() -> None:
@@ -131,9 +160,9 @@ def _run() -> NoReturn:
         _fail(str(error), error.exit_code, ctx_given)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, ctx_given)
-    except BrokenPipeError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in LOST_OUTPUT:
+            raise
         traceback.print_exc()
         _fail("this is a bug in scan-etl: please report it with the lines above", BUG_EXIT, ctx_given)
 

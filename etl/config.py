@@ -269,8 +269,13 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return [
         f"environment: {_unknown(name, variables)}"
         for name, value in environ.items()
-        if value and name.startswith(_PREFIX) and "__" in name.removeprefix(_PREFIX) and name not in variables
+        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in variables
     ]
+
+
+def _means_setting(rest: str) -> bool:
+    """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
+    return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
 
 
 def _unknown(name: str, names: list[str]) -> str:

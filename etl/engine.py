@@ -63,6 +63,7 @@ def make_engine(url: str) -> Engine:
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
             engine = _engine(parsed, _mysql_arguments(), isolation_level="READ COMMITTED")
+            event.listen(engine, "connect", _prepare_mysql)
         case _:
             engine = _engine(parsed, _postgresql_arguments())
             event.listen(engine, "connect", _prepare_postgresql)
@@ -90,6 +91,7 @@ def _mysql_arguments() -> dict[str, Any]:
         raise ConfigError("database.url: MySQL and MariaDB need a driver: pip install 'scan-etl[mysql]'") from error
     return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "read_timeout": CONNECT_TIMEOUT_SECONDS,
         "program_name": "scan-etl",
         "charset": "utf8mb4",
         "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
@@ -99,6 +101,11 @@ def _mysql_arguments() -> dict[str, Any]:
         # PyMySQL itself drops the offset.
         "conv": {**conversions, datetime: lambda instant, _: f"'{_instant_text(instant)}'"},
     }
+
+
+def _prepare_mysql(connection: Any, _record: object) -> None:
+    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does."""
+    connection._read_timeout = None  # noqa: SLF001 - PyMySQL has one for both, and no other way to lift it
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:

@@ -325,10 +325,14 @@ def _exit_code(stop: Stop, halted: dict[int, FatalError], tally: Tally, unwalked
 def _signals(stop: Stop) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a stop; the second one ends the process at once."""
     loop = asyncio.get_running_loop()
+    stopping = False
 
     def handle(number: int, _frame: object) -> None:
-        if stop.asked.is_set():
+        nonlocal stopping
+        # Not only the event: what the loop waits for may keep it from setting that.
+        if stopping or stop.asked.is_set():
             os._exit(128 + number)
+        stopping = True
         last_resort = threading.Timer(LONGEST_STOP_SECONDS, os._exit, (128 + number,))
         last_resort.daemon = True
         last_resort.start()

@@ -4,6 +4,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ has the format. A f
 node_exporter, which wants it whole at any moment.
 """
 
+import errno
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ def exposition(command: str, counts: Mapping[str, float]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace the file in one step, so that nobody reads half of it. OSError if that can't be done."""
+    if path.exists() and not path.is_file():  # not /dev/null, which root could replace, too
+        raise OSError(errno.EINVAL, "it is no regular file")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")

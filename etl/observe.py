@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from io import StringIO
@@ -46,13 +47,18 @@ SCREEN_INTERVAL_SECONDS = 0.25
 
 
 class _Stderr:
-    """sys.stderr as it is at each call: the progress line puts itself in front of it while it is shown."""
+    """sys.stderr as it is at each call: the progress line puts itself in front of it while it is shown.
+
+    A line that can't be written, as on a full disk, is lost: no run ends for its log.
+    """
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text)
+        with suppress(OSError):
+            sys.stderr.write(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 _logs = {"format": "text", "level": "info"}

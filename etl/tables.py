@@ -4,7 +4,8 @@ import click
 
 from etl import migrate
 from etl.engine import place
-from etl.options import common, settings_of
+from etl.observe import print_result
+from etl.options import as_json, common, settings_of, wants_json
 from etl.schema import HEAD
 
 
@@ -14,13 +15,14 @@ def db_group() -> None:
 
 
 @db_group.command("upgrade")
+@as_json
 @common
 @click.pass_context
 def db_upgrade(ctx: click.Context) -> None:
     """Create the tables, or bring them to the newest version."""
     url = settings_of(ctx).database.url
     migrate.upgrade(url)
-    click.echo(f"{place(url)} is at {HEAD}")
+    _tell(ctx, f"{place(url)} is at {HEAD}", url, HEAD)
 
 
 @db_group.command("downgrade")
@@ -38,21 +40,25 @@ def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
 
 
 @db_group.command("check")
+@as_json
 @common
 @click.pass_context
 def db_check(ctx: click.Context) -> None:
     """Exit 0 if the tables are what this version needs, else 5."""
     url = settings_of(ctx).database.url
     migrate.check(url)
-    click.echo(f"{place(url)} is at {HEAD}, as it should be")
+    _tell(ctx, f"{place(url)} is at {HEAD}, as it should be", url, HEAD)
 
 
 @db_group.command("current")
+@as_json
 @common
 @click.pass_context
 def db_current(ctx: click.Context) -> None:
     """Print the revision that the database is at, or `none`."""
-    click.echo(migrate.current(settings_of(ctx).database.url) or "none")
+    url = settings_of(ctx).database.url
+    revision = migrate.current(url)
+    _tell(ctx, revision or "none", url, revision)
 
 
 @db_group.command("sql")
@@ -61,3 +67,11 @@ def db_current(ctx: click.Context) -> None:
 def db_sql(ctx: click.Context) -> None:
     """Print the SQL of all migrations for this kind of database, without touching it."""
     click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
+
+
+def _tell(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:
+    """The sentence on stdout, or with --json where the database is and which revision it is at."""
+    if wants_json(ctx):
+        print_result({"database": place(url), "revision": revision}, as_json=True)
+    else:
+        click.echo(sentence)

@@ -73,7 +73,9 @@ def failures_group() -> None:
 
 @failures_group.command("list")
 @which_dead
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most N.")
+@click.option(
+    "--limit", type=click.IntRange(1, INT64_MAX), default=100, show_default=True, metavar="N", help="At most N."
+)
 @as_json
 @common
 @click.pass_context

@@ -1,5 +1,7 @@
 """Alembic's entry. The program hands in an open connection; offline, only a URL."""
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy.engine import make_url
 
@@ -8,8 +10,16 @@ from etl import schema
 config = context.config
 connection = config.attributes.get("connection")
 
+
+def is_ours(_item: object, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:
+    """Tables and indexes that somebody else has made in the same database are none of our business."""
+    return not (kind in ("table", "index") and reflected and counterpart is None)
+
+
 if connection is not None:
-    context.configure(connection=connection, target_metadata=schema.metadata, transactional_ddl=True)
+    context.configure(
+        connection=connection, target_metadata=schema.metadata, transactional_ddl=True, include_object=is_ours
+    )
 elif context.is_offline_mode():
     url = make_url(config.attributes["url"])
     # MySQL and MariaDB commit at each CREATE: a BEGIN in the script would promise too much.

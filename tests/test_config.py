@@ -201,6 +201,10 @@ def test_a_file_that_is_named_takes_the_place_of_config_toml(tmp_path: Path) -> 
             "environment: SCAN_ETL_APL__RATE is not a setting; the nearest is SCAN_ETL_API__RATE",
         ),
         (
+            {"environ": {"SCAN_ETL_DATABASE_URL": "sqlite:///x.db"}},
+            "environment: SCAN_ETL_DATABASE_URL is not a setting; the nearest is SCAN_ETL_DATABASE__URL",
+        ),
+        (
             {"environ": {"SCAN_ETL_api__rate": "1"}},
             "environment: SCAN_ETL_api__rate is not a setting; the nearest is SCAN_ETL_API__RATE",
         ),

@@ -1,5 +1,6 @@
 """What Prometheus reads of a run: a file at its end, and a port of a worker."""
 
+import os
 import random
 import re
 import socket
@@ -7,11 +8,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from command import Command
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from worker_processes import wait_until
 
-from etl.metrics import CONTENT_TYPE, exposition
+from etl.metrics import CONTENT_TYPE, exposition, write
 from etl.schema import RUN_COUNTS
 
 LINE = re.compile(r'scan_etl_[a-z_]+\{command="[a-z]+"\} -?[0-9.]+')
@@ -97,6 +99,17 @@ def test_a_file_that_cannot_be_written_costs_the_run_nothing(cli: Command) -> No
     assert (outcome.exit_code, outcome.json()["fetched"]) == (0, 1)
     assert "check [observe] metrics_file" in outcome.stderr
     assert "nowhere/scan-etl.prom" in outcome.stderr
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """Root could: `/dev/null`, for one, is a way to say that nobody reads them."""
+    device = tmp_path / "null"
+    os.mkfifo(device)
+
+    with pytest.raises(OSError, match="no regular file"):
+        write(device, "text")
+
+    assert device.is_fifo()
 
 
 def test_a_worker_serves_its_metrics(cli: Command) -> None:

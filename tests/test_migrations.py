@@ -90,6 +90,30 @@ def test_check_finds_a_missing_column(database_url: str) -> None:
         db.check(database_url)
 
 
+def test_check_leaves_alone_what_somebody_else_has_made(database_url: str) -> None:
+    """Tables of a dashboard's own may stand in the same database, and it may want an index on ours."""
+    theirs = ("CREATE TABLE team (name INTEGER)", "CREATE INDEX ix_theirs ON scans (repository_id)")
+    with closing(Database(database_url)) as opened:
+        for statement in theirs:
+            opened.run_here(lambda connection, statement=statement: connection.execute(text(statement)).close())
+
+    db.check(database_url)
+
+    assert "team" in names(database_url)
+
+
+def test_what_db_says_can_be_read_by_machines(cli: Command, empty_sqlite_url: str) -> None:
+    """One JSON object each."""
+    variables = {"SCAN_ETL_DATABASE__URL": empty_sqlite_url}
+
+    said = [
+        cli("db", name, "--json", environment=variables).json() for name in ("current", "upgrade", "check", "current")
+    ]
+
+    assert [one["revision"] for one in said] == [None, HEAD, HEAD, HEAD]
+    assert {one["database"] for one in said} == {empty_sqlite_url.removeprefix("sqlite:///")}
+
+
 def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:
     """An old scan-etl refuses a database that a newer one has upgraded, and says so."""
     with closing(Database(database_url)) as opened:

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -311,6 +312,48 @@ def test_a_database_that_is_away_is_exit_5(cli: Command, scheme: str) -> None:
     assert outcome.stderr.startswith(f"Error: database {scheme}://someone:***@127.0.0.1:1/nothing")
     assert "hunter2" not in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.slow  # it waits for as long as a connection may take
+def test_a_port_that_never_says_hello_is_exit_5_and_a_second_ctrl_c_ends_the_wait(cli: Command) -> None:
+    """Somebody else's server may wait for us to speak first, which MySQL's doesn't."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"mysql://someone@127.0.0.1:{silent.getsockname()[1]}/x"
+        variables = {"SEMGREP_APP_TOKEN": TOKEN, "SCAN_ETL_DATABASE__URL": url}
+        outcome = cli("db", "current", environment=variables)
+        with cli.start("run", environment=variables) as process:
+            opened = silent.accept(), silent.accept()  # the first is that of the other command
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)  # or the system makes one of both
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=5)
+        for connection, _ in opened:
+            connection.close()
+
+    assert outcome.exit_code == 5
+    assert "timed out" in outcome.stderr
+    assert process.returncode == 130
+
+
+def test_a_full_disk_behind_its_output_is_no_bug(cli: Command, sqlite_url: str) -> None:
+    """What can't be printed is told on the other stream, and has an exit code of its own."""
+    outcome = cli.in_shell("> /dev/full", "status", environment={"SCAN_ETL_DATABASE__URL": sqlite_url})
+
+    assert outcome.exit_code == 74
+    assert outcome.stderr.startswith("Error: the output can't be written (No space left on device)")
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_full_disk_behind_its_log_stops_no_run(cli: Command, sqlite_url: str) -> None:
+    """A line of the log is lost, and no more."""
+    pairs = cli.folder / "pairs.txt"
+    with running_sandbox(finished_world(5)) as sandbox:
+        pairs.write_text(f"not a pair\n{sandbox.pairs_text()}")
+        variables = environment(sandbox, sqlite_url)
+        outcome = cli.in_shell("2> /dev/full", "run", str(pairs), "--json", environment=variables)
+
+    assert outcome.exit_code == 0
+    assert {name: outcome.json()[name] for name in ("invalid", "fetched")} == {"invalid": 1, "fetched": 5}
 
 
 @pytest.mark.parametrize(
