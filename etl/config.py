@@ -328,6 +328,8 @@ _DATABASE_URL = re.compile(
 def _checked_database_url(url: str) -> str:
     if url == "sqlite:///:memory:":
         raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
+    if url.startswith("sqlite:") and "?" in url:
+        raise ValueError("an SQLite URL has no parameters: it ends with the name of the file")
     if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
         raise ValueError(
             "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "

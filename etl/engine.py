@@ -144,7 +144,8 @@ def translated(url: str) -> Iterator[None]:
     """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
     values of a key; the statement and other values aren't.
 
-    Raises ItemError where the database refuses a value, DatabaseError for all that the caller can't mend.
+    Raises ItemError where the database refuses a value, ConfigError for a parameter of the URL that no driver knows,
+    DatabaseError for all that the caller can't mend.
     """
     try:
         yield
@@ -157,6 +158,10 @@ def translated(url: str) -> Iterator[None]:
         raise (DatabaseAwayError if is_away else DatabaseError)(
             f"database {mask_url(url)}: {first_line(error)}"
         ) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise  # ours
+        raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
     except exc.TimeoutError as error:
         raise DatabaseAwayError("the database gave no connection in time") from error
 

@@ -366,6 +366,8 @@ def test_a_full_disk_behind_its_log_stops_no_run(cli: Command, sqlite_url: str) 
         (("--config", "nowhere.toml", "run"), "nowhere.toml"),
         (("run", "--database-url", "oracle://x/y"), "database.url"),
         (("run", "--database-url", "nonsense"), "database.url"),
+        (("run", "--database-url", "sqlite:///x.db?mode=ro"), "an SQLite URL has no parameters"),
+        (("run", "--database-url", "mysql://u@127.0.0.1:1/x?colour=red"), "unexpected keyword argument 'colour'"),
         (("failures", "drop"), "say which dead letters"),
         (("frobnicate",), "No such command"),
     ],
