@@ -168,7 +168,8 @@ def _run() -> NoReturn:
 
 
 def _fail(message: str, exit_code: int, given: Mapping[str, Any]) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+    with suppress(OSError):  # a full disk behind the log doesn't change how it ended
+        click.echo(f"Error: {message}", err=True)
     if given.get("json"):
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)

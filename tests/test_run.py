@@ -344,6 +344,13 @@ def test_a_full_disk_behind_its_output_is_no_bug(cli: Command, sqlite_url: str) 
     assert "Traceback" not in outcome.stderr
 
 
+def test_a_full_disk_behind_its_errors_changes_no_exit_code(cli: Command) -> None:
+    """What reads the code, such as cron, still learns how it ended."""
+    outcome = cli.in_shell("2> /dev/full", "run", "nowhere.csv", "--json")
+
+    assert outcome.exit_code == outcome.json()["exit_code"] == 3
+
+
 def test_a_full_disk_behind_its_log_stops_no_run(cli: Command, sqlite_url: str) -> None:
     """A line of the log is lost, and no more."""
     pairs = cli.folder / "pairs.txt"
