@@ -198,6 +198,10 @@ class _Run:
     def take(self, leases: Sequence[Lease]) -> None:
         """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
         for lease in leases:
+            if min(lease.pair) < 1:
+                self.verdicts.append(after_nonsense(lease))
+                self.flush.set()
+                continue
             if lease.pair not in self.held:
                 number = lease.pair.deployment_id
                 lane = self.lanes.get(number) or self.open_lane(number)
@@ -377,6 +381,11 @@ def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later 
 def after_refusal(lease: Lease, error: ItemError) -> Dead:
     """Give up a pair that will never succeed."""
     return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+
+
+def after_nonsense(lease: Lease) -> Dead:
+    """Give up a pair that names no scan. Files hold none, but any program may queue pairs."""
+    return Dead(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
 
 
 def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:

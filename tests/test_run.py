@@ -122,6 +122,22 @@ def test_a_file_run_leaves_the_rest_of_the_queue_alone(cli: Command, database_ur
     assert [row[:2] for row in rows(database_url, fetch_queue)] == [(120, 1)]
 
 
+def test_a_pair_that_names_no_scan_is_dead_and_stops_no_other(cli: Command, database_url: str) -> None:
+    """Any program may queue one. Nothing is asked for it, of no deployment."""
+    with running_sandbox(finished_world(1)) as sandbox:
+        variables = environment(sandbox, database_url)
+        statement = "INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (0, 1), (-1, 1), (120, 0), (120, 1)"
+        with closing(Database(database_url)) as database:
+            database.run_here(lambda connection: connection.execute(text(statement)).close())
+        outcome = cli("run", "--json", environment=variables)
+        asked = sandbox.details_requests()
+
+    assert outcome.exit_code == 1, outcome
+    assert (outcome.json()["fetched"], outcome.json()["dead"], asked) == (1, 3, 1)
+    assert {row[:2] for row in rows(database_url, dead_letters)} == {(-1, 1), (0, 1), (120, 0)}
+    assert rows(database_url, fetch_queue) == []
+
+
 def test_dead_letters_end_a_run_with_exit_1_and_can_go_round_again(cli: Command, database_url: str) -> None:
     """What the API doesn't have becomes a dead letter with its reason; `failures` lists, requeues and drops it."""
     with running_sandbox(finished_world(10)) as sandbox:
