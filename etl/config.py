@@ -5,6 +5,7 @@ Flags win over the environment, that over `config.toml`, and that over the defau
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -13,12 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, PERISHES_AFTER
@@ -238,7 +234,7 @@ def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
             return []
         if not path.is_file():
             raise ConfigError(f"{name} is not there, or is no regular file: check the path")
-        tables = TomlConfigSettingsSource(Settings, path)()
+        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{name} can't be read ({error.strerror}): check its permissions") from error
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """Settings and tokens: which source wins, what is refused and how that is said, and that no secret shows."""
 
+import codecs
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,6 +178,13 @@ def test_only_the_environment_that_is_given_counts(monkeypatch: pytest.MonkeyPat
 def test_other_variables_and_empty_ones_are_ignored(environ: dict[str, str]) -> None:
     """A variable is ours if it has two underscores after our prefix, and unset if it is empty."""
     assert load(environ=environ) == Settings()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors on Windows save it."""
+    (tmp_path / "config.toml").write_bytes(codecs.BOM_UTF8 + b"[api]\r\nrate = 1\r\n")
+
+    assert load(directory=tmp_path).api.rate == 1
 
 
 def test_a_file_that_is_named_takes_the_place_of_config_toml(tmp_path: Path) -> None:
