@@ -19,6 +19,7 @@ FATAL_STATUSES = {
     403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
     410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
 }
+OF_ANOTHER = "token_of_another_deployment"
 _EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
 
 
@@ -117,7 +118,6 @@ def token_missing(deployment_id: int) -> FatalError:
         f"no token for deployment {deployment_id}: set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN__{deployment_id}",
         kind="token_missing",
         stop_code=TOKEN_EXIT,
-        deployment_id=deployment_id,
     )
 
 
@@ -138,9 +138,8 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
     return FatalError(
         f"the token for deployment {deployment_id} belongs to deployment {names}:"
         f" set SEMGREP_APP_TOKEN__{deployment_id} to a token of its own",
-        kind="token_of_another_deployment",
+        kind=OF_ANOTHER,
         stop_code=TOKEN_EXIT,
-        deployment_id=deployment_id,
     )
 
 

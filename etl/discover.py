@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError, foremost
+from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
@@ -125,55 +125,58 @@ async def discover(
 ) -> set[int]:
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
-    `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop. Raises what no
-    deployment is to blame for: DatabaseError, and bugs.
+    `halted` gets the deployments that can't be asked, as soon as that is known. Raises what no deployment is to blame
+    for: DatabaseError, and bugs.
     """
-    walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(set(deployments))]
-    failed = set()
+    walks = [_Discovery(ports, each, search, stop, halted, tally, tell) for each in sorted(set(deployments))]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
     except BaseExceptionGroup as group:
         raise foremost(group) from None
-    for deployment_id, task in running.items():
-        error = task.result()
-        if error is None:
-            continue
-        failed.add(deployment_id)
-        if isinstance(error, StoppedError):
-            continue  # told of as a stop
-        if not isinstance(error, FatalError):
-            tell(WalkFailed(deployment_id, str(error)))
-        elif error.deployment_id is not None:
-            halted[deployment_id] = error
-            tell(DeploymentStopped(deployment_id, str(error)))
-    return failed
+    return {deployment_id for deployment_id, task in running.items() if not task.result()}
 
 
 class _Discovery:
     """The walks of one deployment in this run."""
 
-    def __init__(self, ports: Ports, deployment_id: int, search: Search, stop: Stop, tally: Tally, tell: Tell) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        deployment_id: int,
+        search: Search,
+        stop: Stop,
+        halted: dict[int, FatalError],
+        tally: Tally,
+        tell: Tell,
+    ) -> None:
         self.ports, self.deployment_id, self.search = ports, deployment_id, search
-        self.stop, self.tally, self.tell = stop, tally, tell
+        self.stop, self.halted, self.tally, self.tell = stop, halted, tally, tell
 
-    async def run(self) -> ScanEtlError | None:
-        """Find what is new; and if there is something, what has changed late. The error that ended it, if one did."""
+    async def run(self) -> bool:
+        """Find what is new; and if there is something, what has changed late. Whether the list's end was reached."""
         try:
-            history = await self.ports.history(self.deployment_id, ROOM)
-            since = await self.start(history)
-            queued = await self.walk(since, history, partial=self.search.since is not None)
-            if history is not None and self.search.since is None:
-                deeper = start_of_deeper_walk(history, since, queued)
-                if deeper is not None:
-                    await self.walk(deeper, history, partial=True)
+            await self.find()
         except FatalError as error:
-            if error.deployment_id is None:
-                self.stop.ask(error.stop_code, str(error))
-            return error
-        except (TransientError, ItemError, StoppedError) as error:
-            return error
-        return None
+            self.halted[self.deployment_id] = error
+            self.tell(DeploymentStopped(self.deployment_id, str(error)))
+        except (TransientError, ItemError) as error:
+            self.tell(WalkFailed(self.deployment_id, str(error)))
+        except StoppedError:
+            pass  # the stop is told of
+        else:
+            return True
+        return False
+
+    async def find(self) -> None:
+        """Walk from where the last walk left off; then further back, where that may find late changes."""
+        history = await self.ports.history(self.deployment_id, ROOM)
+        since = await self.start(history)
+        queued = await self.walk(since, history, partial=self.search.since is not None)
+        if history is not None and self.search.since is None:
+            deeper = start_of_deeper_walk(history, since, queued)
+            if deeper is not None:
+                await self.walk(deeper, history, partial=True)
 
     async def start(self, history: History | None) -> datetime | None:
         """Where the walk begins; None for all that the API has."""

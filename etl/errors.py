@@ -6,7 +6,7 @@
     │   └── DatabaseAwayError    it may be back in a while
     ├── TransientError   the same request may succeed later
     ├── ItemError        this pair will never succeed as it is: a dead letter
-    ├── FatalError       stop; whatever is queued stays queued
+    ├── FatalError       stop a deployment; whatever is queued stays queued
     └── StoppedError     a stop was asked for: the work in hand goes back to the queue
 
 Anything else that reaches the top is a bug and shows its traceback.
@@ -74,33 +74,14 @@ class ItemError(ApiError):
 
 
 class FatalError(ApiError):
-    """Stop without touching the queue: all of it, or one deployment's pairs where `deployment_id` is set.
+    """Stop asking about a deployment, and leave its part of the queue as it is. Other deployments go on.
 
     `stop_code` is the exit code of the process: 3 for the token, 4 for an API that is gone.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: str,
-        stop_code: int,
-        http_status: int | None = None,
-        deployment_id: int | None = None,
-    ) -> None:
+    def __init__(self, message: str, *, kind: str, stop_code: int, http_status: int | None = None) -> None:
         super().__init__(message, kind=kind, http_status=http_status)
         self.stop_code = stop_code
-        self.deployment_id = deployment_id
-
-    def of(self, deployment_id: int) -> "FatalError":
-        """The same, for one of the deployments that it stops."""
-        return FatalError(
-            str(self),
-            kind=self.kind,
-            stop_code=self.stop_code,
-            http_status=self.http_status,
-            deployment_id=deployment_id,
-        )
 
 
 class StoppedError(ScanEtlError):

@@ -84,10 +84,11 @@ class PairDied(Struct, frozen=True):
 
 
 class DeploymentStopped(Struct, frozen=True):
-    """Nothing more of this deployment is asked; its pairs stay queued."""
+    """Nothing more of this deployment is asked; its pairs stay queued. A worker asks again in `again_in_seconds`."""
 
     deployment_id: int
     reason: str
+    again_in_seconds: float | None = None
 
 
 class LeasesLost(Struct, frozen=True):

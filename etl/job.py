@@ -4,14 +4,15 @@ import asyncio
 import os
 import secrets
 import signal
+import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from etl import __version__, budgets, listings, metrics, queue, runs
 from etl.answers import TOKEN_EXIT
@@ -24,7 +25,7 @@ from etl.errors import (
     FatalError,
     ScanEtlError,
     StoppedError,
-    TransientError,
+    foremost,
 )
 from etl.events import AnotherSync, MetricsLost, Stopping, Tally, Tell, TokenUseless
 from etl.intake import Order, enqueue, open_database
@@ -37,66 +38,106 @@ from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 from etl.tokens import Tokens
 
+Report = Callable[[Mapping[str, Any]], None]
+"""Shows a summary."""
 DEAD_EXIT = 1
 SAVE_INTERVAL_SECONDS = 10.0
-WALK_GRACE_SECONDS = 10.0
+WALK_GRACE_SECONDS = 5.0
 """How long a page that is being read may take after a stop."""
-LONGEST_STOP_SECONDS = 40.0
-"""A stop that takes longer, as with a database that neither answers nor fails, ends the process as it is."""
+STOP_SECONDS, LONGEST_STOP_SECONDS = 9.0, 10.0
+"""How long a stop may take until the run is left as it is, with a summary of what is known; and until the process ends
+in any case. A database that neither answers nor fails can't be asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the parts of one run share. `batch` marks the queue rows of its files; None is the whole queue."""
+    """What the parts of one run share. `token` is that of its leases; `began_at` is on the monotonic clock."""
 
     order: Order
     settings: Settings
     tokens: Tokens
-    database: Database
     reporter: Reporter
-    run_id: str
-    batch: str | None
-    token: str
     tally: Tally
     stop: Stop
-    halted: dict[int, FatalError]
-    unwalked: set[int]
+    run_id: str = field(default_factory=partial(secrets.token_hex, 16))
+    token: str = field(default_factory=partial(secrets.token_hex, 16))
+    began_at: float = field(default_factory=time.monotonic)
+    halted: dict[int, FatalError] = field(default_factory=dict)
+    unwalked: set[int] = field(default_factory=set)
+
+    @property
+    def batch(self) -> str | None:
+        """What marks the queue rows of its files; None is the whole queue."""
+        return self.run_id if self.order.files else None
 
 
-async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: bool) -> dict[str, Any]:
+async def run(
+    order: Order, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
+) -> dict[str, Any]:
     """Do one run and return its summary, the exit code in it.
+
+    A stop that takes too long ends the process from here, after `report` has got what is known.
 
     Raises ConfigError, DatabaseError and FatalError where nothing could be started.
     """
-    started = time.monotonic()
     if not tokens:
         raise FatalError(
             "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",
             kind="token_missing",
             stop_code=TOKEN_EXIT,
         )
-    run_id, token, tally, stop = secrets.token_hex(16), secrets.token_hex(16), Tally(), Stop()
+    tally = Tally()
     reporter = Reporter(tally, interactive=interactive)
-    batch = run_id if order.files else None
-    patience = Patience(order.patience_seconds, stop.asked, reporter.tell)
-    with _signals(stop), closing(await _open_database(order, settings.database.url, patience, stop)) as database:
+    stop = Stop(reporter.tell)
+    this = _Run(order, settings, tokens, reporter, tally, stop)
+    with _signals(stop):
+        working = asyncio.create_task(_carry_out(this))
+        overdue = asyncio.create_task(_overdue(stop))
+        await asyncio.wait({working, overdue}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            _leave(this, report)
+        overdue.cancel()
+        return await working
+
+
+async def _overdue(stop: Stop) -> None:
+    """Return when a stop takes too long."""
+    await stop.asked.wait()
+    await asyncio.sleep(STOP_SECONDS)
+
+
+def _leave(this: _Run, report: Report) -> NoReturn:
+    """End the process as it is, for something neither answers nor fails. Leases end by themselves."""
+    tally = this.tally
+    tally.remaining = max(0, tally.to_do + tally.discovered - tally.fetched - tally.dead)
+    with suppress(OSError):
+        report(_summary(this, this.stop.exit_code or BUDGET_EXIT))
+        sys.stdout.flush()
+    os._exit(this.stop.exit_code or BUDGET_EXIT)
+
+
+async def _carry_out(this: _Run) -> dict[str, Any]:
+    """The run itself, from its database to its summary."""
+    order, settings, tally = this.order, this.settings, this.tally
+    patience = Patience(order.patience_seconds, this.stop.asked, this.reporter.tell)
+    with closing(await _open_database(this, patience)) as database:
         patient = PatientDatabase(database, patience)
-        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, stop, {}, set())
         port = settings.observe.metrics_port if order.forever else 0
         async with metrics.serving(port, lambda: metrics.exposition(order.command, _rising(tally))):
-            await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
+            start = partial(runs.start_run, run_id=this.run_id, command=order.command, version=__version__)
+            await patient.run(start)
             try:
-                if not (order.single and await _leaves_to_another(this)):
-                    await _work(this, patient)
+                if not (order.single and await _leaves_to_another(this, database)):
+                    await _work(this, database, patient)
             except ScanEtlError as error:
                 with suppress(DatabaseError):
-                    await _finish(this, database, started, error)
+                    await _finish(this, database, error)
                 raise
-        return await _finish(this, patient, started)
+        return await _finish(this, patient)
 
 
 async def _finish(
-    this: _Run, database: Database | PatientDatabase, started: float, error: ScanEtlError | None = None
+    this: _Run, database: Database | PatientDatabase, error: ScanEtlError | None = None
 ) -> dict[str, Any]:
     """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
     left = await database.run(partial(queue.left, batch=this.batch, below=this.order.below))
@@ -105,16 +146,20 @@ async def _finish(
         exit_code = _exit_code(this.stop, this.halted, this.tally, this.unwalked)
     else:
         exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
-    summary = {
-        "run_id": this.run_id,
-        "command": this.order.command,
-        **_counts(this.tally),
-        "duration_seconds": round(time.monotonic() - started, 3),
-        "exit_code": exit_code,
-    }
+    summary = _summary(this, exit_code)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token))
     _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
     return summary
+
+
+def _summary(this: _Run, exit_code: int) -> dict[str, Any]:
+    return {
+        "run_id": this.run_id,
+        "command": this.order.command,
+        **_counts(this.tally),
+        "duration_seconds": round(time.monotonic() - this.began_at, 3),
+        "exit_code": exit_code,
+    }
 
 
 def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
@@ -129,57 +174,72 @@ def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
         tell(MetricsLost(file, error.strerror or str(error)))
 
 
-async def _open_database(order: Order, url: str, patience: Patience, stop: Stop) -> Database:
-    """The database of a run. A worker waits for one that is away, whoever may have started first."""
-    if not order.forever:
-        return open_database(url, create=True)
+async def _open_database(this: _Run, patience: Patience) -> Database:
+    """The database of a run, opened in a thread, so that a stop is noticed meanwhile. A worker waits for one that is
+    unavailable, whoever may have started first."""
+    opening = partial(asyncio.to_thread, open_database, this.settings.database.url, create=True)
+    if not this.order.forever:
+        return await opening()
     try:
-        return await patience.retry(partial(asyncio.to_thread, open_database, url, create=True))
+        return await patience.retry(opening)
     except DatabaseAwayError as error:
         # Only a stop ends the patience of a worker.
         raise FatalError(
-            f"{stop.reason}: {error}", kind="database_away", stop_code=stop.exit_code or DatabaseError.exit_code
+            f"{this.stop.reason}: {error}",
+            kind="database_away",
+            stop_code=this.stop.exit_code or DatabaseError.exit_code,
         ) from error
 
 
-async def _leaves_to_another(this: _Run) -> bool:
+async def _leaves_to_another(this: _Run, database: Database) -> bool:
     """Whether another run of this command is at work, which is told of."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    await this.database.run(partial(sign, counts=_counts(this.tally), lately=runs.Lately()))
-    other = await this.database.run(partial(runs.at_work_before, command=this.order.command, token=this.token))
+    await database.run(partial(sign, counts=_counts(this.tally), lately=runs.Lately()))
+    other = await database.run(partial(runs.at_work_before, command=this.order.command, token=this.token))
     if other is not None:
         this.reporter.tell(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
     return other is not None
 
 
-async def _work(this: _Run, patient: PatientDatabase) -> None:
-    """Discover, enqueue, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
-    began_at = time.monotonic()
-    database, tell = this.database, this.reporter.tell
+async def _work(this: _Run, database: Database, patient: PatientDatabase) -> None:
+    """Enqueue, discover, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
+    tell = this.reporter.tell
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
+    budget_of = partial(TokenBudget, patient)
+    client = Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=not this.order.forever)
     try:
-        if this.order.files:
-            stopped = this.stop.asked.is_set
-            await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
-        budget_of = partial(TokenBudget, patient)
-        gives_up = not this.order.forever
-        async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=gives_up) as semgrep:
-            with _deadline(this.order.deadline_seconds, began_at, this.stop):
-                if this.order.discovers:
-                    await _discover(this, semgrep, patient)
-                if this.stop.asked.is_set():
-                    tell(Stopping(this.stop.reason))
-                elif this.order.drains:
-                    await _drain(this, semgrep, patient)
-    except (FatalError, TransientError) as error:
-        this.stop.ask(error.stop_code if isinstance(error, FatalError) else BUDGET_EXIT, str(error))
-        tell(Stopping(this.stop.reason))
+        with _deadline(this.order.deadline_seconds, this.began_at, this.stop):
+            async with client as semgrep:
+                if this.order.files:
+                    stopped = this.stop.asked.is_set
+                    await database.on_thread(
+                        partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped)
+                    )
+                if not this.stop.asked.is_set():
+                    await _find_and_fetch(this, semgrep, patient)
     except StoppedError as error:
         tell(Stopping(f"{this.stop.reason}: {error}"))
     finally:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def _find_and_fetch(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
+    """Walk the lists and drain the queue, side by side: what one deployment has found isn't to wait for another's walk.
+
+    A budget of pairs counts from the end of the walks: it ends what is fetched, not what is found.
+    """
+    order = this.order
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            walking = tasks.create_task(_discover(this, semgrep, patient)) if order.discovers else None
+            if walking is not None and (order.limit or order.max_failures or not order.drains):
+                await walking
+            if order.drains and not this.stop.asked.is_set():
+                await _drain(this, semgrep, patient, lambda: walking is not None and not walking.done())
+    except BaseExceptionGroup as group:
+        raise foremost(group) from None
 
 
 @contextmanager
@@ -209,39 +269,55 @@ async def _discover(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> N
     stopping.cancel()
     await asyncio.wait({walking, stopping})
     if not walking.cancelled():
-        unwalked = walking.result()
-        this.unwalked.clear()
-        this.unwalked.update(unwalked)
+        walking.result()
 
 
-async def _walk(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
-    deployments = this.settings.discover.deployments or await _deployments(this, semgrep, patient)
+async def _walk(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
+    """Walk the lists of the deployments that the settings or the tokens name, and of the one that the token for all
+    others sees."""
+    chosen = set(this.settings.discover.deployments)
+    named = chosen or set(this.tokens.deployment_ids)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_walk_lists(this, semgrep, patient, named))
+        if chosen or this.tokens.for_deployment(NO_DEPLOYMENT) is None:
+            this.unwalked.discard(NO_DEPLOYMENT)
+        else:
+            await _walk_unnamed(this, semgrep, patient, named)
+
+
+async def _walk_unnamed(this: _Run, semgrep: Semgrep, patient: PatientDatabase, named: set[int]) -> None:
+    """Walk the list of the deployment that the token without a name sees, unless it is named, too."""
+    try:
+        seen = await _seen(this, semgrep, patient)
+    except StoppedError:
+        return
+    except FatalError as error:
+        this.halted[NO_DEPLOYMENT] = error
+        this.reporter.tell(TokenUseless(str(error)))
+        return
+    this.unwalked.discard(NO_DEPLOYMENT)
+    await _walk_lists(this, semgrep, patient, seen - named)
+
+
+async def _walk_lists(this: _Run, semgrep: Semgrep, patient: PatientDatabase, deployments: set[int]) -> None:
     this.unwalked.update(deployments)
     ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, refresh=this.order.refresh)
-    return await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
+    left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
+    this.unwalked.difference_update(deployments - left)
 
 
-async def _deployments(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
-    """Those that the tokens see. A token sees one for ever, so it is asked only the first time."""
-    found = set(this.tokens.deployment_ids)
-    token = this.tokens.for_deployment(NO_DEPLOYMENT)
-    if token is not None:
-        seen = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
-        try:
-            found |= seen or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
-        except FatalError as error:
-            if not found or error.stop_code != TOKEN_EXIT:
-                raise
-            # The others have tokens of their own.
-            this.halted[NO_DEPLOYMENT] = error
-            this.reporter.tell(TokenUseless(str(error)))
-    if not found:
+async def _seen(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
+    """What the token without a deployment's name sees. That never changes, so it is asked only the first time."""
+    token = this.tokens.for_deployment(NO_DEPLOYMENT) or ""
+    known = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
+    seen = known or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
+    if not seen and not this.tokens.deployment_ids:
         raise FatalError(
             "the API doesn't say which deployment the token may see: name it in [discover] deployments",
             kind="no_deployment",
             stop_code=TOKEN_EXIT,
         )
-    return found
+    return set(seen)
 
 
 def _search(this: _Run) -> Search:
@@ -256,11 +332,12 @@ def _search(this: _Run) -> Search:
     )
 
 
-async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
+async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase, expects_more: Callable[[], bool]) -> None:
     if not (this.order.files or this.order.forever):
         left = await patient.run(partial(queue.left, batch=None, below=this.order.below))
         this.tally.to_do = left.remaining
     ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.order.below, this.token)
+    ports.expects_more = expects_more
     policy = _policy(this.order, this.settings)
     await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 
@@ -315,7 +392,7 @@ def _exit_code(stop: Stop, halted: dict[int, FatalError], tally: Tally, unwalked
     if stop.exit_code is not None and not budget_unneeded:
         return stop.exit_code
     if halted:
-        return next(iter(halted.values())).stop_code
+        return min(error.stop_code for error in halted.values())  # the token's trouble first
     if unwalked:
         return BUDGET_EXIT
     return DEAD_EXIT if tally.dead else 0

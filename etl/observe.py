@@ -150,11 +150,12 @@ class Reporter:
             now = _finished(self._tally)
             rate = (now - before) / LOG_INTERVAL_SECONDS
             before = now
-            left = max(self._tally.to_do - now, 0)
+            total = self._tally.to_do + self._tally.discovered
+            left = max(total - now, 0)
             log().info(
                 "progress",
                 done=now,
-                total=self._tally.to_do,
+                total=total,
                 per_second=round(rate, 1),
                 retried=self._tally.retried,
                 rate_limited=self._tally.rate_limited,
@@ -182,7 +183,7 @@ class Reporter:
                 progress.update(
                     task,
                     description=_preparing(tally) or "fetching",
-                    total=tally.to_do or None,
+                    total=tally.to_do + tally.discovered or None,
                     completed=_finished(tally),
                     rate=f"{speed:.0f}" if speed else "0",
                     retried=tally.retried,

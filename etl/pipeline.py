@@ -35,8 +35,11 @@ from etl.model import (
 )
 from etl.pacing import backoff_seconds, look_again_seconds
 
-POLL_SECONDS = 1.0
-"""How often an empty queue is looked at again while work of this run may come back to it."""
+POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
+"""How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
+sooner: what is due may be locked by somebody else for a moment."""
+LONGEST_HALT_SECONDS = 1_800.0
+"""The longest time after which a worker asks again for a deployment that was refused."""
 FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
@@ -75,6 +78,15 @@ class Ports(Protocol):
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
 
+    def expects_more(self) -> bool:
+        """Whether this run may still queue work itself, so that an empty queue isn't its end."""
+
+    async def bury_expired(self, deployment_id: int, reason: str) -> int:
+        """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
+
+    def ask_again(self, deployment_id: int) -> None:
+        """Forget that a deployment was refused: the next check asks anew."""
+
     def hush(self) -> None:
         """Send no more requests: fetches that wait for their turn raise StoppedError."""
 
@@ -93,16 +105,19 @@ class Policy:
     backoff_seconds: float
     backoff_max_seconds: float
     snooze_seconds: float
-    grace_seconds: float = 10.0
+    grace_seconds: float = 5.0
+    first_halt_seconds: float = 60.0
     limit: int | None = None
     max_failures: int | None = None
     forever: bool = False
 
 
 class Stop:
-    """A request to end a run early, by a signal, a budget or an error. The first reason counts."""
+    """A request to end a run early, by a signal, a budget or an error. The first reason counts, and is told at once:
+    what the run waits for at that moment may take a while to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Tell = lambda _: None) -> None:
+        self._tell = tell
         self.asked = asyncio.Event()
         self.exit_code: int | None = None
         self.reason = ""
@@ -112,6 +127,14 @@ class Stop:
         if not self.asked.is_set():
             self.exit_code, self.reason = exit_code, reason
             self.asked.set()
+            self._tell(Stopping(reason))
+
+
+class _Halt(Struct, frozen=True):
+    """A deployment that was refused for the n-th time. A worker asks again at `until`, on the monotonic clock."""
+
+    times: int
+    until: float
 
 
 async def drain(
@@ -148,7 +171,9 @@ class _Run:
         self.working = set[asyncio.Task[None]]()
         self.answers: list[_Answer] = []
         self.verdicts: deque[Verdict] = deque()
-        self.leased = self.undone = 0
+        self.halts: dict[int, _Halt] = {}
+        self.buried = set[int]()
+        self.leased = self.undone = self.looks = 0
         self.flush = asyncio.Event()
         self.changed = asyncio.Event()
         self.closing = False
@@ -168,6 +193,7 @@ class _Run:
         """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
         looked_at = -math.inf
         while not self.stop.asked.is_set():
+            await self.look_after_halted()
             rooms = {number: lane.room() for number, lane in self.lanes.items() if number not in self.halted}
             room = sum(rooms.values())
             if not room and time.monotonic() >= looked_at + POLL_SECONDS:
@@ -184,19 +210,42 @@ class _Run:
                 looked_at = time.monotonic()
             if leases:
                 self.take(leases)
-            elif self.held:
-                await self.pause(POLL_SECONDS)
-            elif self.policy.forever:
-                # Workers that were started together shouldn't all ask at once for ever.
-                await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
-            else:
-                seconds = await self.ports.next_due_seconds(self.halted)
-                if seconds is None:
-                    return
-                await self.pause(min(seconds, POLL_SECONDS))
+            elif not await self.has_more():
+                return
+
+    async def has_more(self) -> bool:
+        """Wait for a moment after an empty lease; False if nothing of this run is left."""
+        if self.held:
+            await self.pause(POLL_SECONDS)
+            return True
+        if self.policy.forever:
+            # Workers that were started together shouldn't all ask at the same moments.
+            await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
+            return True
+        seconds = await self.ports.next_due_seconds(self.halted)
+        if seconds is None and not self.ports.expects_more():
+            await self.look_after_halted()
+            return False
+        least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
+        self.looks += 1
+        await self.pause(max(least, min(POLL_SECONDS if seconds is None else seconds, POLL_SECONDS)))
+        return True
+
+    async def look_after_halted(self) -> None:
+        """Bury what has expired of deployments that can't be asked. A worker asks again when it is time."""
+        for deployment_id in self.halted.keys() - self.buried:
+            self.buried.add(deployment_id)
+            self.tally.dead += await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
+        now = time.monotonic()
+        due = [number for number in self.halted if number in self.halts and self.halts[number].until <= now]
+        for deployment_id in due if self.policy.forever else ():
+            del self.halted[deployment_id]
+            self.buried.discard(deployment_id)
+            self.ports.ask_again(deployment_id)
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
+        self.looks = 0
         for lease in leases:
             if min(lease.pair) < 1:
                 self.verdicts.append(after_nonsense(lease))
@@ -212,7 +261,9 @@ class _Run:
 
     def open_lane(self, deployment_id: int) -> Lane:
         lane = self.lanes[deployment_id] = Lane(self.policy.concurrency, self.policy.ahead)
-        self.working.add(self.tasks.create_task(self.work(deployment_id, lane)))
+        task = self.tasks.create_task(self.work(deployment_id, lane))
+        self.working.add(task)
+        task.add_done_callback(self.working.discard)
         return lane
 
     async def pause(self, seconds: float) -> None:
@@ -226,17 +277,16 @@ class _Run:
     async def end(self) -> None:
         """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
         if self.stop.asked.is_set():
-            self.tell(Stopping(self.stop.reason))
             self.ports.hush()
         for lane in self.lanes.values():
             while self.stop.asked.is_set() and lane.todo:
                 self.decide(lane, Released(lane.todo.popleft().pair))
             lane.close()
-        if self.working:
-            _, late = await asyncio.wait(self.working, timeout=self.policy.grace_seconds)
+        if working := set(self.working):
+            _, late = await asyncio.wait(working, timeout=self.policy.grace_seconds)
             for task in late:
                 task.cancel()
-            await asyncio.wait(self.working)
+            await asyncio.wait(working)
 
     async def work(self, deployment_id: int, lane: Lane) -> None:
         """Work off one lane, if its deployment may be asked; else its pairs go back."""
@@ -244,13 +294,14 @@ class _Run:
             await self.ports.check(deployment_id)
         except FatalError as error:
             self.halt(deployment_id, error)
-        except TransientError as error:
-            self.stop.ask(BUDGET_EXIT, str(error))
         except StoppedError:
-            pass
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(self.policy.concurrency):
-                tasks.create_task(self.fetch_pairs(lane))
+            lane.close()
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.policy.concurrency):
+                    tasks.create_task(self.fetch_pairs(lane))
+        while lane.todo:
+            self.decide(lane, Released(lane.todo.popleft().pair))
 
     async def fetch_pairs(self, lane: Lane) -> None:
         while lane.todo or await lane.has_more():
@@ -265,7 +316,7 @@ class _Run:
             except ItemError as error:
                 found = after_refusal(lease, error)
             except FatalError as error:
-                self.halt(error.deployment_id, error)
+                self.halt(pair.deployment_id, error)
             except StoppedError:
                 pass
             finally:
@@ -283,13 +334,18 @@ class _Run:
             return after_refusal(lease, error)
         return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, answer.fetched_at)
 
-    def halt(self, deployment_id: int | None, error: FatalError) -> None:
-        """Ask no more of one deployment, or of any."""
-        if deployment_id is None:
-            self.stop.ask(error.stop_code, str(error))
-        elif deployment_id not in self.halted:
-            self.halted[deployment_id] = error
-            self.tell(DeploymentStopped(deployment_id, str(error)))
+    def halt(self, deployment_id: int, error: FatalError) -> None:
+        """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
+        if (lane := self.lanes.pop(deployment_id, None)) is not None:
+            lane.close()
+        if deployment_id in self.halted:
+            return
+        self.halted[deployment_id] = error
+        times = self.halts[deployment_id].times + 1 if deployment_id in self.halts else 1
+        seconds = backoff_seconds(times, self.policy.first_halt_seconds, LONGEST_HALT_SECONDS)
+        self.halts[deployment_id] = _Halt(times, time.monotonic() + seconds)
+        self.tell(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
+        self.changed.set()
 
     def decide(self, lane: Lane, found: Verdict | _Answer) -> None:
         if isinstance(found, _Answer):
@@ -344,8 +400,8 @@ class _Run:
     def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
         for verdict in batch:
             pair = pair_of(verdict)
-            if self.held.pop(pair, None):
-                self.lanes[pair.deployment_id].held -= 1
+            if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
+                lane.held -= 1
             if isinstance(verdict, Dead):
                 self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
         tally = self.tally

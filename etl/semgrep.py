@@ -8,13 +8,13 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 from etl.answers import (
-    TOKEN_EXIT,
+    OF_ANOTHER,
     UNAVAILABLE_EXIT,
     NotFoundError,
     deployment_ids,
@@ -176,14 +176,13 @@ class Semgrep:
         except StoppedError:
             if self._hushed or credit.ended is None:
                 raise
-            raise credit.ended.of(deployment_id) from None
+            raise credit.ended from None
         except FatalError as error:
-            if error.deployment_id is not None or not (error.stop_code == TOKEN_EXIT or error.kind == "rate_limited"):
-                raise
-            # The token's fault, and other deployments have other tokens. Whoever waits for his turn isn't to ask, too.
-            credit.ended = error
-            credit.pace.close()
-            raise error.of(deployment_id) from error.__cause__
+            if error.kind != OF_ANOTHER:  # else the token is good for another deployment
+                # Whoever waits for his turn isn't to ask, too.
+                credit.ended = error
+                credit.pace.close()
+            raise
 
     async def _believed(
         self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
@@ -219,19 +218,16 @@ class Semgrep:
         if credit.visible and deployment_id not in credit.visible:
             raise token_of_another(deployment_id, credit.visible)
 
-    async def check_token(self, deployment_id: int, wanted: Collection[int]) -> None:
-        """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only
-        deployments of which none is `wanted`, or if the API is away for too long."""
+    async def check_token(self, deployment_id: int) -> None:
+        """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only others, or if
+        the API is away for too long."""
         credit = self._credit(deployment_id)
         if credit.ended:
-            raise credit.ended.of(deployment_id)
+            raise credit.ended
         if deployment_id in credit.proved_at:
             return
-        try:
-            visible = await self._visible_in_the_end(credit)
-        except FatalError as error:
-            raise error.of(deployment_id) from error
-        if visible and visible.isdisjoint(wanted):
+        visible = await self._visible_in_the_end(credit)
+        if visible and deployment_id not in visible:
             raise token_of_another(deployment_id, visible)
 
     async def seen_by_token_of(self, deployment_id: int, *, patiently: bool = False) -> frozenset[int]:
@@ -239,6 +235,11 @@ class Semgrep:
         away, unless that is borne patiently."""
         credit = self._credit(deployment_id)
         return await (self._visible_in_the_end(credit) if patiently else self._visible(credit))
+
+    def ask_again(self, deployment_id: int) -> None:
+        """Forget that the token of a deployment was refused, and what it may see."""
+        refused = self._credits.get(deployment_id)
+        self._credits = {number: credit for number, credit in self._credits.items() if credit is not refused}
 
     def hush(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""

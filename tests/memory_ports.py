@@ -50,6 +50,9 @@ class MemoryPorts:
         refused: Collection[Pair] = (),
     ) -> None:
         self.barred: dict[int, Exception] = {}
+        self.expired = set[Pair]()
+        self.asked_again: list[int] = []
+        self.more_to_come = False
         self.queue: dict[Pair, Row] = {}
         self.stored: dict[Pair, ScanRows] = {}
         self.dead: dict[Pair, Dead] = {}
@@ -128,6 +131,20 @@ class MemoryPorts:
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         coming = [row.due_at for pair, row in self.queue.items() if not row.runs and pair.deployment_id not in without]
         return max(0.0, min(coming) - self._now()) if coming else None
+
+    def expects_more(self) -> bool:
+        return self.more_to_come
+
+    async def bury_expired(self, deployment_id: int, reason: str) -> int:
+        """Those in `expired` whose deployment it is."""
+        for pair in [pair for pair in self.queue if pair in self.expired and pair.deployment_id == deployment_id]:
+            del self.queue[pair]
+            self.dead[pair] = Dead(pair, 0, "expired", reason, None)
+        return len([pair for pair in self.dead if pair.deployment_id == deployment_id])
+
+    def ask_again(self, deployment_id: int) -> None:
+        self.asked_again.append(deployment_id)
+        self.barred.pop(deployment_id, None)
 
     def hush(self) -> None:
         self.hushed.set()

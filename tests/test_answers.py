@@ -38,7 +38,7 @@ def test_a_status_of_the_token_or_the_endpoint_is_fatal(status: int, stop_code: 
     error = meaning(status, "HTTP said so", {}, NOW)
 
     assert isinstance(error, FatalError)
-    assert (error.stop_code, error.http_status, error.deployment_id) == (stop_code, status, None)
+    assert (error.stop_code, error.http_status) == (stop_code, status)
     assert "HTTP said so" in str(error)
 
 
@@ -210,14 +210,13 @@ def test_deployment_ids_takes_numbers_and_strings(answer: object, ids: set[int])
 
 
 def test_errors_of_a_token_say_what_to_set() -> None:
-    """Each names the deployment and the variable, and stops nothing but that deployment."""
+    """Each names the deployment and the variable."""
     missing, foreign, blind = token_missing(120), token_of_another(120, {122, 121}), token_without_scope()
 
     assert "SEMGREP_APP_TOKEN__120" in str(missing)
     assert "belongs to deployment 121, 122" in str(foreign)
     assert "Web API" in str(blind)
     assert {error.stop_code for error in (missing, foreign, blind)} == {3}
-    assert (missing.deployment_id, foreign.deployment_id) == (120, 120)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One run, from leases to verdicts, on ports in memory: what ends it, and what becomes of every pair."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
 from scan_rows import document, scan_rows
+from small_api import until
 
 from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
 from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally
@@ -55,7 +56,8 @@ class Ended:
 async def drained(
     ports: MemoryPorts, *, stop: Stop | None = None, halted: dict[int, FatalError] | None = None, **changes: Any
 ) -> Ended:
-    ended = Ended(stop or Stop(), halted if halted is not None else {}, Tally(), [])
+    events = list[Event]()
+    ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, Tally(), events)
     async with asyncio.timeout(30):
         await drain(ports, policy(**changes), ended.stop, ended.halted, ended.tally, ended.events.append)
     return ended
@@ -285,8 +287,9 @@ async def test_leases_are_renewed_while_the_work_lasts() -> None:
 
 
 async def test_a_stop_lets_what_is_in_flight_finish_and_gives_the_rest_back() -> None:
-    """Nothing begins after it, nothing spends an attempt, and nothing stays leased."""
-    stop = Stop()
+    """Nothing begins after it, nothing spends an attempt, nothing stays leased, and the first reason is told at once."""
+    told = list[Event]()
+    stop = Stop(told.append)
 
     async def answer(pair: Pair, times: int) -> object:
         if pair.scan_id == 9:
@@ -299,7 +302,7 @@ async def test_a_stop_lets_what_is_in_flight_finish_and_gives_the_rest_back() ->
     ended = await drained(ports, stop=stop)
 
     assert (ended.stop.exit_code, ended.stop.reason) == (130, "SIGINT received")
-    assert ended.events == [Stopping("SIGINT received")]
+    assert told == [Stopping("SIGINT received")]
     assert ports.hushed.is_set()
     assert sorted(ports.stored) == sorted(ports.asked)
     assert 9 <= len(ports.stored) <= 20
@@ -400,13 +403,13 @@ async def test_a_deadline_ends_a_run() -> None:
 # Fatal errors
 
 
-def fatal(deployment_id: int | None, stop_code: int = 3) -> FatalError:
-    return FatalError("refused", kind="token_refused", stop_code=stop_code, deployment_id=deployment_id)
+def fatal(stop_code: int = 3) -> FatalError:
+    return FatalError("refused", kind="token_refused", stop_code=stop_code)
 
 
 async def test_a_fatal_error_of_a_deployment_stops_that_one_only() -> None:
     """Its pairs stay as they were, the others are stored, and it is told once."""
-    error = fatal(120)
+    error = fatal()
 
     async def answer(pair: Pair, times: int) -> object:
         if pair.deployment_id == 120 and pair.scan_id > 3:
@@ -427,26 +430,81 @@ async def test_a_fatal_error_of_a_deployment_stops_that_one_only() -> None:
 async def test_a_deployment_halted_beforehand_is_not_asked() -> None:
     """What the preflight has found out isn't tried again."""
     ports = MemoryPorts(pairs(5) + pairs(5, 121))
-    await drained(ports, halted={120: fatal(120)})
+    await drained(ports, halted={120: fatal()})
 
     assert sorted(ports.asked) == pairs(5, 121)
     assert sorted(ports.queue) == pairs(5)
 
 
-async def test_a_fatal_error_of_the_whole_api_ends_the_run() -> None:
-    """With its exit code, and the queue as it was."""
-
-    async def answer(_pair: Pair, _times: int) -> object:
-        await asyncio.sleep(0)
-        raise fatal(None, stop_code=4)
-
-    ports = MemoryPorts(pairs(50), answer)
+async def test_a_deployment_whose_check_fails_costs_no_fetcher_and_holds_no_lease() -> None:
+    """Its lane is closed, and thousands of such deployments end a run as soon as each was looked at."""
+    ports = MemoryPorts([Pair(number, 1) for number in range(1, 501)] + pairs(5, 900))
+    ports.barred = {number: fatal() for number in range(1, 501)}
     ended = await drained(ports)
 
-    assert (ended.stop.exit_code, ended.stop.reason) == (4, "refused")
-    assert (len(ports.queue), ended.halted) == (50, {})
-    assert len(ports.asked) <= 4
+    assert sorted(ports.stored) == pairs(5, 900)
+    assert sorted(ended.halted) == list(range(1, 501))
+    assert (len(ports.queue), sum(ports.asked.values())) == (500, 5)
     assert given_back(ports)
+
+
+async def test_a_worker_asks_again_for_a_deployment_that_was_refused() -> None:
+    """At growing intervals; when it isn't refused any more, its pairs are fetched."""
+    ports, stop = MemoryPorts(pairs(3) + pairs(3, 121)), Stop()
+    ports.barred = {120: fatal()}
+    ended = asyncio.create_task(drained(ports, stop=stop, forever=True, first_halt_seconds=0.01))
+    await until(lambda: len(ports.stored) == 6)
+    stop.ask(143, "SIGTERM received")
+
+    assert (await ended).halted == {}
+    assert ports.asked_again == [120]
+
+
+async def test_expired_pairs_of_a_deployment_that_cant_be_asked_are_dead() -> None:
+    """Nobody could fetch them any more, and they would stay queued otherwise; the others wait for a token."""
+    ports = MemoryPorts(pairs(4) + pairs(2, 121))
+    ports.barred, ports.expired = {120: fatal()}, set(pairs(2))
+    ended = await drained(ports)
+
+    assert sorted(ports.dead) == pairs(2)
+    assert sorted(ports.queue) == pairs(4)[2:]
+    assert ended.tally.dead == 2
+
+
+async def test_a_run_that_queues_work_itself_ends_after_that() -> None:
+    """An empty queue is no end while lists are walked."""
+    ports = MemoryPorts([])
+    ports.more_to_come = True
+
+    async def walk() -> None:
+        for number in range(1, 4):
+            ports.add([Pair(120, number)])
+            await asyncio.sleep(0.05)
+        ports.more_to_come = False
+
+    walking = asyncio.create_task(walk())
+    await drained(ports)
+    await walking
+
+    assert sorted(ports.stored) == pairs(3)
+
+
+async def test_a_ready_row_that_somebody_else_has_locked_is_looked_at_with_pauses() -> None:
+    """It is due and can't be leased: that is no reason to ask hundreds of times a second."""
+
+    class Locked(MemoryPorts):
+        looks, is_free = 0, False
+
+        async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+            self.looks += not self.is_free
+            return await super().lease(limit, without) if self.is_free else []
+
+    ports = Locked([ONE])
+    asyncio.get_running_loop().call_later(0.5, setattr, ports, "is_free", True)
+    await drained(ports)
+
+    assert list(ports.stored) == [ONE]
+    assert ports.looks <= 8
 
 
 # What a database refuses

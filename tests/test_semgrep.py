@@ -465,7 +465,7 @@ async def test_a_404_is_not_believed_by_what_the_token_saw_before_it() -> None:
         return await (gone if lost else sees_120)(call)
 
     async with SmallApi(details, deployments) as api, asking_at(api.base_url) as asking:
-        await asking.semgrep.check_token(120, [120])
+        await asking.semgrep.check_token(120)
         await asking.semgrep.scan(ONE)
         lost = True
         scans = [asking.semgrep.scan(Pair(120, number)) for number in range(2, 12)]
@@ -496,10 +496,10 @@ async def test_a_404_is_believed_when_another_scan_of_the_deployment_comes_after
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "deployment_id"),
-    [(404, "token_without_scope", 120), (401, "token_refused", 120), (410, "endpoint_retired", None)],
+    ("status", "kind"),
+    [(404, "token_without_scope"), (401, "token_refused"), (410, "endpoint_retired")],
 )
-async def test_a_404_is_not_believed_when_the_token_is_bad(status: int, kind: str, deployment_id: int | None) -> None:
+async def test_a_404_is_not_believed_when_the_token_is_bad(status: int, kind: str) -> None:
     """Then the token stops its deployment, and no scan is buried."""
 
     async def refuses(_: Call) -> web.StreamResponse:
@@ -512,7 +512,7 @@ async def test_a_404_is_not_believed_when_the_token_is_bad(status: int, kind: st
         error = await failure(api.base_url)
 
     assert isinstance(error, FatalError)
-    assert (error.kind, error.deployment_id) == (kind, deployment_id)
+    assert error.kind == kind
 
 
 async def test_a_404_is_not_believed_while_the_question_has_no_answer() -> None:
@@ -546,14 +546,12 @@ async def test_a_token_of_another_deployment_is_found_out() -> None:
         with pytest.raises(FatalError) as at_scan:
             await asking.semgrep.scan(Pair(121, 1))
         with pytest.raises(FatalError) as at_check:
-            await asking.semgrep.check_token(122, [122])
-        await asking.semgrep.check_token(122, [122, 120])
+            await asking.semgrep.check_token(122)
+        await asking.semgrep.check_token(120)
 
-    assert [(caught.value.deployment_id, caught.value.kind) for caught in (at_scan, at_check)] == [
-        (121, "token_of_another_deployment"),
-        (122, "token_of_another_deployment"),
-    ]
-    assert "belongs to deployment 120" in str(at_scan.value)
+    assert {caught.value.kind for caught in (at_scan, at_check)} == {"token_of_another_deployment"}
+    assert "deployment 121 belongs to deployment 120" in str(at_scan.value)
+    assert "deployment 122 belongs to deployment 120" in str(at_check.value)
 
 
 @pytest.mark.parametrize(
@@ -567,18 +565,16 @@ async def test_a_token_is_checked_before_anything_is_fetched(token: str | None, 
     found_out = None
     async with Sandbox(world) as base_url, asking_at(base_url, tokens) as asking:
         try:
-            await asking.semgrep.check_token(120, [120])
+            await asking.semgrep.check_token(120)
         except FatalError as error:
             found_out = error
 
-    assert (found_out and (found_out.kind, found_out.stop_code, found_out.deployment_id)) == (kind and (kind, 3, 120))
+    assert (found_out and (found_out.kind, found_out.stop_code)) == (kind and (kind, 3))
 
 
-@pytest.mark.parametrize(("status", "deployment_id"), [(401, 120), (403, 120), (410, None)])
-async def test_a_refused_token_stops_its_deployment_and_a_retired_endpoint_all(
-    status: int, deployment_id: int | None
-) -> None:
-    """A revoked token is one deployment's trouble; 410 is everybody's."""
+@pytest.mark.parametrize(("status", "stop_code"), [(401, 3), (403, 3), (410, 4)])
+async def test_what_is_refused_for_good_stops_its_deployment(status: int, stop_code: int) -> None:
+    """A revoked token and a retired endpoint are the trouble of the deployment that was asked for."""
 
     async def refuses(_: Call) -> web.StreamResponse:
         return json_answer({}, status=status)
@@ -586,7 +582,7 @@ async def test_a_refused_token_stops_its_deployment_and_a_retired_endpoint_all(
     error = await failure_of(refuses, retries=2)
 
     assert isinstance(error, FatalError)
-    assert error.deployment_id == deployment_id
+    assert error.stop_code == stop_code
 
 
 # Retries in place, and the end
