@@ -18,6 +18,8 @@ class Credit:
     """One token. All instants are on the monotonic clock."""
 
     token: str
+    deployment_id: int | None
+    """The deployment that was the first to be asked about with it; None where that isn't known yet."""
     pace: Pace
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     visible: frozenset[int] = frozenset()

@@ -25,6 +25,8 @@ class Tally(Struct):
     rate_limited: int = 0
     dead: int = 0
     remaining: int = 0
+    running: int = 0
+    """Pairs that still run, and that this run has stored as seen. Not part of the summary."""
     to_do: int = 0
     """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
 
@@ -36,13 +38,16 @@ class BadLine(Struct, frozen=True):
 
 
 class GateClosed(Struct, frozen=True):
-    """The API refuses: nothing is asked of it for `seconds`."""
+    """The API refuses: nothing is asked of it for `seconds`. `deployment_id` is None for the token without a name."""
 
+    deployment_id: int | None
     seconds: float
 
 
 class GateOpened(Struct, frozen=True):
     """The wait is over, and requests go out again."""
+
+    deployment_id: int | None
 
 
 class TokenUseless(Struct, frozen=True):
@@ -54,12 +59,14 @@ class TokenUseless(Struct, frozen=True):
 class ApiAway(Struct, frozen=True):
     """What worked before fails now, or no scan is shown at all: one probe an interval, until it works again."""
 
+    deployment_id: int | None
     reason: str
 
 
 class ApiBack(Struct, frozen=True):
     """The API works again after `seconds`. No pair has spent an attempt on it."""
 
+    deployment_id: int | None
     seconds: float
 
 

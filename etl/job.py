@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from sqlalchemy import Connection
 
 from etl import __version__, budgets, listings, metrics, queue, runs
 from etl.answers import TOKEN_EXIT
@@ -140,16 +142,35 @@ async def _finish(
     this: _Run, database: Database | PatientDatabase, error: ScanEtlError | None = None
 ) -> dict[str, Any]:
     """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
-    left = await database.run(partial(queue.left, batch=this.batch, below=this.order.below))
-    this.tally.remaining, this.tally.waiting = left.remaining, left.waiting
+    left = await database.run(partial(_counted_at_the_end, this=this))
     if error is None:
-        exit_code = _exit_code(this.stop, this.halted, this.tally, this.unwalked)
+        exit_code = _exit_code(this, is_done=not left and not this.unwalked)
     else:
         exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
     summary = _summary(this, exit_code)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token))
     _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
     return summary
+
+
+def _counted_at_the_end(connection: Connection, this: _Run) -> int:
+    """Bring the counts to what is in the tables, whatever was lost on the way; return how many pairs are to be fetched.
+
+    Of a run of files they add up to `requested`: what others have died of counts as `dead`, and what others have
+    stored as `already_final`. A pair that waits for its scan counts as `fetched` if this run has stored it as seen,
+    else as `remaining`.
+    """
+    tally = this.tally
+    for name, value in runs.counted(connection, this.run_id).items():
+        setattr(tally, name, value)
+    left = queue.left(connection, this.batch, below=this.order.below)
+    tally.remaining, tally.waiting = left.remaining, left.waiting
+    if this.batch is not None:
+        tally.remaining += max(0, left.waiting - tally.running)
+        tally.dead = queue.dead_of(connection, this.batch)
+        known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
+        tally.already_final += max(0, tally.requested - known)
+    return left.remaining
 
 
 def _summary(this: _Run, exit_code: int) -> dict[str, Any]:
@@ -301,7 +322,7 @@ async def _walk_unnamed(this: _Run, semgrep: Semgrep, patient: PatientDatabase, 
 
 async def _walk_lists(this: _Run, semgrep: Semgrep, patient: PatientDatabase, deployments: set[int]) -> None:
     this.unwalked.update(deployments)
-    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, refresh=this.order.refresh)
+    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, this.run_id, refresh=this.order.refresh)
     left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
     this.unwalked.difference_update(deployments - left)
 
@@ -387,15 +408,15 @@ def _policy(order: Order, settings: Settings) -> Policy:
     )
 
 
-def _exit_code(stop: Stop, halted: dict[int, FatalError], tally: Tally, unwalked: Collection[int]) -> int:
-    budget_unneeded = stop.exit_code == BUDGET_EXIT and not tally.remaining and not unwalked
-    if stop.exit_code is not None and not budget_unneeded:
+def _exit_code(this: _Run, *, is_done: bool) -> int:
+    stop, halted = this.stop, this.halted
+    if stop.exit_code is not None and not (is_done and stop.exit_code == BUDGET_EXIT):
         return stop.exit_code
     if halted:
         return min(error.stop_code for error in halted.values())  # the token's trouble first
-    if unwalked:
+    if this.unwalked:
         return BUDGET_EXIT
-    return DEAD_EXIT if tally.dead else 0
+    return DEAD_EXIT if this.tally.dead else 0
 
 
 @contextmanager

@@ -36,7 +36,9 @@ class _Stored(NamedTuple):
     fetched_at: datetime
 
 
-def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -> Loaded:
+def load_scans(
+    connection: Connection, batch: Sequence[ScanRows], run_id: str, uncounted: Collection[Pair] = ()
+) -> Loaded:
     """Store a batch, so that loading it twice, or in another order, gives the same rows.
 
     A finished scan outranks an unfinished one, then the later answer wins. Rows whose content hash is
@@ -60,6 +62,8 @@ def load_scans(connection: Connection, batch: Sequence[ScanRows], run_id: str) -
     _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
     count_drift(connection, _drift(connection, newest.values(), [*new, *changed]))
+    if uncounted:
+        new, changed, seen = ([rows for rows in each if rows.pair not in uncounted] for each in (new, changed, seen))
     return Loaded(len(new), len(changed), len(seen))
 
 

@@ -152,9 +152,11 @@ class Lease(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """Verdict: the answer is stored, and nothing is left to do for this pair."""
+    """Verdict: the answer is stored, and nothing is left to do for this pair. `again`: this run has counted the scan
+    already, when it stored it as one that still ran."""
 
     rows: ScanRows
+    again: bool = False
 
 
 class Waiting(Struct, frozen=True):
@@ -166,6 +168,7 @@ class Waiting(Struct, frozen=True):
     rows: ScanRows
     delay_seconds: float
     expires_at: datetime
+    again: bool = False
 
 
 class Later(Struct, frozen=True):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
@@ -173,6 +174,7 @@ class _Run:
         self.verdicts: deque[Verdict] = deque()
         self.halts: dict[int, _Halt] = {}
         self.buried = set[int]()
+        self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
         self.flush = asyncio.Event()
         self.changed = asyncio.Event()
@@ -332,7 +334,10 @@ class _Run:
             rows = self.ports.flatten(lease.pair, answer.document, answer.fetched_at)
         except ItemError as error:
             return after_refusal(lease, error)
-        return Done(rows) if rows.final else after_unfinished(lease, rows, self.policy, answer.fetched_at)
+        again = lease.pair in self.running
+        if rows.final:
+            return Done(rows, again)
+        return replace(after_unfinished(lease, rows, self.policy, answer.fetched_at), again=again)
 
     def halt(self, deployment_id: int, error: FatalError) -> None:
         """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
@@ -402,6 +407,10 @@ class _Run:
             pair = pair_of(verdict)
             if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
                 lane.held -= 1
+            if isinstance(verdict, Waiting):
+                self.running.add(pair)
+            elif self.running and isinstance(verdict, Done | Dead):
+                self.running.discard(pair)
             if isinstance(verdict, Dead):
                 self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
         tally = self.tally
@@ -410,7 +419,8 @@ class _Run:
         tally.unchanged += settled.unchanged
         tally.fetched += settled.inserted + settled.updated + settled.unchanged
         tally.waiting += settled.waiting
-        tally.retried += settled.later
+        tally.running = len(self.running)
+        tally.retried += settled.later + sum(isinstance(verdict, Done | Waiting) and verdict.again for verdict in batch)
         tally.dead += settled.dead
         if settled.lost:
             self.tell(LeasesLost(settled.lost))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from etl import budgets, listings, queue
+from etl import budgets, listings, queue, runs
 from etl.config import Settings
 from etl.database import Database
 from etl.errors import DatabaseAwayError
@@ -164,10 +164,21 @@ class RunPorts:
         await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
 
     async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Write verdicts, those whose lease is still ours."""
-        return await self._database.run(
-            lambda connection: queue.settle(connection, self._token, verdicts, self._run_id)
-        )
+        """Write verdicts, those whose lease is still ours, and count them in `runs`."""
+        tries = 0
+
+        def work(connection: Connection) -> Settled:
+            nonlocal tries
+            tries += 1
+            settled = queue.settle(connection, self._token, verdicts, self._run_id)
+            fetched = settled.inserted + settled.updated + settled.unchanged
+            counts = {name: getattr(settled, name) for name in ("inserted", "updated", "unchanged", "dead")}
+            runs.count(connection, self._run_id, fetched=fetched, **counts)
+            return settled
+
+        settled = await self._database.run(work)
+        # A second try may miss the leases because the first one has settled them, and its answer was lost.
+        return settled if tries == 1 else settled._replace(lost=0)
 
     async def bury_expired(self, deployment_id: int, reason: str) -> int:
         """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
@@ -183,13 +194,21 @@ class DiscoverPorts:
     """What discovery needs."""
 
     def __init__(
-        self, database: PatientDatabase, semgrep: Semgrep, settings: Settings, tokens: Tokens, *, refresh: bool
+        self,
+        database: PatientDatabase,
+        semgrep: Semgrep,
+        settings: Settings,
+        tokens: Tokens,
+        run_id: str,
+        *,
+        refresh: bool,
     ) -> None:
         self._database = database
         self._semgrep = semgrep
         self._snooze_seconds = settings.queue.snooze_seconds
         self._overlap_seconds = settings.discover.overlap_seconds
         self._tokens = tokens
+        self._run_id = run_id
         self._refresh = refresh
         self.search = semgrep.search
 
@@ -209,6 +228,7 @@ class DiscoverPorts:
 
         def work(connection: Connection) -> tuple[int, Reached | None]:
             queued = listings.record(connection, piece)
+            runs.count(connection, self._run_id, discovered=queued)
             return queued, listings.finish(connection, walk, token_key) if is_last else None
 
         return await self._database.run(work)

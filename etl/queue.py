@@ -164,7 +164,7 @@ def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_
     done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
     waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
     if over := ended(connection, [verdict.rows.pair for verdict in waiting]):
-        done += [Done(verdict.rows) for verdict in waiting if verdict.rows.pair in over]
+        done += [Done(verdict.rows, verdict.again) for verdict in waiting if verdict.rows.pair in over]
         waiting = [verdict for verdict in waiting if verdict.rows.pair not in over]
     later = [verdict for verdict in verdicts if isinstance(verdict, Later)]
     dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
@@ -175,7 +175,9 @@ def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_
     buried = _bury(connection, token, dead, run_id)
     delayed = _delay(connection, token, later)
     released = _release(connection, token, [verdict.pair for verdict in verdicts if isinstance(verdict, Released)])
-    loaded = load_scans(connection, [verdict.rows for verdict in done] + [verdict.rows for verdict in waiting], run_id)
+    stored: list[Done | Waiting] = [*done, *waiting]
+    again = {verdict.rows.pair for verdict in stored if verdict.again}
+    loaded = load_scans(connection, [verdict.rows for verdict in stored], run_id, again)
     lost = len(verdicts) - len(done) - len(waiting) - delayed - buried - released
     return Settled(*loaded, len(waiting), delayed, buried, released, lost)
 
@@ -296,6 +298,12 @@ def left(connection: Connection, batch: str | None, without: Collection[int] = (
     ).one()
     seconds = None if found[2] is None else max(0.0, (found[2] - found[3]).total_seconds())
     return Left(int(found[0]), int(found[1]), seconds)
+
+
+def dead_of(connection: Connection, batch: str) -> int:
+    """How many pairs of a batch are dead letters, whoever has given them up."""
+    found = connection.execute(select(func.count()).select_from(dead_letters).where(dead_letters.c.batch == batch))
+    return int(found.scalar_one())
 
 
 def _scope(connection: Connection, batch: str | None, below: int | None) -> Select[Any] | CompoundSelect[Any]:

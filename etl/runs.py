@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, insert, literal, or_, select, update
+from sqlalchemy import BigInteger, Connection, Update, and_, bindparam, delete, insert, literal, or_, select, update
 
 from etl.database import upsert
 from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
@@ -21,6 +22,30 @@ def start_run(connection: Connection, run_id: str, command: str, version: str) -
     connection.execute(upsert(connection, runs).values(values))
 
 
+COUNTED = ("discovered", "fetched", "inserted", "updated", "unchanged", "dead")
+"""The counts that move in the transaction of the rows that they count, and so are right whatever is lost or killed."""
+
+
+def count(connection: Connection, run_id: str, **counts: int) -> None:
+    """Add to counts of a run, some of `COUNTED`, in the transaction of what they count."""
+    added = {name: value for name, value in counts.items() if value}
+    if added:
+        statement = _adding(tuple(added))
+        connection.execute(statement, {"of_run": run_id, **{f"more_{name}": value for name, value in added.items()}})
+
+
+@cache
+def _adding(names: tuple[str, ...]) -> Update:
+    more = {name: runs.c[name] + bindparam(f"more_{name}", type_=BigInteger) for name in names}
+    return update(runs).where(runs.c.run_id == bindparam("of_run")).values(more)
+
+
+def counted(connection: Connection, run_id: str) -> dict[str, int]:
+    """The counts of a run that are `COUNTED`."""
+    found = connection.execute(select(*(runs.c[name] for name in COUNTED)).where(runs.c.run_id == run_id))
+    return dict(found.mappings().one())
+
+
 class Lately(NamedTuple):
     """How fast a worker has been since its last sign of life."""
 
@@ -31,8 +56,9 @@ class Lately(NamedTuple):
 def sign_of_life(
     connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Lately
 ) -> None:
-    """Bring the counts of a run up to date, and note that its worker lives and how fast it is."""
-    connection.execute(update(runs).where(runs.c.run_id == run_id).values(dict(counts)))
+    """Bring the other counts of a run up to date, and note that its worker lives and how fast it is."""
+    others = {name: value for name, value in counts.items() if name not in COUNTED}
+    connection.execute(update(runs).where(runs.c.run_id == run_id).values(others))
     seen = {"seen_at": utc_now(), **lately._asdict()}
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -110,13 +111,13 @@ class Semgrep:
     def _doubts(self, credit: Credit, error: TransientError, path: str) -> bool:
         """Whether the API lives, but shows no scan at all, so that one that fails isn't to blame."""
         if path != DEPLOYMENTS and credit.doubt(path, time.monotonic()):
-            self._tell(ApiAway(str(error)))
+            self._tell(ApiAway(credit.deployment_id, str(error)))
         return credit.is_doubted
 
     def _trust(self, credit: Credit) -> None:
         """Scans are shown: forget those that have failed before."""
         if credit.is_doubted:
-            self._tell(ApiBack(round(time.monotonic() - credit.doubted_at, 1)))
+            self._tell(ApiBack(credit.deployment_id, round(time.monotonic() - credit.doubted_at, 1)))
         credit.failed.clear()
 
     async def _wait_for_trial(self, credit: Credit) -> None:
@@ -255,17 +256,19 @@ class Semgrep:
         if token is None:
             raise token_missing(deployment_id)
         shared = (credit for credit in self._credits.values() if credit.token == token)
-        credit = self._credits[deployment_id] = next(shared, None) or self._new_credit(token)
+        credit = self._credits[deployment_id] = next(shared, None) or self._new_credit(token, deployment_id)
         return credit
 
-    def _new_credit(self, token: str) -> Credit:
-        pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), self._tell_gate)
+    def _new_credit(self, token: str, deployment_id: int) -> Credit:
+        named = deployment_id or None
+        tell_gate = partial(self._tell_gate, named)
+        pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), tell_gate)
         if self._hushed:
             pace.close()
-        return Credit(token, pace)
+        return Credit(token, named, pace)
 
-    def _tell_gate(self, seconds: float) -> None:
-        self._tell(GateClosed(round(seconds, 1)) if seconds else GateOpened())
+    def _tell_gate(self, deployment_id: int | None, seconds: float) -> None:
+        self._tell(GateClosed(deployment_id, round(seconds, 1)) if seconds else GateOpened(deployment_id))
 
     async def _visible(self, credit: Credit) -> frozenset[int]:
         """The deployments that a token sees: exactly one, as the API says of itself."""
@@ -313,11 +316,11 @@ class Semgrep:
                 return self._doubts(credit, error, path)
             if others_work:
                 return True
-            self._tell(ApiAway(str(error)))
+            self._tell(ApiAway(credit.deployment_id, str(error)))
             async with self._pausing(credit):
                 await self._wait_for(credit, failure)
             credit.back_at = time.monotonic()
-            self._tell(ApiBack(round(credit.back_at - failed_at, 1)))
+            self._tell(ApiBack(credit.deployment_id, round(credit.back_at - failed_at, 1)))
             return True
 
     @contextlib.asynccontextmanager

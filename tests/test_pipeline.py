@@ -287,7 +287,7 @@ async def test_leases_are_renewed_while_the_work_lasts() -> None:
 
 
 async def test_a_stop_lets_what_is_in_flight_finish_and_gives_the_rest_back() -> None:
-    """Nothing begins after it, nothing spends an attempt, nothing stays leased, and the first reason is told at once."""
+    """Nothing begins after it, spends an attempt, or stays leased; the first reason is told at once."""
     told = list[Event]()
     stop = Stop(told.append)
 

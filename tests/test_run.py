@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from command import Command
+from cutting_proxy import cutting_proxy
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, Table, select, text
 
@@ -515,3 +516,31 @@ def test_wrong_usage_is_told_as_json_too(cli: Command) -> None:
     assert outcome.exit_code == outcome.json()["exit_code"] == 2
     assert "--limit" in outcome.json()["error"]
     assert "Usage: " in outcome.stderr
+
+
+@pytest.mark.parametrize("arguments", [("run", "-"), ("sync",)])
+def test_a_stop_while_the_database_swallows_everything_takes_ten_seconds(
+    cli: Command, postgres_url: str, arguments: tuple[str, ...]
+) -> None:
+    """It is told at once, and the summary comes with what is known: a server behind a dead link never says no."""
+    with (
+        running_sandbox(finished_world(4_000), Behaviour(latency_seconds=0.01)) as sandbox,
+        cutting_proxy(postgres_url) as proxy,
+    ):
+        variables = environment(sandbox, proxy.url(postgres_url))
+        pairs = cli.folder / "pairs.txt"
+        pairs.write_text(sandbox.pairs_text())
+        words = [pairs if word == "-" else word for word in arguments]
+        with cli.start(*words, "--json", environment=variables) as process:
+            while sandbox.details_requests() < 100:
+                time.sleep(0.01)
+            proxy.stall()
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            while "stopping" not in process.stderr.readline():
+                assert process.poll() is None
+            stdout, stderr = process.communicate(timeout=30)
+
+    summary = json.loads(stdout)
+    assert (process.returncode, summary["exit_code"]) == (143, 143), stderr
+    assert summary["requests"] >= 100

@@ -131,7 +131,7 @@ async def test_an_absurd_wait_is_cut_to_what_we_bear(retry_after: str) -> None:
 
     assert found_at_last == document(ONE)
     assert api.seen[1].at - api.seen[0].at >= 0.5 - EARLY_SECONDS
-    assert asking.events[0] == GateClosed(0.5)
+    assert asking.events[0] == GateClosed(120, 0.5)
 
 
 async def test_an_api_that_refuses_for_longer_ends_what_is_asked_of_the_deployment() -> None:
@@ -208,7 +208,7 @@ async def test_the_gate_of_one_token_is_not_that_of_another() -> None:
         refused = asyncio.create_task(asking.semgrep.scan(ONE))
         await until(lambda: bool(asking.events))
         await asking.semgrep.scan(Pair(121, 1))
-        was_still_closed = GateOpened() not in asking.events
+        was_still_closed = GateOpened(120) not in asking.events
         await refused
 
     assert was_still_closed
