@@ -2,13 +2,13 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -259,7 +259,13 @@ def _queue(connection: Connection, lacks_token: Callable[[int], bool]) -> Findin
     dead = counts.pop("dead")
     queued = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "empty"
     letters = f"{dead:,} dead letters: see `scan-etl failures list`" if dead else "no dead letters"
-    return Finding("queue", f"{queued}; {letters}")
+    waits = "".join(f"; {_wait(row)}" for row in status.held_paces(connection))
+    return Finding("queue", f"{queued}; {letters}{waits}", warning=bool(waits))
+
+
+def _wait(held: Mapping[str, Any]) -> str:
+    whose = "a token" if held["deployment_id"] is None else f"the token of deployment {held['deployment_id']}"
+    return f"nothing is asked with {whose} until {held['until_at']:%Y-%m-%d %H:%M:%S} UTC, for the API has refused it"
 
 
 def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bool:

@@ -50,6 +50,21 @@ class GateOpened(Struct, frozen=True):
     deployment_id: int | None
 
 
+class PaceReserved(Struct, frozen=True):
+    """Other workers have reserved the time of the token, or one of them was refused: nothing is asked for `seconds`."""
+
+    deployment_id: int | None
+    seconds: float
+
+
+class WorkAwaited(Struct, frozen=True):
+    """Nothing is due: the run waits `seconds` for `retrying` pairs that failed, or that other workers have leased."""
+
+    seconds: float
+    retrying: int
+    leased: int
+
+
 class TokenUseless(Struct, frozen=True):
     """SEMGREP_APP_TOKEN shows no deployment. Those that have tokens of their own go on."""
 
@@ -160,6 +175,8 @@ Event = (
     BadLine
     | GateClosed
     | GateOpened
+    | PaceReserved
+    | WorkAwaited
     | ApiAway
     | ApiBack
     | DatabaseAway

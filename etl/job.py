@@ -156,9 +156,9 @@ async def _finish(
 def _counted_at_the_end(connection: Connection, this: _Run) -> int:
     """Bring the counts to what is in the tables, whatever was lost on the way; return how many pairs are to be fetched.
 
-    Of a run of files they add up to `requested`: what others have died of counts as `dead`, and what others have
-    stored as `already_final`. A pair that waits for its scan counts as `fetched` if this run has stored it as seen,
-    else as `remaining`.
+    Of a run of files they add up to `requested`: what others have stored meanwhile counts as `already_final`, and a
+    pair that waits for its scan as `fetched` if this run has stored it as seen, else as `remaining`. So does what is
+    still in the files where the run ended before it had queued them.
     """
     tally = this.tally
     for name, value in runs.counted(connection, this.run_id).items():
@@ -166,7 +166,8 @@ def _counted_at_the_end(connection: Connection, this: _Run) -> int:
     left = queue.left(connection, this.batch, below=this.order.below)
     tally.remaining, tally.waiting = left.remaining, left.waiting
     if this.batch is not None:
-        tally.remaining += max(0, left.waiting - tally.running)
+        unqueued = tally.requested - tally.invalid - tally.duplicate - tally.already_final - tally.to_do
+        tally.remaining += max(0, left.waiting - tally.running) + unqueued
         tally.dead = queue.dead_of(connection, this.batch)
         known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
         tally.already_final += max(0, tally.requested - known)

@@ -30,12 +30,14 @@ from etl.events import (
     MetricsLost,
     NothingNew,
     OutOfReach,
+    PaceReserved,
     PairDied,
     Stopping,
     Tally,
     TokenUseless,
     Walked,
     WalkFailed,
+    WorkAwaited,
 )
 
 SHOWN_OF_A_KIND = 20
@@ -96,6 +98,8 @@ LINES: dict[type[Event], tuple[str, str]] = {
     BadLine: ("warning", "line passed over"),
     GateClosed: ("warning", "the API refuses, waiting"),
     GateOpened: ("info", "the API may be asked again"),
+    PaceReserved: ("info", "other workers have the pace of the token, waiting for it"),
+    WorkAwaited: ("info", "nothing is due, waiting for retries and leases to end"),
     ApiAway: ("warning", "the API is away, waiting for it"),
     ApiBack: ("info", "the API is back"),
     DatabaseAway: ("warning", "the database is away, waiting for it"),

@@ -25,6 +25,8 @@ WINDOW_SECONDS = 0.25
 worker met holds this one back after two at the latest."""
 LATE_SECONDS = 0.04
 """How late a slot may be used. What is later is lost, or the requests of a stalled worker would come in a heap."""
+LONG_WAIT_SECONDS = 1.0
+"""A longer wait for a window, apart from what the pace itself takes, is told of."""
 ALONE_SECONDS = 0.01
 """A window that begins so soon after the one before shows that nobody else has taken one in between."""
 SMALLEST_SHARE, ALONE_SHARE = 0.02, 0.9
@@ -86,17 +88,24 @@ def look_again_seconds(age_seconds: float, shortest: float) -> float:
 class Pace:
     """The pace of one token in this process. Every request passes `acquire`, and its answer is reported.
 
-    `on_gate` is told the seconds for which the gate closes, and 0 when it opens.
+    `on_gate` is told the seconds for which the gate closes, and 0 when it opens; `on_wait` those for which others have
+    the token's time.
     """
 
     def __init__(
-        self, ceiling: float, max_wait_seconds: float, budget: Budget, on_gate: Callable[[float], None]
+        self,
+        ceiling: float,
+        max_wait_seconds: float,
+        budget: Budget,
+        on_gate: Callable[[float], None],
+        on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._allowance = Allowance(ceiling)
         self._has_room = self._allowance.has_room
         self._max_wait_seconds = max_wait_seconds
         self._budget = budget
-        self._on_gate = on_gate
+        self._on_gate, self._on_wait = on_gate, on_wait
+        self._is_long_wait = False
         self._limiter = make_limiter(ceiling)
         self._turn = asyncio.Lock()
         self._closed = asyncio.Event()
@@ -186,6 +195,7 @@ class Pace:
         """
         ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
         begins_at, ends_at, waited = await ahead
+        self._tell_wait(begins_at - time.monotonic())
         if self._used * 2 > (self._ends_at - self._begins_at) * self.rate:
             self._length_seconds = 2 * max(self._length_seconds, 1 / self.rate)
         elif self._ends_at:
@@ -198,6 +208,13 @@ class Pace:
             self._latest.popleft()
         self._next_at = max(self._next_at, begins_at)
         self._used = 0
+
+    def _tell_wait(self, seconds: float) -> None:
+        """Tell of a long wait, once until there is a short one."""
+        is_long = seconds > LONG_WAIT_SECONDS + 2 / self.rate
+        if is_long and not self._is_long_wait and not self._gate_closed:
+            self._on_wait(seconds)
+        self._is_long_wait = is_long
 
     async def _reserve(self) -> tuple[float, float, bool]:
         """Begin and end of a new window, and whether it isn't the present moment that it begins at."""

@@ -28,7 +28,7 @@ from etl.calls import Answered, Calls
 from etl.config import ApiSettings
 from etl.credit import MANY_FAILING, Credit
 from etl.errors import FatalError, ItemError, StoppedError, TransientError
-from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, Tally, Tell
+from etl.events import ApiAway, ApiBack, GateClosed, GateOpened, PaceReserved, Tally, Tell
 from etl.http import Http
 from etl.model import PAGE_SIZE, Found, Pair
 from etl.pacing import Budget, Pace, backoff_seconds
@@ -261,8 +261,13 @@ class Semgrep:
 
     def _new_credit(self, token: str, deployment_id: int) -> Credit:
         named = deployment_id or None
-        tell_gate = partial(self._tell_gate, named)
-        pace = Pace(self._settings.rate, self._settings.max_wait_seconds, self._budget_of(token), tell_gate)
+        pace = Pace(
+            self._settings.rate,
+            self._settings.max_wait_seconds,
+            self._budget_of(token),
+            partial(self._tell_gate, named),
+            lambda seconds: self._tell(PaceReserved(named, round(seconds, 1))),
+        )
         if self._hushed:
             pace.close()
         return Credit(token, named, pace)

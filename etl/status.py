@@ -11,9 +11,21 @@ from etl.database import distinct, in_pairs, on_pairs, upsert
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
 from etl.runs import SEEN_WITHIN_SECONDS
-from etl.schema import at_once, dead_letters, fetch_queue, listing_gaps, moved, utc_now, watermarks, workers
+from etl.schema import (
+    at_once,
+    dead_letters,
+    fetch_queue,
+    listing_gaps,
+    moved,
+    rate_budgets,
+    utc_now,
+    watermarks,
+    workers,
+)
 
 REQUEUED_AT_ONCE = 10_000
+HELD_SECONDS = 5.0
+"""Workers reserve the time of their token in pieces of less: what goes further is a wait that somebody has asked for."""
 
 _q = fetch_queue.c
 _dead = dead_letters.c
@@ -33,22 +45,40 @@ queued it."""
 
 
 def depth(connection: Connection) -> list[dict[str, Any]]:
-    """Per deployment: queue rows by state, `dead`, and `oldest_due_at` of the rows that are due."""
+    """Per deployment: queue rows by state, `dead`, `oldest_due_at` of the rows that are due, and `next_due_at` of the
+    others: when something more of it is due."""
     state = _STATE.label("state")
     due_at = case((_q.due_at == at_once(), _q.enqueued_at), else_=_q.due_at)
     rows = connection.execute(
         select(_q.deployment_id, state, func.count(), func.min(due_at)).group_by(_q.deployment_id, state)
     ).all()
     dead = connection.execute(select(_dead.deployment_id, func.count()).group_by(_dead.deployment_id)).all()
-    empty: dict[str, Any] = {**dict.fromkeys((*STATES, "dead"), 0), "oldest_due_at": None}
+    empty: dict[str, Any] = {**dict.fromkeys((*STATES, "dead"), 0), "oldest_due_at": None, "next_due_at": None}
     found = {number: {"deployment_id": number, **empty} for number in sorted({row[0] for row in (*rows, *dead)})}
     for deployment_id, name, count, oldest in rows:
         found[deployment_id][name] = count
         if name == "due":
             found[deployment_id]["oldest_due_at"] = oldest
+        else:
+            before = found[deployment_id]["next_due_at"]
+            found[deployment_id]["next_due_at"] = min(oldest, before) if before else oldest
     for deployment_id, count in dead:
         found[deployment_id]["dead"] = count
     return list(found.values())
+
+
+def held_paces(connection: Connection) -> list[dict[str, Any]]:
+    """The tokens whose time is reserved for more than a moment, by the deployments that were walked with each: nothing
+    is asked with them until `until_at`."""
+    held = rate_budgets.c.next_free_at > moved(utc_now(), literal(HELD_SECONDS))
+    known = _mark.token_key == rate_budgets.c.token_key
+    found = connection.execute(
+        select(rate_budgets.c.token_key, rate_budgets.c.next_free_at, _mark.deployment_id)
+        .select_from(rate_budgets.outerjoin(watermarks, known))
+        .where(held)
+        .order_by(_mark.deployment_id, rate_budgets.c.token_key)
+    )
+    return [{"deployment_id": row.deployment_id, "until_at": row.next_free_at} for row in found]
 
 
 def at_work(connection: Connection) -> list[dict[str, Any]]:

@@ -47,18 +47,29 @@ def status_command(ctx: click.Context) -> None:
     with closing(_open(ctx)) as opened:
         queue = opened.run_here(status.depth)
         workers = opened.run_here(status.at_work)
+        paces = opened.run_here(status.held_paces)
         dead = opened.run_here(status.dead_by_kind)
         listed = {"coverage": opened.run_here(status.coverage), "gaps": opened.run_here(status.gaps)}
         last = opened.run_here(partial(runs.last_runs, count=5))
     pace = status.pace(queue, workers)
     if wants_json(ctx):
-        found = {"queue": queue, "workers": workers, **pace, "dead_letters": dead, **listed, "runs": last}
+        found = {
+            "queue": queue,
+            "workers": workers,
+            **pace,
+            "held_paces": paces,
+            "dead_letters": dead,
+            **listed,
+            "runs": last,
+        }
         print_result(found, as_json=True)
         return
     print_table("Queue", queue)
     print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
     seconds = pace.pop("seconds_to_drain")
     print_result({**pace, "time to drain": "unknown" if seconds is None else spelled(seconds)}, as_json=False)
+    if paces:
+        print_table("Tokens with which nothing is asked until then", paces)
     print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
     print_table("Listed scans", listed["coverage"])
     print_table("Gaps: scans that started then can't be had any more", listed["gaps"])

@@ -26,8 +26,10 @@ def pace(
     max_wait: float = 60.0,
     budget: MemoryBudget | None = None,
     told: list[float] | None = None,
+    waits: list[float] | None = None,
 ) -> Pace:
-    return Pace(rate, max_wait, budget or MemoryBudget(), (told if told is not None else []).append)
+    gate, wait = (seen if seen is not None else [] for seen in (told, waits))
+    return Pace(rate, max_wait, budget or MemoryBudget(), gate.append, wait.append)
 
 
 async def asked_at(paces: Sequence[Pace], count: int) -> list[float]:
@@ -422,3 +424,13 @@ async def test_sleep_ends_by_itself() -> None:
     await pace().sleep(0.05)
 
     assert time.monotonic() - began >= 0.05 - EARLY_SECONDS
+
+
+async def test_a_long_wait_for_the_time_that_others_have_is_told_once() -> None:
+    """Whoever looks at a silent worker sees why; what the pace itself takes is no reason to speak."""
+    budget, waits = MemoryBudget(), list[float]()
+    await budget.reserve(1.6)
+    instants = await asked_at([pace(10.0, budget=budget, waits=waits)], 3)
+
+    assert len(instants) == 3
+    assert [round(seconds) for seconds in waits] == [2]

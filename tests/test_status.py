@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select
 from etl import runs
 from etl.database import Database
 from etl.model import STILL_RUNNING
-from etl.schema import RUN_COUNTS, dead_letters, fetch_queue
+from etl.schema import RUN_COUNTS, dead_letters, fetch_queue, rate_budgets, watermarks
 from etl.status import Which, drop_dead, list_dead, requeue_dead
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -25,7 +25,8 @@ def insert_rows(url: str, table: Any, *rows: Mapping[str, Any]) -> None:
 
     def work(connection: Connection) -> None:
         for scan_id, row in enumerate(rows, 1):
-            connection.execute(insert(table).values(**{"deployment_id": 120, "scan_id": scan_id, **row}))
+            key = {"deployment_id": 120, "scan_id": scan_id}
+            connection.execute(insert(table).values({name: key[name] for name in key if name in table.c} | dict(row)))
 
     with closing(Database(url)) as database:
         database.run_here(work)
@@ -76,6 +77,7 @@ def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_u
     }
     oldest = [datetime.fromisoformat(row["oldest_due_at"]) for row in status["queue"]]
     assert oldest == [NOW - 3 * HOUR, NOW - 5 * HOUR]
+    assert [row["next_due_at"] for row in status["queue"]] == [(NOW + HOUR).isoformat(), None]
     assert {row["worker"]: (row["leases"], row["version"]) for row in status["workers"]} == {
         "quick": (2, "0.1.0"),
         "idle": (0, "0.1.0"),
@@ -86,6 +88,24 @@ def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_u
     assert status["seconds_to_drain"] == 8 / 4
     assert "time to drain: 2 s" in text
     assert "forgotten" in text
+
+
+def test_status_and_doctor_say_why_nothing_is_asked(cli: Command, sqlite_url: str) -> None:
+    """A worker was refused for two minutes: until when its token's time is reserved, and for which deployment."""
+    until_at = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=2)
+    insert_rows(sqlite_url, rate_budgets, {"token_key": "k", "next_free_at": until_at})
+    marks = {"deployment_id": 120, "walked_at": NOW, "complete_since": NOW, "token_key": "k"}
+    insert_rows(sqlite_url, watermarks, marks)
+
+    status = cli("status", "--json", "--database-url", sqlite_url).json()
+    shown = cli("status", "--database-url", sqlite_url).stdout
+    doctor = cli("doctor", "--json", "--database-url", sqlite_url).json()
+
+    assert status["held_paces"] == [{"deployment_id": 120, "until_at": until_at.isoformat()}]
+    assert f"{until_at:%H:%M:%S}" in shown
+    [found] = [finding for finding in doctor["findings"] if finding["name"] == "queue"]
+    assert found["warning"]
+    assert f"the token of deployment 120 until {until_at:%Y-%m-%d %H:%M:%S} UTC" in found["sentence"]
 
 
 def test_the_time_to_drain_is_unknown_while_nobody_works(cli: Command, database_url: str) -> None:

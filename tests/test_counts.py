@@ -1,0 +1,138 @@
+"""The counts of a run: what is in the tables, whatever was lost on the way, and in every ending they add up."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import pytest
+from command import Command, Outcome
+from cutting_proxy import cutting_proxy
+from sandbox_thread import RunningSandbox, finished_world, running_sandbox
+from scan_rows import scan_rows
+from semgrep_client import TOKEN, asking_at
+from sqlalchemy import Connection, insert, text
+
+from etl import runs
+from etl.config import Settings
+from etl.database import Database
+from etl.model import Dead, Done, Pair, Verdict, Waiting
+from etl.ports import Patience, PatientDatabase, RunPorts
+from etl.sandbox import Behaviour, Fault
+from etl.schema import fetch_queue
+
+RUN = "5" * 32
+
+
+def adds_up(summary: Mapping[str, Any]) -> bool:
+    parts = ("invalid", "duplicate", "already_final", "fetched", "dead", "remaining")
+    return bool(summary["requested"] == sum(summary[name] for name in parts))
+
+
+async def settled_by(url: str, verdicts: list[Verdict], lose: Any = lambda: None) -> tuple[Any, dict[str, int]]:
+    """Queue and lease the pairs of the verdicts, settle them after `lose`, and what the run has counted then."""
+
+    def begin(connection: Connection) -> None:
+        runs.start_run(connection, RUN, "run", "0")
+        rows = [{"deployment_id": 120, "scan_id": number} for number in range(1, len(verdicts) + 1)]
+        connection.execute(insert(fetch_queue), rows)
+
+    with closing(Database(url)) as database:
+        await database.run(begin)
+        patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
+        async with asking_at("http://127.0.0.1:1") as asking:
+            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, None, None, TOKEN)
+            await ports.lease(10, ())
+            lose()
+            settled = await ports.settle(verdicts)
+        return settled, await database.run(partial(runs.counted, run_id=RUN))
+
+
+async def test_a_commit_whose_answer_is_lost_is_counted_once(server_url: str) -> None:
+    """As what is in the tables: the second try finds nothing to do, and that isn't somebody else's work."""
+    rows = [scan_rows(number) for number in (1, 2, 3)]
+    verdicts: list[Verdict] = [
+        Done(rows[0]),
+        Waiting(rows[1], 60.0, rows[1].fetched_at),
+        Done(rows[2]),
+        Dead(Pair(120, 4), 1, "not_found", "no such scan", 404),
+    ]
+    with cutting_proxy(server_url) as proxy:
+        settled, counted = await settled_by(proxy.url(server_url), verdicts, lambda: proxy.trap(b"COMMIT", "cut after"))
+
+    assert counted == {"discovered": 0, "fetched": 3, "inserted": 3, "updated": 0, "unchanged": 0, "dead": 1}
+    assert settled.lost == 0
+
+
+async def test_a_scan_that_is_looked_at_again_counts_once(database_url: str) -> None:
+    """A run that lasts for hours looks at a running scan many times, and has fetched one."""
+    first, second = scan_rows(1), scan_rows(2)
+    _, counted = await settled_by(database_url, [Done(first, again=True), Done(second)])
+
+    assert (counted["fetched"], counted["inserted"]) == (1, 1)
+
+
+PAIRS = "".join(f"120 {number}\n" for number in range(1, 101)) + "120 5\nnonsense\n120 0\n120 99\n"
+ENDINGS = {
+    "to its end": (),
+    "by its limit": ("--limit", "20"),
+    "by its failures": ("--max-failures", "1"),
+    "by its deadline": ("--deadline", "2"),
+}
+
+
+def environment(sandbox: RunningSandbox, url: str) -> dict[str, str]:
+    return sandbox.environment(SCAN_ETL_DATABASE__URL=url, SCAN_ETL_API__CONCURRENCY="4")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_counts_add_up_however_a_run_ends(cli: Command, sqlite_url: str, ending: str) -> None:
+    """Some of the pairs are stored already, some still run, some are no scans, and some are twice in the file; and so
+    in a second run of the same file."""
+    behaviour = Behaviour(latency_seconds=0.05, faults=(Fault("status-404", 0.1, times=0),))
+    with running_sandbox(finished_world(100, late_share=0.3), behaviour) as sandbox:
+        variables = environment(sandbox, sqlite_url)
+        cli("run", "-", stdin="120 1\n120 2\n", environment=variables)
+        outcomes = [cli("run", "-", "--json", *ENDINGS[ending], stdin=PAIRS, environment=variables) for _ in "12"]
+
+    for outcome in outcomes:
+        assert adds_up(outcome.json()), outcome
+    if not ENDINGS[ending]:
+        assert [outcome.json()["invalid"] for outcome in outcomes] == [2, 2]
+        assert outcomes[0].json()["duplicate"] == 2
+
+
+def test_the_counts_add_up_beside_a_worker_and_after_a_signal(cli: Command, postgres_url: str) -> None:
+    """What a worker has done of a file counts as stored already, or as dead."""
+    behaviour = Behaviour(latency_seconds=0.02, faults=(Fault("status-404", 0.1, times=0),))
+    with running_sandbox(finished_world(400), behaviour) as sandbox:
+        variables = environment(sandbox, postgres_url)
+        pairs = cli.folder / "pairs.txt"
+        pairs.write_text(sandbox.pairs_text())
+        with (
+            cli.start("worker", environment=variables),
+            cli.start("run", pairs, "--json", environment=variables) as run,
+        ):
+            stdout, stderr = run.communicate(timeout=60)
+        shared = Outcome(run.returncode, stdout, stderr)
+        with cli.start("run", pairs, "--refresh", "--json", environment=variables) as run:
+            asked = sandbox.details_requests()
+            while sandbox.details_requests() < asked + 40:
+                time.sleep(0.01)
+            run.send_signal(signal.SIGINT)
+            stdout, stderr = run.communicate(timeout=60)
+        stopped = Outcome(run.returncode, stdout, stderr)
+
+    assert (shared.exit_code, shared.json()["remaining"]) == (1, 0), shared
+    assert adds_up(shared.json()), shared
+    assert stopped.exit_code == 130, stopped
+    assert adds_up(stopped.json()), stopped
+    assert stopped.json()["remaining"] > 0
+    with closing(Database(postgres_url)) as database:
+        dead = database.run_here(
+            lambda connection: connection.execute(text("SELECT count(*) FROM dead_letters")).scalar()
+        )
+    assert shared.json()["dead"] == dead
