@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from etl.errors import FatalError, ItemError, ScanEtlError, StoppedError, TransientError, foremost
+from etl.errors import FatalError, ItemError, RefusedError, ScanEtlError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
@@ -126,7 +126,7 @@ async def discover(
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
     `halted` gets the deployments whose token is no good; an API that is away for good asks for a stop. Raises what no
-    deployment is to blame for: DatabaseError, and bugs.
+    deployment is to blame for: DatabaseError, but not a page that the database refuses, and bugs.
     """
     walks = [_Discovery(ports, each, search, stop, tally, tell) for each in sorted(set(deployments))]
     failed = set()
@@ -171,7 +171,7 @@ class _Discovery:
             if error.deployment_id is None:
                 self.stop.ask(error.stop_code, str(error))
             return error
-        except (TransientError, ItemError, StoppedError) as error:
+        except (TransientError, ItemError, RefusedError, StoppedError) as error:
             return error
         return None
 

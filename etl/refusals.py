@@ -45,6 +45,7 @@ _POSTGRESQL: Final[Mapping[str, Meaning]] = {
     "57014": Meaning.TIME_LIMIT,  # statement_timeout, pg_cancel_backend
     "57P": Meaning.UNAVAILABLE,  # shutting down, crashed, starting up, idle_session_timeout
     "57P04": Meaning.LASTING,  # database dropped
+    "58": Meaning.LASTING,  # error of the system, e.g. of its disk
     "P0": Meaning.ROW,  # raised by somebody's trigger
     "XX001": Meaning.LASTING,  # data corrupted
     "XX002": Meaning.LASTING,  # index corrupted
@@ -56,6 +57,7 @@ _MYSQL: Final[Mapping[int, Meaning]] = {
     1021: Meaning.LASTING,  # disk full
     1026: Meaning.LASTING,  # error writing a file
     1030: Meaning.LASTING,  # error of the storage engine, e.g. its disk is full
+    1034: Meaning.LASTING,  # index corrupted
     1037: Meaning.UNAVAILABLE,  # out of memory
     1038: Meaning.UNAVAILABLE,  # out of sort memory
     1040: Meaning.UNAVAILABLE,  # too many connections
@@ -82,6 +84,7 @@ _MYSQL: Final[Mapping[int, Meaning]] = {
     1160: Meaning.UNAVAILABLE,  # network: error writing
     1161: Meaning.UNAVAILABLE,  # network: timeout writing
     1184: Meaning.UNAVAILABLE,  # connection aborted, too
+    1194: Meaning.LASTING,  # table corrupted
     1197: Meaning.ROW,  # transaction larger than max_binlog_cache_size
     1203: Meaning.UNAVAILABLE,  # too many connections of this user
     1205: Meaning.CONFLICT,  # lock wait timeout
@@ -105,11 +108,13 @@ _MYSQL: Final[Mapping[int, Meaning]] = {
     1644: Meaning.ROW,  # raised by somebody's trigger
     1690: Meaning.ROW,  # out of range
     1698: Meaning.LASTING,  # wrong way to log in
+    1712: Meaning.LASTING,  # index corrupted, too
     1792: Meaning.UNAVAILABLE,  # read-only transaction, as 1290
     1820: Meaning.LASTING,  # password must be changed
     1836: Meaning.UNAVAILABLE,  # read-only mode, as 1290
     1862: Meaning.LASTING,  # password expired
     1927: Meaning.UNAVAILABLE,  # connection killed
+    1932: Meaning.LASTING,  # the engine has lost the table
     1969: Meaning.TIME_LIMIT,  # MariaDB's max_statement_time
     2002: Meaning.UNAVAILABLE,  # no connection by socket
     2003: Meaning.UNAVAILABLE,  # no connection

@@ -461,6 +461,19 @@ async def test_a_text_that_is_not_unicode_is_a_dead_letter(cli: Command, databas
     assert "redirected to login.ex?mple.com" in dead["error"]
 
 
+def test_a_database_that_refuses_a_lease_ends_the_run(cli: Command, sqlite_url: str) -> None:
+    """No pair is to blame for that: all stay queued, and somebody's trigger is no bug of ours."""
+    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON fetch_queue BEGIN SELECT RAISE(ABORT, 'not now'); END"
+    with closing(Database(sqlite_url)) as database:
+        database.run_here(lambda connection: connection.exec_driver_sql(refuse))
+    with in_thread(SmallApi()) as base_url:
+        outcome = run(cli, base_url, sqlite_url, [Pair(120, 1)], **ONCE)
+
+    assert outcome.exit_code == 5, outcome
+    assert "the database refuses a row: not now" in outcome.json()["error"]
+    assert len(rows(sqlite_url, fetch_queue)) == 1
+
+
 def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Command, sqlite_url: str) -> None:
     """Until then it waits, as for every other outage."""
     with closing(Database(sqlite_url)) as database:
