@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from etl.cleaning import decode
-from etl.errors import ApiError, FatalError, ItemError, TransientError
+from etl.errors import ApiError, FatalError, ItemError, TransientError, printable
 from etl.pacing import retry_after_seconds
 
 QUOTED_CHARACTERS = 200
@@ -32,7 +32,7 @@ def document(body: bytes, content_type: str, path: str, token: str) -> object:
     answer may be."""
     if "json" not in content_type.lower():
         raise TransientError(
-            f"{path} answered 200 with {_cleaned(content_type, token)[:60]!r}, not JSON{quoted(body, token)}",
+            f"{path} answered 200 with {printable(_without(token, content_type), 60)!r}, not JSON{quoted(body, token)}",
             kind="not_json",
             http_status=200,
         )
@@ -145,14 +145,12 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
 
 def quoted(body: bytes, token: str) -> str:
     """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
-    text = _cleaned(body.decode("utf-8", "replace"), token)
-    return f": {text[:QUOTED_CHARACTERS]}" if text else ""
+    text = printable(_without(token, body.decode("utf-8", "replace")), QUOTED_CHARACTERS)
+    return f": {text}" if text else ""
 
 
-def _cleaned(text: str, token: str) -> str:
-    if token:
-        text = text.replace(token, "***")
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+def _without(token: str, text: str) -> str:
+    return text.replace(token, "***") if token else text
 
 
 def one_line(error: object) -> str:

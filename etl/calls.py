@@ -18,7 +18,7 @@ from etl.config import ApiSettings
 from etl.credit import Credit
 from etl.errors import FatalError, TransientError
 from etl.events import Tally
-from etl.http import Http
+from etl.http import Answer, Http
 from etl.pacing import Pace
 
 LONGEST_PAUSE_SECONDS = 5.0
@@ -65,7 +65,7 @@ class Calls:
         """Ask whether the API lives, without a token. TransientError and FatalError if no answer comes."""
         began_at = time.monotonic()
         self._tally.requests += 1
-        answer = await self._http.ask(PING)
+        answer = await self._ask(PING)
         return Ping(answer.status, time.monotonic() - began_at, server_time(answer.headers))
 
     async def send(
@@ -76,7 +76,7 @@ class Calls:
         sent = pace.sent() if past_the_gate else await pace.acquire()
         self._tally.requests += 1
         try:
-            answer = await self._http.ask(path, credit.token, query)
+            answer = await self._ask(path, credit.token, query)
         except (TransientError, FatalError):
             credit.count(failed=True)
             raise
@@ -101,6 +101,15 @@ class Calls:
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
             await self._refused(error, sent, pace)
         raise error
+
+    async def _ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
+        """One request. FatalError (exit 4) for a server that can't be trusted: whoever gives up does so at once."""
+        try:
+            return await self._http.ask(path, token, query)
+        except TransientError as error:
+            if error.kind == "tls" and self._gives_up:
+                raise FatalError(str(error), kind="tls", stop_code=UNAVAILABLE_EXIT) from error.__cause__
+            raise
 
     async def patiently(self, path: str, credit: Credit) -> Answered:
         """One call, with the quick retries if it fails."""

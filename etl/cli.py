@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
@@ -94,6 +95,7 @@ def config_show(ctx: click.Context) -> None:
 def main() -> NoReturn:
     """Run the command and leave with its exit code. Errors of ours are one sentence on stderr."""
     _open_closed_streams()
+    _escape_what_streams_cannot_hold()
     try:
         try:
             _run()
@@ -136,6 +138,13 @@ def _open_closed_streams() -> None:
         elif number == STDERR:
             sys.stderr = os.fdopen(number, "w")
     os.close(number)
+
+
+def _escape_what_streams_cannot_hold() -> None:
+    """Names and errors may hold any character, and a terminal's or a pipe's encoding, such as ASCII, hardly any."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run() -> NoReturn:

@@ -5,6 +5,7 @@ Of `etl`, this file alone asks for `dialect.name`. Everything else is SQLAlchemy
 
 import asyncio
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,8 +51,8 @@ from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 from sqlalchemy.types import JSON
 
 from etl import schema
-from etl.engine import first_line, is_conflict, make_engine, translated
-from etl.errors import DatabaseError
+from etl.engine import first_line, is_worth_another_try, make_engine, translated
+from etl.errors import DatabaseAwayError, DatabaseError
 from etl.model import Pair
 from etl.schema import HEAD
 
@@ -62,7 +63,7 @@ UPGRADE_TIMEOUT_SECONDS = 3_600
 
 
 # Uncounted in `runs`, untold: it is the ordinary price of many workers.
-_retrying = stamina.RetryingCaller(attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0).on(is_conflict)
+_retrying = stamina.RetryingCaller(attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0).on(is_worth_another_try)
 
 
 class Database:
@@ -93,12 +94,36 @@ class Database:
 
     def run_here(self, work: Callable[[Connection], T]) -> T:
         """The same on the calling thread, for commands that do one thing."""
-        with translated(self.url):
-            return _retrying(self._transact, work)
+        try:
+            with translated(self.url):
+                return _retrying(self._transact, work)
+        except DatabaseAwayError as error:
+            self.engine.dispose()  # whoever tries again gets a new connection
+            if error.most_failures < math.inf and not self._answers():
+                error.most_failures = math.inf
+            raise
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
-        with self.engine.begin() as connection:
-            return work(connection)
+        failure: exc.DBAPIError | None = None
+        try:
+            with self.engine.begin() as connection:
+                try:
+                    return work(connection)
+                except exc.DBAPIError as error:
+                    failure = error
+                    raise
+        except exc.DBAPIError as error:
+            # Where the connection ends with a statement, the rollback fails too, and would hide why.
+            raise failure or error from error.orig
+
+    def _answers(self) -> bool:
+        """Whether the database is there at all."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(select(1))
+        except exc.SQLAlchemyError:
+            return False
+        return True
 
     def close(self) -> None:
         """End the thread and the connection."""
@@ -351,7 +376,9 @@ def _copy_rows(
                         wrapped = (*wrapped[:at], as_json(row[at]), *wrapped[at + 1 :])
                 copy.write_row(wrapped)
     except psycopg.Error as error:  # what SQLAlchemy does for all that goes through it
-        raise exc.DBAPIError.instance(sql, None, error, psycopg.Error, dialect=connection.dialect) from error
+        raise exc.DBAPIError.instance(
+            sql, None, error, psycopg.Error, connection_invalidated=driver.closed, dialect=connection.dialect
+        ) from error
 
 
 _COPY_TYPES = {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
+from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
@@ -126,7 +126,7 @@ async def discover(
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
     `halted` gets the deployments that can't be asked, as soon as that is known. Raises what no deployment is to blame
-    for: DatabaseError, and bugs.
+    for: DatabaseError, but not a page that the database refuses, and bugs.
     """
     walks = [_Discovery(ports, each, search, stop, halted, tally, tell) for each in sorted(set(deployments))]
     try:
@@ -160,7 +160,7 @@ class _Discovery:
         except FatalError as error:
             self.halted[self.deployment_id] = error
             self.tell(DeploymentStopped(self.deployment_id, str(error)))
-        except (TransientError, ItemError) as error:
+        except (TransientError, ItemError, RefusedError) as error:
             self.tell(WalkFailed(self.deployment_id, str(error)))
         except StoppedError:
             pass  # the stop is told of

@@ -209,7 +209,7 @@ def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Find
                 continue
             try:
                 findings.append(database.run_here(check))
-            except (DatabaseError, ItemError) as error:
+            except DatabaseError as error:
                 findings.append(Finding(name, str(error), DATABASE_EXIT))
                 missing = name
     return findings

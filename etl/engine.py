@@ -12,12 +12,16 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
 from etl.config import mask_url
-from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, ItemError
+from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
+from etl.refusals import Code, Meaning, meaning_of
 
 BUSY_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
+MOST_UNKNOWN, MOST_LOST = 3, 6
+"""How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
+Links are cut for reasons of their own, but not that often in a row."""
 
 
 def parse_url(url: str) -> URL:
@@ -144,20 +148,17 @@ def translated(url: str) -> Iterator[None]:
     """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
     values of a key; the statement and other values aren't.
 
-    Raises ItemError where the database refuses a value, ConfigError for a parameter of the URL that no driver knows,
-    DatabaseError for all that the caller can't mend.
+    Raises RefusedError where the database or its driver refuses a value, ConfigError for a parameter of the URL that no
+    driver knows, DatabaseError for all that the caller can't mend.
     """
     try:
         yield
-    except (exc.DataError, exc.IntegrityError) as error:
-        raise ItemError(f"the database refuses a row: {first_line(error)}", kind="refused_row") from error
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        is_away = error.connection_invalidated or (isinstance(error, exc.OperationalError) and not _is_lasting(error))
-        raise (DatabaseAwayError if is_away else DatabaseError)(
-            f"database {mask_url(url)}: {first_line(error)}"
-        ) from error
+        raise _ours(error, f"database {mask_url(url)}") from error
+    except UnicodeEncodeError as error:
+        raise RefusedError("the database refuses a row: a text in it isn't Unicode") from error
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise  # ours
@@ -166,25 +167,41 @@ def translated(url: str) -> Iterator[None]:
         raise DatabaseAwayError("the database gave no connection in time") from error
 
 
+def _ours(error: exc.DBAPIError, database: str) -> DatabaseError:
+    said = first_line(error)
+    is_lost = error.connection_invalidated and error.statement is not None
+    match _meaning(error):
+        case Meaning.ROW:
+            return RefusedError(f"the database refuses a row: {said}")
+        case Meaning.LASTING:
+            return DatabaseError(f"{database}: {said}")
+        case Meaning.TIME_LIMIT:
+            return DatabaseError(
+                f"{database}: the server ends statements too early, raise its time limit for this user"
+                f" (statement_timeout, max_statement_time): {said}"
+            )
+        case Meaning.UNAVAILABLE if is_lost:
+            return DatabaseAwayError(f"{database}: {said}", MOST_LOST)
+        case None:
+            return DatabaseAwayError(f"{database}: {said}", MOST_UNKNOWN)
+    return DatabaseAwayError(f"{database}: {said}")
+
+
 def first_line(error: exc.StatementError) -> str:
     """What the driver says of an error, cut to one short line."""
     arguments = getattr(error.orig, "args", ()) or ("",)  # PyMySQL's begin with a number
-    return (str(arguments[-1]).strip() or type(error.orig).__name__).splitlines()[0][:300]
+    lines = str(arguments[-1]).strip().splitlines() or [type(error.orig).__name__]
+    return printable(lines[0], 300)
 
 
-def _codes(error: exc.DBAPIError) -> set[object]:
-    """PostgreSQL's SQLSTATE, MySQL's number or SQLite's primary code."""
+def _code(error: exc.DBAPIError) -> Code | None:
     arguments = getattr(error.orig, "args", None) or (None,)
-    return {getattr(error.orig, "sqlstate", None), arguments[0], getattr(error.orig, "sqlite_errorcode", 0) & 0xFF}
+    if isinstance(arguments[0], int):
+        return arguments[0]  # PyMySQL
+    primary: int = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    return primary or getattr(error.orig, "sqlstate", None)
 
 
-_LASTING = frozenset(
-    {
-        *("28000", "28P01", "3D000", "53100"),  # the user or the password, the database, a full disk
-        *(1044, 1045, 1049, 1054, 1142, 1143, 1698, 1021, 1114),  # likewise, and a missing column
-        *(sqlite3.SQLITE_ERROR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL),
-    }
-)
 # While it connects, psycopg has the server's words alone.
 _LASTING_WORDS = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in"
@@ -192,18 +209,23 @@ _LASTING_WORDS = re.compile(
 )
 
 
-def _is_lasting(error: exc.OperationalError) -> bool:
-    """Whether waiting doesn't mend it: drivers call it operational, as they do a server that is away."""
-    codes = _codes(error)
-    return not _LASTING.isdisjoint(codes) or (None in codes and _LASTING_WORDS.search(str(error.orig)) is not None)
+def _meaning(error: exc.DBAPIError) -> Meaning | None:
+    """What the code of an error means, or else its class; None if neither is known."""
+    code = _code(error)
+    if (known := meaning_of(code)) is not None:
+        return known
+    if error.connection_invalidated:
+        return Meaning.UNAVAILABLE
+    match error:
+        case exc.DataError() | exc.IntegrityError():
+            return Meaning.ROW
+        case exc.ProgrammingError() | exc.NotSupportedError():
+            return Meaning.LASTING
+        case exc.OperationalError() if code is None:
+            return Meaning.LASTING if _LASTING_WORDS.search(str(error.orig)) else Meaning.UNAVAILABLE
+    return None
 
 
-_CONFLICTS = frozenset({"40001", "40P01", 1205, 1213})
-
-
-def is_conflict(error: Exception) -> bool:
-    """Whether the database has ended a transaction in favour of another one: it is right to try it again.
-
-    Serialization failures and deadlocks by PostgreSQL's SQLSTATE, lock wait timeouts and deadlocks by MySQL's number.
-    """
-    return isinstance(error, exc.DBAPIError) and not _CONFLICTS.isdisjoint(_codes(error))
+def is_worth_another_try(error: Exception) -> bool:
+    """Whether the same transaction may succeed at once: another one was in its way, or it took a little too long."""
+    return isinstance(error, exc.DBAPIError) and _meaning(error) in (Meaning.CONFLICT, Meaning.TIME_LIMIT)

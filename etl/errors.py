@@ -3,7 +3,8 @@
     ScanEtlError
     ├── ConfigError      nothing has started: mend the settings or the arguments
     ├── DatabaseError    the database can't be worked with, e.g. its schema isn't at head: mend it, run again
-    │   └── DatabaseAwayError    it may be back in a while
+    │   ├── DatabaseAwayError    it may be back in a while
+    │   └── RefusedError         it refuses this work: where rows are written, one of them is a dead letter
     ├── TransientError   the same request may succeed later
     ├── ItemError        this pair will never succeed as it is: a dead letter
     ├── FatalError       stop a deployment; whatever is queued stays queued
@@ -14,6 +15,8 @@ Anything else that reaches the top is a bug and shows its traceback.
 
 import math
 from typing import ClassVar
+
+MESSAGE_CHARACTERS = 1_000
 
 
 class ScanEtlError(Exception):
@@ -35,14 +38,28 @@ class DatabaseError(ScanEtlError):
 
 
 class DatabaseAwayError(DatabaseError):
-    """The connection is lost or refused, or the database is busy: the same work may succeed later."""
+    """The connection is lost or refused, or the database is busy: the same work may succeed later.
+
+    After `most_failures` in a row of the same work, while the database answers, the work is to blame.
+    """
+
+    def __init__(self, message: str, most_failures: float = math.inf) -> None:
+        super().__init__(message)
+        self.most_failures = most_failures
+
+
+class RefusedError(DatabaseError):
+    """The database refuses this work, which is no better the next time; it may take other rows."""
 
 
 class ApiError(ScanEtlError):
-    """Something is wrong with one request. `kind` is a short word for filters, e.g. `timeout`."""
+    """Something is wrong with one request. `kind` is a short word for filters, e.g. `timeout`.
+
+    Its message may quote anybody, and goes into logs and rows: it is one line of printable characters.
+    """
 
     def __init__(self, message: str, *, kind: str, http_status: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message, MESSAGE_CHARACTERS))
         self.kind = kind
         self.http_status = http_status
 
@@ -86,6 +103,12 @@ class FatalError(ApiError):
 
 class StoppedError(ScanEtlError):
     """The run is stopping: the work in hand goes back to the queue as it was."""
+
+
+def printable(text: str, most_characters: int) -> str:
+    """A text of anybody as one line that every terminal, file and database takes, cut to its beginning."""
+    line = " ".join(text.split())[:most_characters]
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def foremost(group: BaseExceptionGroup[BaseException]) -> BaseException:

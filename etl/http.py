@@ -13,10 +13,10 @@ from msgspec import Struct
 from yarl import URL
 
 from etl import __version__
-from etl.answers import UNAVAILABLE_EXIT, one_line
+from etl.answers import one_line
 from etl.config import ApiSettings
 from etl.deadline import Deadline
-from etl.errors import FatalError, ItemError, TransientError
+from etl.errors import ItemError, TransientError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
@@ -66,8 +66,8 @@ class Http:
     async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
         """Send one request, a POST if it has a query of JSON. No redirect is followed.
 
-        TransientError if no whole answer comes in time, ItemError if it is too large, FatalError if the server isn't
-        who it says it is.
+        TransientError if no whole answer comes in time, or if no server is there that can be trusted; ItemError if the
+        answer is too large.
         """
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if query is not None:
@@ -90,7 +90,7 @@ class Http:
             raise _translated(error, path, settings.timeout_seconds) from error
 
 
-def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError | FatalError:
+def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError:
     """Ours for an error of aiohttp or of the system, most specific first."""
     match error:
         case aiohttp.ConnectionTimeoutError():
@@ -98,11 +98,13 @@ def _translated(error: Exception, path: str, timeout_seconds: float) -> Transien
             return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
         case TimeoutError():
             return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
-        case aiohttp.ClientConnectorCertificateError():
-            return FatalError(
-                f"the server's certificate isn't trusted: {one_line(error.certificate_error)}",
+        case aiohttp.ClientSSLError():
+            fault = getattr(error, "certificate_error", error.__cause__)
+            return TransientError(
+                f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
+                " certificates of its authority in SSL_CERT_FILE",
                 kind="tls",
-                stop_code=UNAVAILABLE_EXIT,
+                spends_attempt=False,
             )
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")

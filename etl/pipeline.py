@@ -17,7 +17,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from etl.errors import FatalError, ItemError, StoppedError, TransientError, foremost
+from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
 from etl.lanes import Lane
 from etl.model import (
@@ -45,6 +45,7 @@ FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
 BUDGET_EXIT = 4
+REFUSED_TEXT = "the database refuses this error's text"
 
 
 class _Answer(Struct, frozen=True):
@@ -74,7 +75,7 @@ class Ports(Protocol):
         """Lengthen the leases of these pairs."""
 
     async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Write verdicts; raises ItemError if the database refuses one of the rows."""
+        """Write verdicts; raises RefusedError if the database refuses one of the rows."""
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
@@ -157,13 +158,7 @@ class _Run:
     """The state that the tasks of one run share. `held` is every pair leased and not yet settled."""
 
     def __init__(
-        self,
-        ports: Ports,
-        policy: Policy,
-        stop: Stop,
-        halted: dict[int, FatalError],
-        tally: Tally,
-        tell: Tell,
+        self, ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
     ) -> None:
         self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
         self.tally, self.tell = tally, tell
@@ -389,18 +384,13 @@ class _Run:
     async def write(self, batch: list[Verdict]) -> None:
         """Settle a batch. If the database refuses it, halve it until the one refused row is alone: it dies."""
         try:
-            settled = await self.ports.settle(batch)
-        except ItemError as error:
+            self.count(batch, await self.ports.settle(batch))
+        except RefusedError as error:
             if len(batch) > 1:
                 await self.write(batch[: len(batch) // 2])
                 await self.write(batch[len(batch) // 2 :])
-                return
-            pair = pair_of(batch[0])
-            if isinstance(batch[0], Dead) or pair not in self.held:
-                raise
-            batch = [Dead(pair, self.held[pair].attempts + 1, error.kind, str(error), error.http_status)]
-            settled = await self.ports.settle(batch)
-        self.count(batch, settled)
+            else:
+                await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
 
     def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
         for verdict in batch:
@@ -447,6 +437,16 @@ def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later 
 def after_refusal(lease: Lease, error: ItemError) -> Dead:
     """Give up a pair that will never succeed."""
     return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+
+
+def after_refused_row(verdict: Verdict, lease: Lease | None, error: RefusedError) -> Dead:
+    """Give up a pair whose rows the database refuses; without the reason, if it refuses that too. Raises `error` when
+    it refuses all that can be said of a pair, for then the pair isn't to blame."""
+    if isinstance(verdict, Dead) and verdict.error != REFUSED_TEXT:
+        return replace(verdict, error=REFUSED_TEXT)
+    if isinstance(verdict, Dead) or lease is None:
+        raise error
+    return Dead(lease.pair, lease.attempts + 1, "refused_row", str(error), None)
 
 
 def after_nonsense(lease: Lease) -> Dead:

@@ -1,9 +1,10 @@
 """What the pipeline asks for, answered by the database and the API: the seam between the two floors."""
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 from etl import budgets, listings, queue, runs
 from etl.config import Settings
 from etl.database import Database
-from etl.errors import DatabaseAwayError
+from etl.errors import DatabaseAwayError, RefusedError
 from etl.events import DatabaseAway, DatabaseBack, Tell
 from etl.flatten import flatten
 from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
@@ -24,44 +25,69 @@ from etl.tokens import Tokens
 
 T = TypeVar("T")
 
-PATIENCE_AFTER_STOP_SECONDS = 10.0
+PATIENCE_AFTER_STOP_SECONDS = 3.0
+"""A process ends ten seconds after a stop at the latest, and requests in flight have a grace period before this."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
 
 
 class Patience:
-    """With a database that may go away and come back: the same work is tried again until then, and told of once."""
+    """With a database that may go away and come back: the same work is tried again until then.
+
+    Each piece of work has the patience to itself. An outage is told of once, however much work it holds up.
+    """
 
     def __init__(self, seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
         self._seconds = seconds
         self._stopping = stopping
         self._tell = tell
-        self._away_since: float | None = None
+        self._held_up = 0
+        self._away_since = 0.0
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of the first attempt that finds the database. DatabaseAwayError once patience is over, soon
-        after a stop."""
-        tries = 0
-        while True:
-            try:
-                result = await attempt()
-            except DatabaseAwayError as error:
-                tries += 1
-                if self._is_over(error):
-                    raise
-                await self._sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
-            else:
-                if self._away_since is not None:
-                    self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
-                    self._away_since = None
-                return result
+        after a stop; RefusedError when the database answers and the work fails all the same."""
+        try:
+            return await attempt()
+        except DatabaseAwayError as error:
+            with self._outage(error):
+                return await self._retry_after(error, attempt)
 
-    def _is_over(self, error: DatabaseAwayError) -> bool:
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
+    @contextmanager
+    def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
+        """Tell of the failure of the first work that is held up, and of the end of that for the last."""
+        if not self._held_up:
+            self._away_since = time.monotonic()
             self._tell(DatabaseAway(str(error)))
-        patience = PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._seconds
-        return now - self._away_since > patience
+        self._held_up += 1
+        is_back = False
+        try:
+            yield
+            is_back = True
+        except RefusedError:
+            is_back = True
+            raise
+        finally:
+            self._held_up -= 1
+            if is_back and not self._held_up:
+                self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+
+    async def _retry_after(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
+        began_at, tries, suspicious = time.monotonic(), 0, 0
+        while True:
+            tries += 1
+            suspicious = suspicious + 1 if error.most_failures < math.inf else 0
+            if suspicious >= error.most_failures:
+                raise RefusedError(f"the database answers, but this has failed {suspicious} times: {error}") from error
+            if time.monotonic() - began_at > self._patience_seconds():
+                raise error
+            await self._sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
+            try:
+                return await attempt()
+            except DatabaseAwayError as failure:
+                error = failure
+
+    def _patience_seconds(self) -> float:
+        return PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._seconds
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep; a stop ends it, or comes before the last tries."""
@@ -85,7 +111,7 @@ class PatientDatabase:
         self._patience = patience
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`, committed. DatabaseAwayError once patience is over."""
+        """The result of `work`, committed. DatabaseAwayError once patience is over, RefusedError as `Patience` says."""
         return await self._patience.retry(lambda: self._database.run(work))
 
 
@@ -164,7 +190,8 @@ class RunPorts:
         await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
 
     async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Write verdicts, those whose lease is still ours, and count them in `runs`."""
+        """Write verdicts, those whose lease is still ours, and count them in `runs`; RefusedError if the database
+        refuses one of the rows."""
         tries = 0
 
         def work(connection: Connection) -> Settled:

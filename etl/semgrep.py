@@ -171,7 +171,7 @@ class Semgrep:
             try:
                 return await self._believed(failure, deployment_id, path, credit, query)
             except TransientError as error:
-                if error.spends_attempt and await self._is_away(credit, error, path):
+                if error.http_status != 429 and await self._is_away(credit, error, path):
                     error.spends_attempt = False
                 raise
         except StoppedError:
@@ -354,7 +354,7 @@ class Semgrep:
         try:
             await self._calls.send(credit.worked or DEPLOYMENTS, credit, past_the_gate=paused)
         except TransientError as error:
-            return error if error.spends_attempt else None
+            return error if error.http_status != 429 else None
         except (NotFoundError, ItemError):
             credit.worked = ""
         return None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from scan_rows import document
 
-from etl.errors import ItemError, StoppedError
+from etl.errors import RefusedError, StoppedError
 from etl.flatten import flatten
 from etl.model import Dead, Done, Later, Lease, Pair, Released, ScanRows, Settled, Verdict, Waiting, pair_of
 
@@ -38,7 +38,7 @@ class Row:
 
 class MemoryPorts:
     """Keeps the promises of the real ports: leases end, verdicts count while the lease is ours, a batch is written
-    as a whole or not at all. The store refuses the rows of the pairs in `refused`.
+    as a whole or not at all. The store refuses the rows of the pairs in `refused`, and the errors in `refused_errors`.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class MemoryPorts:
         *,
         lease_seconds: float = 60.0,
         refused: Collection[Pair] = (),
+        refused_errors: Collection[str] = (),
     ) -> None:
         self.barred: dict[int, Exception] = {}
         self.expired = set[Pair]()
@@ -65,7 +66,7 @@ class MemoryPorts:
         self.hushed, self.wrote, self.was_renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._answer = answer
         self._lease_seconds = lease_seconds
-        self._refused = refused
+        self._refused, self._refused_errors = refused, refused_errors
         self.add(pairs)
 
     def add(self, pairs: Iterable[Pair], *, holder: str | None = None, due_in_seconds: float = 0.0) -> None:
@@ -122,7 +123,9 @@ class MemoryPorts:
         self.settle_calls += 1
         for verdict in verdicts:
             if isinstance(verdict, Done | Waiting) and pair_of(verdict) in self._refused:
-                raise ItemError("the database refuses a row", kind="refused_row")
+                raise RefusedError("the database refuses a row")
+            if isinstance(verdict, Dead) and verdict.error in self._refused_errors:
+                raise RefusedError("the database refuses an error")
         self.batches.append(tuple(verdicts))
         self.wrote.set()
         counts = Counter(self._write(verdict) for verdict in verdicts)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,6 +19,10 @@ from scan_rows import document
 from etl.model import Pair
 
 DEPLOYMENTS = "/api/v1/deployments"
+UNTRUSTED = Path(__file__).parent / "untrusted.pem"
+"""A key and a certificate that it has signed itself. Made for these tests; it opens nothing."""
+EXPIRED = Path(__file__).parent / "expired.pem"
+"""Another one, which was valid for a day."""
 LINE_BYTES = 65_536
 
 
@@ -73,6 +78,13 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def tls_of(certificate: Path) -> ssl.SSLContext:
+    """What a server with this certificate needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
 class SmallApi:
     """Answers the details call by `details`, and `GET /api/v1/deployments` by `deployments`."""
 
@@ -84,12 +96,12 @@ class SmallApi:
         self.base_url = ""
         self._runner: web.ServerRunner | None = None
 
-    async def start(self, ssl_context: ssl.SSLContext | None = None) -> str:
+    async def start(self, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> str:
         self._runner = web.ServerRunner(
             web.Server(self._handle, access_log=None, handler_cancellation=True), shutdown_timeout=0.2
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=ssl_context).start()
+        await web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=ssl_context).start()
         scheme = "https" if ssl_context else "http"
         self.base_url = f"{scheme}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self.base_url
@@ -121,13 +133,13 @@ class SmallApi:
 
 
 @contextmanager
-def in_thread(api: SmallApi) -> Iterator[str]:
+def in_thread(api: SmallApi, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> Iterator[str]:
     """Serve from another thread until the block ends, for tests that start the command. Gives the base URL."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        yield asyncio.run_coroutine_threadsafe(api.start(), loop).result(10)
+        yield asyncio.run_coroutine_threadsafe(api.start(ssl_context, port), loop).result(10)
     finally:
         asyncio.run_coroutine_threadsafe(api.stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)

@@ -20,7 +20,7 @@ from etl.answers import (
     token_of_another,
     token_without_scope,
 )
-from etl.errors import FatalError, ItemError, TransientError
+from etl.errors import MESSAGE_CHARACTERS, FatalError, ItemError, TransientError
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 STATUSES = st.integers(100, 599).filter(lambda status: status != 200)
@@ -30,6 +30,16 @@ def transient(status: int, **headers: str) -> TransientError:
     error = meaning(status, "said", {name.replace("_", "-"): value for name, value in headers.items()}, NOW)
     assert isinstance(error, TransientError)
     return error
+
+
+@given(st.text() | st.text().map(lambda text: text * 200))
+def test_an_error_is_one_line_that_everything_takes(said: str) -> None:
+    """Whoever said it: it goes into logs, onto terminals and into rows."""
+    text = str(meaning(500, said, {"Location": said}, NOW))
+
+    assert text.isprintable()
+    assert len(text) <= MESSAGE_CHARACTERS
+    assert text.encode() is not None
 
 
 @pytest.mark.parametrize(("status", "stop_code"), [(401, 3), (403, 3), (410, 4)])

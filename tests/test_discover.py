@@ -19,7 +19,7 @@ from etl.discover import (
     start_of_deeper_walk,
     start_of_walk,
 )
-from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
+from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
 from etl.events import Event, NothingNew, OutOfReach, Tally, Walked, WalkFailed
 from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
 from etl.pages import Page, read_page
@@ -223,6 +223,7 @@ async def test_a_walk_that_fails_half_way_moves_no_watermark() -> None:
         (FatalError("refused", kind="token_refused", stop_code=3), True),
         (FatalError("unavailable", kind="api_away", stop_code=4), True),
         (ItemError("HTTP 400", kind="http_status", http_status=400), False),
+        (RefusedError("the database refuses a row"), False),
         (StoppedError("stop"), False),
     ],
 )

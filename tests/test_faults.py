@@ -1,7 +1,9 @@
 """The real command against an API in trouble: each fault of the sandbox, outages, refusals and bad tokens."""
 
+import asyncio
+import json
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 from aiohttp import web
 from command import Command, Outcome
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
-from small_api import Call, SmallApi, found, in_thread, json_answer
-from sqlalchemy import Table, select
+from scan_rows import document
+from small_api import EXPIRED, UNTRUSTED, Call, SmallApi, found, in_thread, json_answer, raw_server, tls_of
+from sqlalchemy import Table, insert, select
+from worker_processes import wait_until
 
 from etl.database import Database
 from etl.flatten import flatten
@@ -422,3 +426,71 @@ def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: 
 
     assert (outcome.exit_code, outcome.json()["dead"], outcome.json()["remaining"]) == (4, 0, 3 * SCANS), outcome
     assert "the API is away" in outcome.stderr
+
+
+def test_a_scan_that_mariadb_does_not_take_is_the_only_one_that_dies(cli: Command, mysql_url: str) -> None:
+    """Its JSON is nested deeper than MariaDB reads it: that is no outage, and the others are stored."""
+
+    async def answer(call: Call) -> web.StreamResponse:
+        odd: dict[str, Any] = {}
+        for _ in range(33 if call.pair.scan_id == 7 else 1):
+            odd = {"odd": odd}
+        return json_answer(document(call.pair, odd=odd))
+
+    with in_thread(SmallApi(answer)) as base_url:
+        outcome = run(cli, base_url, mysql_url, [Pair(120, number) for number in range(1, 61)], **ONCE)
+
+    assert outcome.exit_code == 1, outcome
+    assert [(dead["scan_id"], dead["error_kind"]) for dead in rows(mysql_url, dead_letters)] == [(7, "refused_row")]
+    assert len(rows(mysql_url, scans)) == 59
+
+
+async def test_a_text_that_is_not_unicode_is_a_dead_letter(cli: Command, database_url: str) -> None:
+    """A redirect to a name in Latin-1, which no driver could store: its pair dies, and says why."""
+
+    async def talk(_: object, writer: asyncio.StreamWriter) -> None:
+        location = b"Location: https://login.ex\xe4mple.com/sso\r\n"
+        writer.write(b"HTTP/1.1 302 Found\r\n" + location + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+
+    async with raw_server(talk) as base_url:
+        outcome = await asyncio.to_thread(run, cli, base_url, database_url, [Pair(120, 1)], **ONCE)
+
+    assert outcome.exit_code == 1, outcome
+    [dead] = rows(database_url, dead_letters)
+    assert (dead["error_kind"], dead["http_status"]) == ("http_status", 302)
+    assert "redirected to login.ex?mple.com" in dead["error"]
+
+
+def test_a_database_that_refuses_a_lease_ends_the_run(cli: Command, sqlite_url: str) -> None:
+    """No pair is to blame for that: all stay queued, and somebody's trigger is no bug of ours."""
+    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON fetch_queue BEGIN SELECT RAISE(ABORT, 'not now'); END"
+    with closing(Database(sqlite_url)) as database:
+        database.run_here(lambda connection: connection.exec_driver_sql(refuse))
+    with in_thread(SmallApi()) as base_url:
+        outcome = run(cli, base_url, sqlite_url, [Pair(120, 1)], **ONCE)
+
+    assert outcome.exit_code == 5, outcome
+    assert "the database refuses a row: not now" in outcome.json()["error"]
+    assert len(rows(sqlite_url, fetch_queue)) == 1
+
+
+def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Command, sqlite_url: str) -> None:
+    """Until then it waits, as for every other outage."""
+    with closing(Database(sqlite_url)) as database:
+        database.run_here(
+            lambda connection: connection.execute(insert(fetch_queue).values(deployment_id=120, scan_id=1))
+        )
+    environment = {"SCAN_ETL_DATABASE__URL": sqlite_url, "SSL_CERT_FILE": str(UNTRUSTED), **ONCE}
+    with ExitStack() as stack:
+        with in_thread(SmallApi(), tls_of(EXPIRED)) as base_url:
+            environment["SCAN_ETL_API__BASE_URL"] = base_url
+            worker = stack.enter_context(cli.start("worker", "--json", environment=environment))
+            assert worker.stderr is not None
+            said = next(line for line in worker.stderr if "the API is away" in line)
+        with in_thread(SmallApi(), tls_of(UNTRUSTED), int(base_url.rpartition(":")[2])):
+            wait_until("the scan is stored", lambda: worker.poll() is not None or rows(sqlite_url, scans))
+            worker.terminate()
+            output, _ = worker.communicate(timeout=60)
+
+    assert "SSL_CERT_FILE" in said
+    assert json.loads(output)["fetched"] == 1

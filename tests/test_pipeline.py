@@ -13,11 +13,11 @@ from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
 from scan_rows import document, scan_rows
 from small_api import until
 
-from etl.errors import DatabaseError, FatalError, ItemError, StoppedError, TransientError
+from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
 from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally
 from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
 from etl.pacing import LONGEST_SNOOZE
-from etl.pipeline import Policy, Stop, after_failure, after_unfinished, drain
+from etl.pipeline import REFUSED_TEXT, Policy, Stop, after_failure, after_unfinished, drain
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE = Pair(120, 1)
@@ -538,10 +538,33 @@ async def test_a_dead_letter_that_is_refused_too_is_no_endless_loop() -> None:
 
     class RefusesAll(MemoryPorts):
         async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-            raise ItemError(f"the database refuses {len(verdicts)}", kind="refused_row")
+            raise RefusedError(f"the database refuses {len(verdicts)}")
 
-    with pytest.raises(ItemError, match="refuses 1"):
+    with pytest.raises(RefusedError, match="refuses 1"):
         await drained(RefusesAll(pairs(10)))
+
+
+async def test_a_dead_letter_whose_text_is_refused_has_another_one() -> None:
+    """The pair dies all the same, and the others are stored."""
+
+    async def answer(pair: Pair, _times: int) -> object:
+        if pair == ONE:
+            raise ItemError("odd", kind="not_found", http_status=404)
+        return document(pair)
+
+    ports = MemoryPorts(pairs(10), answer, refused_errors={"odd"})
+    await drained(ports)
+
+    assert ports.dead == {ONE: Dead(ONE, 1, "not_found", REFUSED_TEXT, 404)}
+    assert len(ports.stored) == 9
+
+
+async def test_a_refused_row_whose_reason_is_refused_too_is_a_dead_letter() -> None:
+    """With a sentence of ours instead of the database's."""
+    ports = MemoryPorts([ONE], refused={ONE}, refused_errors={"the database refuses a row"})
+    await drained(ports)
+
+    assert ports.dead == {ONE: Dead(ONE, 1, "refused_row", REFUSED_TEXT, None)}
 
 
 # What no pair is to blame for

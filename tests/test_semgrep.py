@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gzip
 import json
-import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from scan_rows import document
 from semgrep_client import TOKEN, asking_at
 from small_api import (
     DEPLOYMENTS,
+    EXPIRED,
+    UNTRUSTED,
     Answer,
     Call,
     SmallApi,
@@ -26,6 +27,7 @@ from small_api import (
     raw_server,
     read_request,
     sees_120,
+    tls_of,
     until,
 )
 
@@ -36,8 +38,6 @@ from etl.sandbox import Deployment, Sandbox, Token, World
 
 ONE = Pair(120, 1)
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-UNTRUSTED = Path(__file__).parent / "untrusted.pem"
-"""A key and a certificate that it has signed itself. Made for this test; it opens nothing."""
 
 
 async def failure(base_url: str, pair: Pair = ONE, **settings: Any) -> ApiError:
@@ -186,25 +186,39 @@ async def test_an_error_text_shows_what_the_server_said_but_not_the_token() -> N
     assert TOKEN not in str(error)
 
 
-@pytest.mark.parametrize("scheme", ["https", "http behind https"])
-async def test_an_untrusted_server_is_refused(scheme: str) -> None:
+@pytest.mark.parametrize("certificate", [UNTRUSTED, EXPIRED, None])
+async def test_an_untrusted_server_is_refused(certificate: Path | None) -> None:
     """A certificate that nobody vouches for stops the run before the token is sent; so does no TLS at all."""
     api = SmallApi()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(UNTRUSTED)
-    base_url = await api.start(context if scheme == "https" else None)
+    base_url = await api.start(tls_of(certificate) if certificate else None)
     try:
         error = await failure_to_reach(base_url.replace("http://", "https://"))
     finally:
         await api.stop()
 
     assert api.seen == []
-    if scheme == "https":
-        assert isinstance(error, FatalError)
-        assert (error.kind, error.stop_code) == ("tls", 4)
-    else:
-        assert isinstance(error, TransientError)
-        assert error.kind == "connection"
+    assert isinstance(error, FatalError)
+    assert (error.kind, error.stop_code) == ("tls", 4)
+    assert "SSL_CERT_FILE" in str(error)
+
+
+async def test_a_handshake_that_fails_is_no_scans_fault() -> None:
+    """Who doesn't give up tries again later, and no attempt is spent on it."""
+    refusal = bytes.fromhex("15 0303 0002 0228")  # an alert of TLS 1.2: fatal, handshake_failure
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(refusal)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, asking_at(f"https://127.0.0.1:{port}", gives_up=False) as asking:
+        with pytest.raises(TransientError) as caught:
+            await asking.semgrep.ping()
+
+    assert (caught.value.kind, caught.value.spends_attempt) == ("tls", False)
 
 
 # Answers

@@ -175,3 +175,14 @@ def test_failures_takes_the_choice_from_its_options(
     assert {letter["scan_id"] for letter in listed} == set(queued) == chosen
     assert set(left) == set(scan_ids(sqlite_url, dead_letters)) == {1, 2, 3, 4} - chosen
     assert (requeued, dropped) == ({"requeued": len(chosen)}, {"dropped": len(chosen)})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_output_cannot_hold_is_escaped(cli: Command, sqlite_url: str, encoding: str) -> None:
+    """An error text may hold anything, and a pipe or a terminal take ASCII alone."""
+    insert_rows(sqlite_url, dead_letters, {"died_at": NOW, "error_kind": "http_status", "error": "\U0001f680"})
+    environment = {"PYTHONIOENCODING": encoding, "SCAN_ETL_DATABASE__URL": sqlite_url}
+    outcome = cli("failures", "list", environment=environment)
+
+    assert outcome.exit_code == 0, outcome
+    assert r"\U0001f680" in outcome.stdout
