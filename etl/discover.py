@@ -20,7 +20,7 @@ from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, W
 from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
 from etl.pages import Page, read_page
-from etl.pipeline import Stop
+from etl.stop import Stop
 
 ROOM = 250
 """How many known scans a walk may list again for nothing: half a page, so that what is new fits on it, too."""

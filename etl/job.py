@@ -33,11 +33,13 @@ from etl.events import AnotherSync, MetricsLost, Stopping, Tally, Tell, TokenUse
 from etl.intake import Order, enqueue, open_database
 from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
+from etl.outcomes import Policy
 from etl.pacing import LONGEST_SNOOZE
-from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
+from etl.pipeline import BUDGET_EXIT, drain
 from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
+from etl.stop import Stop
 from etl.tokens import Tokens
 
 Report = Callable[[Mapping[str, Any]], None]

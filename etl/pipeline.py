@@ -10,7 +10,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -18,12 +17,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
-from etl.events import DeploymentStopped, LeasesLost, PairDied, Stopping, Tally, Tell
+from etl.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell
 from etl.lanes import Lane
 from etl.model import (
     Dead,
     Done,
-    Later,
     Lease,
     Pair,
     Released,
@@ -32,9 +30,10 @@ from etl.model import (
     Verdict,
     Waiting,
     pair_of,
-    perishes_at,
 )
-from etl.pacing import backoff_seconds, look_again_seconds
+from etl.outcomes import Policy, after_failure, after_nonsense, after_refusal, after_refused_row, after_unfinished
+from etl.pacing import backoff_seconds
+from etl.stop import Stop
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 """How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
@@ -45,7 +44,6 @@ FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
 BUDGET_EXIT = 4
-REFUSED_TEXT = "the database refuses this error's text"
 
 
 class _Answer(Struct, frozen=True):
@@ -91,45 +89,6 @@ class Ports(Protocol):
 
     def hush(self) -> None:
         """Send no more requests: fetches that wait for their turn raise StoppedError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The numbers that a run keeps to. `concurrency` and `ahead`, the most pairs held at a time, which bounds the
-    memory, are a deployment's."""
-
-    concurrency: int
-    ahead: int
-    batch_size: int
-    flush_seconds: float
-    lease_seconds: float
-    max_attempts: int
-    backoff_seconds: float
-    backoff_max_seconds: float
-    snooze_seconds: float
-    grace_seconds: float = 5.0
-    first_halt_seconds: float = 60.0
-    limit: int | None = None
-    max_failures: int | None = None
-    forever: bool = False
-
-
-class Stop:
-    """A request to end a run early, by a signal, a budget or an error. The first reason counts, and is told at once:
-    what the run waits for at that moment may take a while to end."""
-
-    def __init__(self, tell: Tell = lambda _: None) -> None:
-        self._tell = tell
-        self.asked = asyncio.Event()
-        self.exit_code: int | None = None
-        self.reason = ""
-
-    def ask(self, exit_code: int, reason: str) -> None:
-        """Ask the run to end with `exit_code`: no new leases, and what is in flight may finish."""
-        if not self.asked.is_set():
-            self.exit_code, self.reason = exit_code, reason
-            self.asked.set()
-            self._tell(Stopping(reason))
 
 
 class _Halt(Struct, frozen=True):
@@ -422,44 +381,3 @@ class _Run:
             await asyncio.sleep(self.policy.lease_seconds / 2)
             if self.held:
                 await self.ports.renew(list(self.held))
-
-
-def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later | Dead:
-    """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
-    attempts = lease.attempts + error.spends_attempt
-    if attempts >= policy.max_attempts:
-        return Dead(lease.pair, attempts, error.kind, str(error), error.http_status)
-    delay = backoff_seconds(max(attempts, 1), policy.backoff_seconds, policy.backoff_max_seconds)
-    delay = max(delay, min(error.retry_after_seconds or 0, policy.backoff_max_seconds))
-    return Later(lease.pair, delay, attempts, error.kind, str(error))
-
-
-def after_refusal(lease: Lease, error: ItemError) -> Dead:
-    """Give up a pair that will never succeed."""
-    return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
-
-
-def after_refused_row(verdict: Verdict, lease: Lease | None, error: RefusedError) -> Dead:
-    """Give up a pair whose rows the database refuses; without the reason, if it refuses that too. Raises `error` when
-    it refuses all that can be said of a pair, for then the pair isn't to blame."""
-    if isinstance(verdict, Dead) and verdict.error != REFUSED_TEXT:
-        return replace(verdict, error=REFUSED_TEXT)
-    if isinstance(verdict, Dead) or lease is None:
-        raise error
-    return Dead(lease.pair, lease.attempts + 1, "refused_row", str(error), None)
-
-
-def after_nonsense(lease: Lease) -> Dead:
-    """Give up a pair that names no scan. Files hold none, but any program may queue pairs."""
-    return Dead(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
-
-
-def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
-    """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
-    started_at = rows.scan[1]
-    # Of a pair that was queued without an expiry the lease only knows that it can't be later.
-    expires_at = min(lease.expires_at, perishes_at(started_at)) if started_at else lease.expires_at
-    if now >= expires_at:
-        return Done(rows)
-    age_seconds = (now - started_at).total_seconds() if started_at else 0.0
-    return Waiting(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)

@@ -25,7 +25,7 @@ from etl.schema import (
 
 REQUEUED_AT_ONCE = 10_000
 HELD_SECONDS = 5.0
-"""Workers reserve the time of their token in pieces of less: what goes further is a wait that somebody has asked for."""
+"""Workers reserve the time of their token in pieces of less: what goes further is a wait."""
 
 _q = fetch_queue.c
 _dead = dead_letters.c

@@ -23,7 +23,7 @@ from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, Stopp
 from etl.events import Event, NothingNew, OutOfReach, Tally, Walked, WalkFailed
 from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
 from etl.pages import Page, read_page
-from etl.pipeline import Stop
+from etl.stop import Stop
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -16,8 +16,10 @@ from small_api import until
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
 from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally
 from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
+from etl.outcomes import REFUSED_TEXT, Policy, after_failure, after_unfinished
 from etl.pacing import LONGEST_SNOOZE
-from etl.pipeline import REFUSED_TEXT, Policy, Stop, after_failure, after_unfinished, drain
+from etl.pipeline import drain
+from etl.stop import Stop
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE = Pair(120, 1)
