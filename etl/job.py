@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etl import __version__, budgets, listings, metrics, queue, runs
+from etl import __version__, budgets, metrics, queue, runs, watermarks
 from etl.answers import TOKEN_EXIT
 from etl.config import Settings
 from etl.database import Database
@@ -226,7 +226,7 @@ async def _deployments(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -
     found = set(this.tokens.deployment_ids)
     token = this.tokens.for_deployment(NO_DEPLOYMENT)
     if token is not None:
-        seen = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
+        seen = await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token)))
         try:
             found |= seen or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
         except FatalError as error:
