@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from etl.cleaning import decode
 from etl.errors import ApiError, FatalError, ItemError, TransientError, printable
 from etl.pacing import retry_after_seconds
+from etl.readers import header_date
 
 QUOTED_CHARACTERS = 200
 TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
@@ -97,12 +97,9 @@ def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None
 
 
 def server_time(headers: Mapping[str, str]) -> datetime | None:
-    """The Date of an answer, to the second: what the instants in its other headers go by. None if it has none."""
-    try:
-        instant = parsedate_to_datetime(headers.get("Date", ""))
-    except (ValueError, OverflowError):
-        return None
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+    """The Date of an answer, to the second: what the instants in its other headers go by. None if it has none that can
+    be true."""
+    return header_date(headers.get("Date", ""))
 
 
 def deployment_ids(answer: object) -> frozenset[int]:

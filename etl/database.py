@@ -217,6 +217,18 @@ def by_keys_alone(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
 
+# A transaction locks rows table after table, those of a table in the order of their keys:
+#
+#   fetch_queue, dead_letters, scan_listings, scans and their children, schema_drift (path, kind), then what has one row
+#   a deployment, a run or a worker (watermarks, runs, workers).
+#
+# What it needs of a table it locks in one go, before it believes what it has read: by `lock` where the rows are there,
+# by an upsert in the order of the keys where some may be new. So one may wait for another, but no two for each other.
+# Who goes piece by piece does each in all its tables before the next one, whose keys are higher. A lease waits for
+# nobody: it skips what is locked. InnoDB also locks gaps where a key is inserted again, in an order of its own: there a
+# deadlock remains possible, and `Database` tries again.
+
+
 def lock(
     connection: Connection, table: Table, pairs: Sequence[Pair], *which: ColumnElement[bool], **values: Any
 ) -> None:

@@ -16,10 +16,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
-from etl.events import DeploymentStopped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
-from etl.model import PAGE_SIZE, PERISHES_AFTER, Found, History, Pair, Reached, Walk
+from etl.events import DeploymentStopped, ListingSkipped, NothingNew, OutOfReach, Tally, Tell, Walked, WalkFailed
+from etl.model import PAGE_SIZE, PERISHES_AFTER, SLACK, Drift, Found, History, Pair, Reached, Walk
 from etl.pacing import backoff_seconds
 from etl.pages import Page, read_page
+from etl.readers import DRIFT_REFUSED
 from etl.stop import Stop
 
 ROOM = 250
@@ -29,11 +30,10 @@ DEEPER_SHARE = 0.04
 deployment it reaches back 20 days: each scan of a day makes 0.06 pages of 30 days."""
 STALE_PAGES = 50
 """So many pages in a row that bring nothing new to a walk show that its cursors have no end."""
+MOST_SKIPPED = 20
+"""Where the database refuses more listings than that, they aren't to blame: the walk fails, and finds them again."""
 MOST_PAGES = 100_000
 """No list is longer: what comes then is made up on the way."""
-
-SLACK = timedelta(days=1)
-"""By so much the starts of scans may miss the 30 days before the date of the page that lists them."""
 
 
 class Ports(Protocol):
@@ -49,8 +49,9 @@ class Ports(Protocol):
         """What is known of the walks before, and the start of the known scan at place `room`."""
 
     async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
-        """Store a page and queue what it asks for, and after the last one move the watermark, as one transaction.
-        Returns how many pairs were queued, and how far the watermark got."""
+        """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
+        Returns how many pairs were queued, and how far the watermark got. RefusedError if the database
+        refuses the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,17 @@ def _fits(page: Page, now: datetime) -> bool:
     return 2 * inside >= len(starts)
 
 
+def without_refused(page: Page) -> tuple[Page, ...]:
+    """What to record instead of a page that the database refuses: its halves; of one listing all but its `extra`, which
+    may hold anything; and without one, nothing of it."""
+    half = len(page.listings) // 2
+    if half:
+        return page._replace(listings=page.listings[:half]), page._replace(listings=page.listings[half:], drift=())
+    (listing,) = page.listings
+    less, path = ((listing._replace(extra=None),), "listing.extra") if listing.extra else ((), "listing")
+    return (page._replace(listings=less, drift=(*page.drift, (Drift(path, DRIFT_REFUSED), listing.pair))),)
+
+
 async def discover(
     ports: Ports,
     deployments: Collection[int],
@@ -152,6 +164,7 @@ class _Discovery:
     ) -> None:
         self.ports, self.deployment_id, self.search = ports, deployment_id, search
         self.stop, self.halted, self.tally, self.tell = stop, halted, tally, tell
+        self.skipped = 0
 
     async def run(self) -> bool:
         """Find what is new; and if there is something, what has changed late. Whether the list's end was reached."""
@@ -170,13 +183,22 @@ class _Discovery:
 
     async def find(self) -> None:
         """Walk from where the last walk left off; then further back, where that may find late changes."""
-        history = await self.ports.history(self.deployment_id, ROOM)
-        since = await self.start(history)
-        queued = await self.walk(since, history, partial=self.search.since is not None)
+        history, replaces = await self.history()
+        since = None if replaces and self.search.since is None else await self.start(history)
+        queued = await self.walk(since, history, partial=self.search.since is not None, replaces=replaces)
         if history is not None and self.search.since is None:
             deeper = start_of_deeper_walk(history, since, queued)
             if deeper is not None:
                 await self.walk(deeper, history, partial=True)
+
+    async def history(self) -> tuple[History | None, bool]:
+        """What is known of the walks before, and whether this one replaces it: a watermark that is further ahead than
+        two clocks may be apart, of the API's clock and of ours, was written by a wrong clock."""
+        history = await self.ports.history(self.deployment_id, ROOM)
+        if history is None or history.walked_at <= datetime.now(UTC) + SLACK:
+            return history, False
+        is_ahead = history.walked_at > await self.ports.api_time() + SLACK
+        return (None, True) if is_ahead else (history, False)
 
     async def start(self, history: History | None) -> datetime | None:
         """Where the walk begins; None for all that the API has."""
@@ -190,7 +212,9 @@ class _Discovery:
             return None
         return await self.ports.api_time() - timedelta(seconds=seconds)
 
-    async def walk(self, since: datetime | None, history: History | None, *, partial: bool) -> int:
+    async def walk(
+        self, since: datetime | None, history: History | None, *, partial: bool, replaces: bool = False
+    ) -> int:
         """Read page after page to the end of the list. Returns how many pairs were queued.
 
         If the pages don't go back in time, what drops out at the end of the 30 days moves the rest along, and a scan
@@ -201,12 +225,12 @@ class _Discovery:
             at, page = await self.page(since, trail.cursor)
             if walk is None:
                 wake = () if partial else left_open(history, since, at, self.search.look_seconds)
-                walk = Walk(self.deployment_id, since, at, at, None, partial, wake)
+                walk = Walk(self.deployment_id, since, at, at, None, partial, wake, replaces)
             starts = [start for start in (walk.newest_started_at, newest_start(page)) if start]
             walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=at)
             is_end = trail.follow(page)
             once_more = is_end and trail.turned and not again
-            new, reached = await self.ports.record(page, walk, is_last=is_end and not once_more)
+            new, reached = await self.record(page, walk, is_last=is_end and not once_more)
             self.tally.discovered += new
             listed, queued, pages = listed + len(page.listings), queued + new, pages + 1
             if once_more:
@@ -220,6 +244,24 @@ class _Discovery:
             until_at = reached.until_at.isoformat(timespec="seconds")
             self.tell(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
         return queued
+
+    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+        """Record a page. If the database refuses it, all of it but what is refused: found by halves, each recorded on
+        its own."""
+        try:
+            return await self.ports.record(page, walk, is_last=is_last)
+        except RefusedError as error:
+            if not page.listings or self.skipped >= MOST_SKIPPED:
+                raise
+            *parts, last = without_refused(page)
+            if not last.listings:
+                self.skipped += 1
+                self.tell(ListingSkipped(page.listings[0].pair, str(error)))
+        queued = 0
+        for part in parts:
+            queued += (await self.record(part, walk, is_last=False))[0]
+        new, reached = await self.record(last, walk, is_last=is_last)
+        return queued + new, reached
 
     async def page(self, since: datetime | None, cursor: str) -> tuple[datetime, Page]:
         """One page, asked for again while it may still come, and when it came."""

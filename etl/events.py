@@ -144,6 +144,13 @@ class WalkFailed(Struct, frozen=True):
     reason: str
 
 
+class ListingSkipped(Struct, frozen=True):
+    """The database refuses the listing of a scan even without its `extra`. The walk goes on without it."""
+
+    pair: Pair
+    reason: str
+
+
 class NothingNew(Struct, frozen=True):
     """Page after page, always with another cursor, has brought nothing new: that is taken for the end of the list."""
 
@@ -188,6 +195,7 @@ Event = (
     | Walked
     | OutOfReach
     | WalkFailed
+    | ListingSkipped
     | NothingNew
     | AnotherSync
     | MetricsLost

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
-from etl import __version__, budgets, listings, metrics, queue, runs
+from etl import __version__, budgets, metrics, queue, runs, watermarks
 from etl.answers import TOKEN_EXIT
 from etl.config import Settings
 from etl.database import Database
@@ -333,7 +333,7 @@ async def _walk_lists(this: _Run, semgrep: Semgrep, patient: PatientDatabase, de
 async def _seen(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
     """What the token without a deployment's name sees. That never changes, so it is asked only the first time."""
     token = this.tokens.for_deployment(NO_DEPLOYMENT) or ""
-    known = await patient.run(partial(listings.seen_by, token_key=budgets.key_of(token)))
+    known = await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token)))
     seen = known or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
     if not seen and not this.tokens.deployment_ids:
         raise FatalError(

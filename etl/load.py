@@ -82,18 +82,23 @@ def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
 
 
 _REMOVE = delete(scans)
-_STORED: Select[Any] = select(
-    scans.c.deployment_id,
-    scans.c.scan_id,
-    scans.c.content_hash,
-    scans.c.completed_at.is_not(None),
-    scans.c.first_fetched_at,
-    scans.c.fetched_at,
+# Locked, for somebody may delete scans.
+_STORED: Select[Any] = (
+    select(
+        scans.c.deployment_id,
+        scans.c.scan_id,
+        scans.c.content_hash,
+        scans.c.completed_at.is_not(None),
+        scans.c.first_fetched_at,
+        scans.c.fetched_at,
+    )
+    .order_by(*scans.primary_key)
+    .with_for_update()
 )
 
 
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
-    found: Sequence[Row] = on_pairs(connection, _STORED, scans, pairs).all()
+    found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
     return {Pair(row[0], row[1]): _Stored(row[2], bool(row[3]), row[4], row[5]) for row in found}
 
 

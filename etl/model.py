@@ -12,6 +12,8 @@ INT64_MAX = 2**63 - 1
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 PERISHES_AFTER = timedelta(days=30)
 """How long the API shows a scan after its start, as far as is known."""
+SLACK = timedelta(days=1)
+"""By so much two clocks may be apart, and both be right."""
 
 
 def perishes_at(started_at: datetime) -> datetime:
@@ -120,7 +122,8 @@ class Walk(NamedTuple):
     """A walk that has reached the end of the list. `since` is None for all that the API has. It began at `walked_at`,
     and its last page came at `ended_at`.
 
-    A `partial` one was told where to begin: it moves the watermark only if it left nothing out.
+    A `partial` one was told where to begin: it moves the watermark only if it left nothing out. One that `replaces` the
+    watermark has found it further ahead than any clock: nothing that it says counts.
     """
 
     deployment_id: int
@@ -130,6 +133,7 @@ class Walk(NamedTuple):
     newest_started_at: datetime | None
     partial: bool
     to_wake: tuple[Pair, ...]
+    replaces: bool = False
 
 
 class Reached(NamedTuple):

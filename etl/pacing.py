@@ -11,14 +11,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Protocol
 
 from aiolimiter import AsyncLimiter
 
 from etl.allowance import Allowance, Sent
 from etl.errors import StoppedError
+from etl.readers import header_date
 
 WINDOW_SECONDS = 0.25
 """The longest piece of time reserved at once. A worker that dies wastes at most two; a refusal that another
@@ -65,11 +65,9 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
     try:
         seconds = float(header)
     except ValueError:
-        try:
-            at = parsedate_to_datetime(header)
-        except (ValueError, TypeError, OverflowError):
+        at = header_date(header)
+        if at is None:
             return None
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
         seconds = (at - now).total_seconds()
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from etl import budgets, listings, queue, runs
+from etl import budgets, listings, queue, runs, watermarks
 from etl.config import Settings
 from etl.database import Database
 from etl.errors import DatabaseAwayError, RefusedError
@@ -245,17 +245,22 @@ class DiscoverPorts:
 
     async def history(self, deployment_id: int, room: int) -> History | None:
         """What is known of the walks before."""
-        work = partial(listings.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room)
+        work = partial(
+            watermarks.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room
+        )
         return await self._database.run(work)
 
     async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
-        """Store a page and queue what it asks for, and behind the last one move the watermark."""
+        """Store a page and queue what it asks for, and after the last one move the watermark."""
         token_key = budgets.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
         piece = listings.Piece(page, walk.walked_at, self._refresh, self._snooze_seconds)
 
-        def work(connection: Connection) -> tuple[int, Reached | None]:
+        def work(connection: Connection) -> int:
             queued = listings.record(connection, piece)
             runs.count(connection, self._run_id, discovered=queued)
-            return queued, listings.finish(connection, walk, token_key) if is_last else None
+            return queued
 
-        return await self._database.run(work)
+        queued = await self._database.run(work)
+        if not is_last:
+            return queued, None
+        return queued, await self._database.run(partial(watermarks.finish, walk=walk, token_key=token_key))

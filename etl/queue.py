@@ -171,29 +171,23 @@ def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_
 
     kept = _remove(connection, token, [verdict.rows.pair for verdict in done])
     done = [verdict for verdict in done if verdict.rows.pair in kept] if len(kept) < len(done) else done
+    letters = _letters(connection, token, dead, run_id)
     waiting = _wait(connection, token, waiting)
-    buried = _bury(connection, token, dead, run_id)
     delayed = _delay(connection, token, later)
     released = _release(connection, token, [verdict.pair for verdict in verdicts if isinstance(verdict, Released)])
+    _bury(connection, kept, letters)
     stored: list[Done | Waiting] = [*done, *waiting]
     again = {verdict.rows.pair for verdict in stored if verdict.again}
     loaded = load_scans(connection, [verdict.rows for verdict in stored], run_id, again)
-    lost = len(verdicts) - len(done) - len(waiting) - delayed - buried - released
-    return Settled(*loaded, len(waiting), delayed, buried, released, lost)
-
-
-_FORGET_DEAD = delete(dead_letters)
+    lost = len(verdicts) - len(done) - len(waiting) - delayed - len(letters) - released
+    return Settled(*loaded, len(waiting), delayed, len(letters), released, lost)
 
 
 def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
     if not pairs:
         return set()
     removed = remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)
-    kept = set(pairs) if len(removed) == len(pairs) else {Pair(*row) for row in removed}
-    if kept:
-        # Only theirs: of the others somebody else has said the last word, which may be a dead letter.
-        on_pairs(connection, _FORGET_DEAD, dead_letters, list(kept))
-    return kept
+    return set(pairs) if len(removed) == len(pairs) else {Pair(*row) for row in removed}
 
 
 _DELAY = (
@@ -237,9 +231,10 @@ def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:
     return {"deployment": pair[0], "scan": pair[1], "ours": token, "seconds": delay_seconds}
 
 
-def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str) -> int:
+def _letters(connection: Connection, token: str, dead: Sequence[Dead], run_id: str) -> list[dict[str, Any]]:
+    """Take what is given up out of the queue: as the dead letters that it becomes."""
     if not dead:
-        return 0
+        return []
     reasons = {verdict.pair: verdict for verdict in dead}
     removed = remove(connection, fetch_queue, list(reasons), _OURS, tuple(_q), ours=token)
     letters = []
@@ -257,12 +252,23 @@ def _bury(connection: Connection, token: str, dead: Sequence[Dead], run_id: str)
                 "run_id": run_id,
             }
         )
+    return letters
+
+
+_FORGET_DEAD = delete(dead_letters)
+
+
+def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict[str, Any]]) -> None:
+    """Forget the dead letters of what is done, and write these. Only what was ours comes here: of other pairs somebody
+    else has said the last word, which may be a dead letter."""
+    status_of = {Pair(letter["deployment_id"], letter["scan_id"]): letter["http_status"] for letter in letters}
+    forgotten = [*done, *status_of]
+    if forgotten:
+        lock(connection, dead_letters, forgotten)
+        on_pairs(connection, _FORGET_DEAD, dead_letters, forgotten)
     if letters:
-        pairs = [Pair(letter["deployment_id"], letter["scan_id"]) for letter in letters]
-        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
         connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
-        mark_gone(connection, [pair for pair in pairs if reasons[pair].http_status == 404])
-    return len(letters)
+        mark_gone(connection, [pair for pair, status in status_of.items() if status == 404])
 
 
 # Looking

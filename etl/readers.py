@@ -6,6 +6,7 @@ forms. What is none of them is an OddError, and its field is kept as it came.
 
 import re
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Final
 
@@ -18,6 +19,7 @@ DRIFT_UNKNOWN_FIELD = "unknown_field"  # not documented; in `extra`, or among th
 DRIFT_ODD_TYPE = "odd_type"  # documented with another type; in `extra`
 DRIFT_BAD_TIME = "bad_time"  # a text that is no instant; in `extra`
 DRIFT_NAIVE_TIME = "naive_time"  # an instant without an offset, taken as UTC
+DRIFT_REFUSED = "refused_row"  # a value that the database refuses; nowhere
 DRIFT_CONFLICT = "conflict"  # two answers, or two fields of one, that say different things
 
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has more digits than 309
@@ -26,6 +28,10 @@ _DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
 ).fullmatch
+FIRST_INSTANT, END_OF_INSTANTS = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+"""What comes from outside is believed from the one until before the other. No scan is older than the product, and
+no program that runs now sees the next century: what lies outside is a zero or a slip, and sums with it leave the
+calendar. The views begin with the year 2000, too."""
 to_json: Final = msgspec.json.Encoder(order="sorted").encode
 """The JSON of a value, the names in each object sorted."""
 
@@ -73,23 +79,38 @@ def seconds(value: object) -> float:
     raise OddError(DRIFT_OUT_OF_RANGE if is_number else DRIFT_ODD_TYPE)
 
 
+def is_believable(at: datetime) -> bool:
+    """Whether an instant from outside can be true at all."""
+    return FIRST_INSTANT <= at < END_OF_INSTANTS
+
+
 def instant(value: object) -> datetime:
-    """In UTC; what is finer than a microsecond is cut off."""
+    """In UTC, one that can be true; what is finer than a microsecond is cut off."""
     if type(value) is not str:
         raise OddError(DRIFT_ODD_TYPE)
     if not _INSTANT(value):
         raise OddError(DRIFT_BAD_TIME)
     try:
         found = datetime.fromisoformat(value)
-        if found.tzinfo is not UTC and found.tzinfo is not None:
-            return found.astimezone(UTC)
     except ValueError as exc:  # a month 13, a second 60
         raise OddError(DRIFT_BAD_TIME) from exc
-    except OverflowError as exc:  # the year 10000 in UTC
-        raise OddError(DRIFT_OUT_OF_RANGE) from exc
-    if found.tzinfo is None:
-        raise OddError(DRIFT_NAIVE_TIME, found.replace(tzinfo=UTC))
-    return found
+    is_naive = found.tzinfo is None
+    found = found.replace(tzinfo=UTC) if is_naive else found
+    if not is_believable(found):
+        raise OddError(DRIFT_OUT_OF_RANGE)
+    if is_naive:
+        raise OddError(DRIFT_NAIVE_TIME, found)
+    return found if found.tzinfo is UTC else found.astimezone(UTC)
+
+
+def header_date(value: str) -> datetime | None:
+    """Of a header's date, e.g. `Tue, 24 Nov 2026 10:00:00 GMT`; None if it says nothing that can be true."""
+    try:
+        found = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    return found if is_believable(found) else None
 
 
 def text(value: object) -> str:

@@ -263,6 +263,7 @@ scan_listings = Table(
     Column("listed_at", UtcDateTime, nullable=False),
     Column("details_gone_at", UtcDateTime),
     Column("expired_at", UtcDateTime),
+    Column("dropped_at", UtcDateTime),
     Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
 )
 

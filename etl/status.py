@@ -1,13 +1,14 @@
 """What the queue holds, who works on it, what was listed, and the dead letters: see, requeue and drop them."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table
 
-from etl.database import distinct, in_pairs, on_pairs, upsert
+from etl.database import distinct, in_pairs, lock, on_pairs, upsert
+from etl.listings import mark_dropped
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
 from etl.runs import SEEN_WITHIN_SECONDS
@@ -23,7 +24,7 @@ from etl.schema import (
     workers,
 )
 
-REQUEUED_AT_ONCE = 10_000
+CHOSEN_AT_ONCE = 10_000
 HELD_SECONDS = 5.0
 """Workers reserve the time of their token in pieces of less: what goes further is a wait."""
 
@@ -118,7 +119,7 @@ def pace(depths: Sequence[Mapping[str, Any]], at_work: Sequence[Mapping[str, Any
 
 def coverage(connection: Connection) -> list[dict[str, Any]]:
     """Per deployment: what became of the scans that were listed (as in `bi_coverage`), and how far discovery got."""
-    names = ("listed", "stored", "waiting", "dead", "expired", "missing")
+    names = ("listed", "stored", "waiting", "dead", "expired", "dropped", "missing")
     view = table("bi_coverage", column("deployment_id"), *(column(name) for name in names))
     counts = select(view.c.deployment_id, *(func.sum(view.c[name]) for name in names)).group_by(view.c.deployment_id)
     found = {row[0]: [int(count) for count in row[1:]] for row in connection.execute(counts)}
@@ -197,29 +198,51 @@ def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str
     return [dict(row) for row in found.mappings()]
 
 
-_BACK = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at)
+_NAMES = ("deployment_id", "scan_id", "priority", "expires_at")
+_BACK = select(*(_dead[name] for name in _NAMES)).order_by(*dead_letters.primary_key)
+_IS_QUEUED = (
+    select(1)
+    .where(_q.deployment_id == _dead.deployment_id, _q.scan_id == _dead.scan_id)
+    .correlate(dead_letters)
+    .exists()
+)
 _FORGET = delete(dead_letters)
+_FORGET_QUEUED = _FORGET.where(_IS_QUEUED)
 
 
 def requeue_dead(connection: Connection, which: Which) -> int:
     """Put dead letters back into the queue, due now and with all their attempts. Returns how many.
 
-    Piece by piece, each locked first: others die, or come to the age that was asked for, in the meantime.
+    The queue's rows come first, those that are there already too: so nobody buries them before their letters are gone.
     """
+    # What is there already stays as it is, but locked.
+    into = upsert(connection, fetch_queue, lambda _: {"priority": _q.priority})
     count = 0
-    for deployment_id in distinct(connection, _dead.deployment_id):
-        chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())
-        chosen = chosen.order_by(_dead.scan_id).limit(REQUEUED_AT_ONCE).with_for_update()
-        last = -INT64_MAX
-        while scan_ids := connection.execute(chosen.where(_dead.scan_id > last)).scalars().all():
-            pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
-            back = _BACK.where(in_pairs(connection, dead_letters, pairs))
-            connection.execute(upsert(connection, fetch_queue).from_select(list(_BACK.selected_columns.keys()), back))
-            count += on_pairs(connection, _FORGET, dead_letters, pairs).rowcount
-            last = scan_ids[-1]
+    for pairs in _pieces(connection, which):
+        back = _BACK.where(in_pairs(connection, dead_letters, pairs))
+        connection.execute(into.from_select(_NAMES, back))
+        lock(connection, dead_letters, pairs)
+        count += on_pairs(connection, _FORGET_QUEUED, dead_letters, pairs).rowcount
     return count
 
 
 def drop_dead(connection: Connection, which: Which) -> int:
-    """Delete dead letters for good. Returns how many."""
-    return connection.execute(delete(dead_letters).where(*which.conditions())).rowcount
+    """Delete dead letters for good. Returns how many. Of those that are listed it is noted, or the next walk would find
+    that nothing holds them."""
+    count = 0
+    for pairs in _pieces(connection, which, for_update=True):
+        count += on_pairs(connection, _FORGET, dead_letters, pairs).rowcount
+        mark_dropped(connection, pairs)
+    return count
+
+
+def _pieces(connection: Connection, which: Which, *, for_update: bool = False) -> Iterator[list[Pair]]:
+    """The pairs of a choice, in the order of their keys; locked piece by piece if they are `for_update`."""
+    for deployment_id in distinct(connection, _dead.deployment_id):
+        chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())
+        chosen = chosen.order_by(_dead.scan_id).limit(CHOSEN_AT_ONCE)
+        chosen = chosen.with_for_update() if for_update else chosen
+        last = -INT64_MAX
+        while scan_ids := connection.execute(chosen.where(_dead.scan_id > last)).scalars().all():
+            yield [Pair(deployment_id, scan_id) for scan_id in scan_ids]
+            last = scan_ids[-1]

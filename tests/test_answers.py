@@ -16,6 +16,7 @@ from etl.answers import (
     one_line,
     quota,
     quoted,
+    server_time,
     token_missing,
     token_of_another,
     token_without_scope,
@@ -271,3 +272,28 @@ def test_one_line_is_short_and_never_empty(error: object, expected: str) -> None
     line = one_line(error)
 
     assert line == expected
+
+
+@pytest.mark.parametrize(
+    ("date", "at"),
+    [
+        ("Tue, 24 Nov 2026 10:00:00 GMT", datetime(2026, 11, 24, 10, tzinfo=UTC)),
+        ("Tue, 24 Nov 2026 10:00:00 -0000", datetime(2026, 11, 24, 10, tzinfo=UTC)),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", None),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -1400", None),
+        ("Tue, 24 Nov 2026 10:00:00 +9999", None),
+        ("yesterday", None),
+    ],
+)
+def test_a_date_that_cannot_be_true_is_none(date: str, at: datetime | None) -> None:
+    """Who reckons with such a clock leaves the calendar."""
+    assert server_time({"Date": date}) == at
+
+
+@given(st.text(max_size=40))
+def test_the_date_may_be_any_text(date: str) -> None:
+    """No header ends a run."""
+    at = server_time({"Date": date})
+
+    assert at is None or 2000 <= at.year <= 2100

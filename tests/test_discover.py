@@ -1,6 +1,6 @@
 """Walks through the list of a deployment, on ports in memory: where they begin, what ends them, what they survive."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +20,7 @@ from etl.discover import (
     start_of_walk,
 )
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.events import Event, NothingNew, OutOfReach, Tally, Walked, WalkFailed
+from etl.events import Event, ListingSkipped, NothingNew, OutOfReach, Tally, Walked, WalkFailed
 from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
 from etl.pages import Page, read_page
 from etl.stop import Stop
@@ -285,6 +285,73 @@ async def test_where_a_walk_begins(changes: Any, known: History | None, since: d
 
     assert ports.asked == [(since, "")]
     assert ports.recorded[0][1].partial is partial
+
+
+@pytest.mark.parametrize(
+    ("ahead_days", "api_ahead_days", "is_believed"), [(0.5, 0, True), (2, 0, False), (2, 1.5, True), (900, 2, False)]
+)
+async def test_a_watermark_that_is_ahead_of_all_clocks_is_not_believed(
+    ahead_days: float, api_ahead_days: float, is_believed: bool
+) -> None:
+    """More than a day ahead of ours and of the API's it comes from a wrong clock: all is read, whatever the lookback,
+    and the walk replaces it."""
+    now = datetime.now(UTC)
+
+    class Ahead(MemoryPorts):
+        async def api_time(self) -> datetime:
+            return now + api_ahead_days * DAY
+
+    known = history(walked_at=now + ahead_days * DAY)
+    ports = Ahead([page()], known)
+    await walk(ports, lookback_seconds=86_400.0)
+
+    assert ports.asked == [(start_of_walk(known) if is_believed else None, "")]
+    assert ports.recorded[0][1].replaces is not is_believed
+
+
+class Refusing(MemoryPorts):
+    """Its database takes no page that `is_refused`."""
+
+    def __init__(self, answers: Sequence[Answer], is_refused: Callable[[Page], bool]) -> None:
+        super().__init__(answers)
+        self.is_refused = is_refused
+
+    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+        if self.is_refused(page):
+            raise RefusedError("no")
+        return await super().record(page, walk, is_last=is_last)
+
+
+async def test_a_page_that_is_refused_is_recorded_by_halves() -> None:
+    """All but the refused listings, each once, in the order of the page; only the last part ends the walk."""
+    ports = Refusing(
+        [page(*range(1, 10))],
+        lambda page: any((one.pair.scan_id == 2 and one.extra) or one.pair.scan_id == 9 for one in page.listings),
+    )
+
+    failed, events, _, _, tally = await walk(ports)
+
+    assert (failed, tally.discovered) == (set(), 8)
+    assert [ids for ids, _, _ in ports.recorded] == [[1], [2], [3, 4], [5, 6], [7], [8], []]
+    assert [is_last for _, _, is_last in ports.recorded] == [False] * 6 + [True]
+    assert events == [ListingSkipped(Pair(120, 9), "no"), Walked(120, None, 1, 9, 8)]
+
+
+async def test_a_database_that_refuses_every_listing_fails_the_walk() -> None:
+    """Then the fault isn't theirs, and the watermark stays where it is."""
+    failed, events, _, _, _ = await walk(ports := Refusing([page(*range(1, 41))], lambda page: bool(page.listings)))
+
+    assert failed == {120}
+    assert events[-1] == WalkFailed(120, "no")
+    assert not any(is_last for _, _, is_last in ports.recorded)
+
+
+async def test_a_page_without_listings_that_is_refused_fails_the_walk() -> None:
+    """There is nothing to leave out."""
+    failed, events, _, _, _ = await walk(Refusing([page()], lambda page: not page.listings))
+
+    assert failed == {120}
+    assert events == [WalkFailed(120, "no")]
 
 
 @pytest.mark.parametrize("days", [60, -60])

@@ -286,6 +286,8 @@ def test_numbers_and_truth_values_become_texts(value: object, text: str) -> None
         ("2023-11-18T17:58:12.5-0530", datetime(2023, 11, 18, 23, 28, 12, 500_000, tzinfo=UTC)),
         ("2023-11-18T23:28:12.999999999Z", datetime(2023, 11, 18, 23, 28, 12, 999_999, tzinfo=UTC)),
         ("2023-11-18T23:28Z", datetime(2023, 11, 18, 23, 28, tzinfo=UTC)),
+        ("1999-12-31T23:00:00-01:00", datetime(2000, 1, 1, tzinfo=UTC)),
+        ("2100-01-01T00:00:00+00:01", datetime(2099, 12, 31, 23, 59, tzinfo=UTC)),
     ],
 )
 @pytest.mark.parametrize("field", ["started_at", "completed_at"])
@@ -312,6 +314,11 @@ def test_an_instant_without_an_offset_is_utc() -> None:
     [
         ("0001-01-01T00:00:00+05:00", "out_of_range"),
         ("9999-12-31T23:59:59-05:00", "out_of_range"),
+        ("0001-01-01T00:00:00Z", "out_of_range"),
+        ("1999-12-31T23:59:59.999999Z", "out_of_range"),
+        ("2000-01-01T00:00:00+00:01", "out_of_range"),
+        ("2100-01-01T00:00:00", "out_of_range"),
+        ("2300-01-01 00:00:00+00:00", "out_of_range"),
         ("0000-01-01T00:00:00Z", "bad_time"),
         ("2023-13-01T00:00:00Z", "bad_time"),
         ("2023-11-18T23:59:60Z", "bad_time"),
@@ -327,7 +334,7 @@ def test_an_instant_without_an_offset_is_utc() -> None:
     ],
 )
 def test_what_is_no_instant_is_kept(value: object, kind: str) -> None:
-    """A timestamp that can't be read or held leaves its column empty, the scan unfinished, and its text in extra."""
+    """A timestamp that can't be read or be true leaves its column empty, the scan unfinished, and its text in extra."""
     rows = flat({"completed_at": value})
 
     assert (scan_of(rows)["completed_at"], scan_of(rows)["extra"]) == (None, {"completed_at": value})

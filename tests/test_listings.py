@@ -11,13 +11,28 @@ from listings_of import PAIR, listing, running
 from scan_rows import scan_rows
 from sqlalchemy import Connection, insert, select, text, update
 
-from etl import listings, queue, staging
+from etl import queue, staging, watermarks
 from etl.database import Database
-from etl.listings import DISCOVERED_PRIORITY, Piece, finish, record
+from etl.listings import DISCOVERED_PRIORITY, Piece, record
 from etl.load import load_scans
-from etl.model import STILL_RUNNING, Dead, Done, Drift, Listing, Pair, Reached, Settled, Unsettled, Waiting, Walk
+from etl.model import (
+    STILL_RUNNING,
+    Dead,
+    Done,
+    Drift,
+    History,
+    Listing,
+    Pair,
+    Reached,
+    Settled,
+    Unsettled,
+    Waiting,
+    Walk,
+)
 from etl.pages import Page
-from etl.schema import at_once, fetch_queue, listing_gaps, scan_listings, scans, schema_drift, watermarks
+from etl.schema import at_once, fetch_queue, listing_gaps, scan_listings, scans, schema_drift
+from etl.schema import watermarks as marks
+from etl.status import Which, drop_dead
 
 BEGAN_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LISTED_AT = BEGAN_AT + timedelta(hours=2)
@@ -67,10 +82,11 @@ def walked(
     hours: float = 0,
     partial_: bool = False,
     wake: Any = (),
+    newest: datetime | None = BEGAN_AT,
 ) -> Reached:
     """End a walk that took so many hours."""
-    walk = Walk(120, since, at, at + timedelta(hours=hours), BEGAN_AT, partial_, wake)
-    return database.run_here(partial(finish, walk=walk, token_key="key"))
+    walk = Walk(120, since, at, at + timedelta(hours=hours), newest, partial_, wake)
+    return database.run_here(partial(watermarks.finish, walk=walk, token_key="key"))
 
 
 def test_a_new_scan_is_listed_and_queued_before_all_else(database: Database) -> None:
@@ -84,10 +100,45 @@ def test_a_new_scan_is_listed_and_queued_before_all_else(database: Database) -> 
     assert lease(database) == [PAIR]
 
 
-def test_a_listed_scan_at_the_end_of_all_time_is_queued(database: Database) -> None:
-    """Thirty days after its start there is no date any more."""
-    assert put(database, listing(1, started_at="9999-12-31T00:00:00Z", completed_at=None)) == 1
-    assert queued(database)[0]["expires_at"].year == 9999
+@pytest.mark.parametrize("year", ["0001", "1999", "2300", "9999"])
+def test_a_start_that_cannot_be_true_counts_as_none(database: Database, year: str) -> None:
+    """The scan is queued as one that has not begun, and the next walk begins as ever."""
+    assert put(database, running(1, started_at=f"{year}-12-31T00:00:00Z")) == 1
+    walked(database, LISTED_AT, newest=None)
+
+    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+
+    assert rows(database, scan_listings)[0]["started_at"] is None
+    assert queued(database)[0]["expires_at"] == LISTED_AT + 30 * DAY
+    assert found is not None
+    assert (found.base, found.known, found.unsettled) == (LISTED_AT - DAY / 24, 0, ())
+
+
+@pytest.mark.parametrize("at", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)])
+def test_instants_that_others_have_written_end_no_walk(database: Database, at: datetime) -> None:
+    """A watermark that can't be true is as good as none, a newest start likewise, and no listed scan changes where the
+    next walk begins."""
+    put(database, running(1), running(2))
+    walked(database, LISTED_AT)
+    ask = partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2)
+    change(database, update(scan_listings).where(scan_listings.c.scan_id == 2).values(started_at=at))
+    change(database, update(marks).values(newest_started_at=at))
+    with_odd_starts = database.run_here(ask)
+    again = put(database, listing(2, started_at="2026-03-01T12:00:00Z"), listed_at=LISTED_AT + DAY)
+    moved = walked(database, LISTED_AT + DAY, LISTED_AT)
+    change(database, update(marks).values(walked_at=at, complete_since=at))
+    without = database.run_here(ask)
+    anew = walked(database, LISTED_AT + 2 * DAY)
+
+    began = (Unsettled(PAIR, BEGAN_AT, 1, is_open=True),)
+    assert with_odd_starts == History(LISTED_AT, LISTED_AT - DAY / 24, LISTED_AT - 30 * DAY, 0, None, began)
+    assert again == 0
+    assert (moved, without, anew) == (Reached(True, None, None), None, Reached(True, None, LISTED_AT - 28 * DAY))
+    assert [row["walked_at"] for row in rows(database, marks)] == [LISTED_AT + 2 * DAY]
+
+
+def change(database: Database, statement: Any) -> None:
+    database.run_here(lambda connection: connection.execute(statement).close())
 
 
 def entry_columns() -> dict[str, Any]:
@@ -109,6 +160,7 @@ def entry_columns() -> dict[str, Any]:
         "listed_at": LISTED_AT,
         "details_gone_at": None,
         "expired_at": None,
+        "dropped_at": None,
     }
 
 
@@ -244,6 +296,32 @@ def test_a_listed_scan_whose_details_are_gone_keeps_its_listing(database: Databa
     assert put(database, listing(1, status="SCAN_STATUS_ERROR", exit_code="2")) == 1
 
 
+def test_a_listed_scan_that_was_dropped_stays_dropped(database: Database) -> None:
+    """No walk queues it again, unless its listing changes or everything is asked for anew; it counts as what it is."""
+
+    def state() -> dict[str, int]:
+        counts = text("SELECT stored, waiting, dead, dropped, missing FROM bi_coverage")
+        row = database.run_here(lambda connection: connection.execute(counts).mappings().one())
+        return {name: int(count) for name, count in row.items() if count}
+
+    put(database, listing(1), listing(2), listing(3))
+    lease(database)
+    settle(database, *(Dead(Pair(120, number), 1, "not_found", "no such scan", 404) for number in (1, 2, 3)))
+    dropped = database.run_here(partial(drop_dead, which=Which()))
+    after_drop = state()
+    again = put(database, listing(1), listing(2), listing(3), listed_at=LISTED_AT + DAY)
+    changed = put(database, listing(2, exit_code="2"))
+    refreshed = put(database, listing(3), refresh=True)
+    after_asking = state()
+    lease(database)
+    settle(database, Done(scan_rows(2, exit_code=2)), Dead(Pair(120, 3), 5, "http_status", "500", 500))
+
+    assert (dropped, again, changed, refreshed) == (3, 0, 1, 1)
+    assert after_drop == {"dropped": 3}
+    assert after_asking == {"dropped": 1, "waiting": 2}
+    assert state() == {"dropped": 1, "stored": 1, "dead": 1}
+
+
 def test_what_nothing_holds_is_queued_again(database: Database) -> None:
     """A queue that somebody has emptied fills by itself."""
     put(database, listing(1))
@@ -284,9 +362,9 @@ def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Databas
     """And where it was told to begin later, it leaves the rest to a whole one."""
     assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == Reached(False, None, None)
     assert walked(database, LISTED_AT, LISTED_AT + 7 * DAY, partial_=True) == Reached(False, None, None)
-    assert rows(database, watermarks) == []
+    assert rows(database, marks) == []
     assert walked(database, LISTED_AT) == Reached(True, None, LISTED_AT - 30 * DAY)
-    assert rows(database, watermarks) == [
+    assert rows(database, marks) == [
         {
             "deployment_id": 120,
             "walked_at": LISTED_AT,
@@ -295,19 +373,19 @@ def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Databas
             "token_key": "key",
         }
     ]
-    assert database.run_here(partial(listings.seen_by, token_key="key")) == {120}
+    assert database.run_here(partial(watermarks.seen_by, token_key="key")) == {120}
 
 
 def test_a_first_walk_of_less_than_30_days_leaves_out_what_can_be_had_later(database: Database) -> None:
     """It isn't out of reach; a walk that goes further back completes it."""
     assert walked(database, LISTED_AT, LISTED_AT - DAY) == Reached(True, None, None)
     walked(database, LISTED_AT + DAY, LISTED_AT)
-    found = database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
     assert found is not None
     assert found.complete_since == LISTED_AT - DAY
 
     assert walked(database, LISTED_AT + 2 * DAY, partial_=True) == Reached(True, None, None)
-    assert [row["complete_since"] for row in rows(database, watermarks)] == [LISTED_AT - 28 * DAY]
+    assert [row["complete_since"] for row in rows(database, marks)] == [LISTED_AT - 28 * DAY]
     assert rows(database, listing_gaps) == []
 
 
@@ -319,7 +397,7 @@ def test_a_watermark_moves_forwards_and_never_past_a_hole(database: Database) ->
     assert walked(database, LISTED_AT + 5 * DAY, LISTED_AT - DAY, partial_=True).moved is True
     walked(database, LISTED_AT + 3 * DAY, LISTED_AT)
 
-    (mark,) = rows(database, watermarks)
+    (mark,) = rows(database, marks)
     assert (mark["walked_at"], mark["complete_since"]) == (LISTED_AT + 5 * DAY, LISTED_AT - 30 * DAY)
     assert rows(database, listing_gaps) == []
 
@@ -345,7 +423,7 @@ def test_what_perishes_during_a_walk_is_in_the_gap(database: Database) -> None:
     until_at = LISTED_AT + 10 * DAY + timedelta(hours=3)
     assert reached == Reached(True, LISTED_AT, until_at)
     assert [row["until_at"] for row in rows(database, listing_gaps)] == [until_at]
-    assert [row["walked_at"] for row in rows(database, watermarks)] == [LISTED_AT + 40 * DAY]
+    assert [row["walked_at"] for row in rows(database, marks)] == [LISTED_AT + 40 * DAY]
 
 
 def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: Database) -> None:
@@ -387,7 +465,7 @@ def test_open_scans_that_a_walk_leaves_out_are_looked_at(database: Database) -> 
 
 def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> None:
     """Where it ended less the overlap, and the unsettled scans of before, with their place."""
-    assert database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2)) is None
+    assert database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2)) is None
     old: dict[str, Any] = {"started_at": "2026-02-20T12:00:00Z"}
     put(
         database,
@@ -402,7 +480,7 @@ def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> 
     database.run_here(partial(load_scans, batch=[scan_rows(5)], run_id="run"))
     walked(database, LISTED_AT)
 
-    found = database.run_here(partial(listings.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
 
     at = datetime(2026, 2, 20, 12, tzinfo=UTC)
     assert found is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -10,8 +11,9 @@ from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, Table, func, select
 
 from etl.database import Database
+from etl.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, Met, count_drift
 from etl.load import load_scans
-from etl.model import ScanRows
+from etl.model import Drift, Pair, ScanRows
 from etl.schema import metadata, scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
 
 
@@ -158,6 +160,34 @@ def test_drift_is_counted_over_batches(database: Database) -> None:
 
     row = rows_of(database, schema_drift)[0]
     assert (row["count"], row["sample_scan_id"]) == (3, 3)
+
+
+def met(*numbers: int) -> list[Met]:
+    return [Met(Drift(f"made_up_{number:04}", "unknown_field"), Pair(120, 1), BEGAN_AT) for number in numbers]
+
+
+def test_drift_with_names_without_end_is_bounded(database: Database) -> None:
+    """One batch adds some differences, all batches together not many more; the rest is counted in one row."""
+    database.run_here(partial(count_drift, met=met(*range(10_000))))
+    database.run_here(partial(count_drift, met=met(*range(50), *range(20_000, 20_010))))
+
+    rows = {row["path"]: row["count"] for row in rows_of(database, schema_drift)}
+    assert len(rows) == MOST_NEW_ROWS + 10 + 1
+    assert [rows[f"made_up_{number:04}"] for number in (0, 49, 50, MOST_NEW_ROWS - 1, 20_009)] == [2, 2, 1, 1, 1]
+    assert rows[OTHERS] == 10_000 - MOST_NEW_ROWS
+
+
+def test_a_full_table_of_drift_counts_what_it_knows(database: Database) -> None:
+    """New differences are counted together then, a row for each kind."""
+    for first in range(0, MOST_ROWS + MOST_NEW_ROWS, MOST_NEW_ROWS):
+        database.run_here(partial(count_drift, met=met(*range(first, first + MOST_NEW_ROWS))))
+    database.run_here(partial(count_drift, met=[*met(7), Met(Drift("new", "odd_type"), Pair(120, 2), BEGAN_AT)]))
+
+    rows = {(row["path"], row["kind"]): row for row in rows_of(database, schema_drift)}
+    assert len(rows) == MOST_ROWS + 2
+    assert rows["made_up_0007", "unknown_field"]["count"] == 2
+    assert rows[OTHERS, "unknown_field"]["count"] == MOST_NEW_ROWS
+    assert rows[OTHERS, "odd_type"]["sample_scan_id"] == 2
 
 
 def test_a_batch_of_nothing_is_nothing(database: Database) -> None:

@@ -88,6 +88,7 @@ async def accepted(one: Pace) -> None:
         ("soon", None),
         ("Tue, 31 Feb 2026 10:00:00 GMT", None),
         ("Tue, 24 Nov 99999999999 10:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None),
         (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
         (format_datetime(NOW + timedelta(seconds=90)).replace("+0000", "-0000"), 90.0),
         (format_datetime(NOW - timedelta(seconds=90), usegmt=True), None),

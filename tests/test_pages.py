@@ -129,6 +129,20 @@ def test_odd_and_unknown_fields_are_kept_and_counted() -> None:
     }
 
 
+def test_an_instant_that_cannot_be_true_is_kept_and_counted() -> None:
+    """The zero of some clock is no start, and the end of the calendar no end."""
+    zero, last = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"
+    page = read_page(120, {"scans": [entry(1, started_at=zero, completed_at=last)]})
+
+    (one,) = page.listings
+    assert (one.started_at, one.completed_at) == (None, None)
+    assert one.extra == {"enabled_products": ["sast"], "started_at": zero, "completed_at": last}
+    assert {found for found, _ in page.drift} == {
+        Drift("listing.started_at", "out_of_range"),
+        Drift("listing.completed_at", "out_of_range"),
+    }
+
+
 def test_of_two_entries_about_one_scan_the_more_final_one_counts() -> None:
     """A page that shifts while it is written may hold a scan twice."""
     done, open_ = entry(1), entry(1, status="SCAN_STATUS_RUNNING", completed_at=None)

@@ -652,12 +652,12 @@ def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, 
     assert verdict == Done(rows)
 
 
-def test_a_running_scan_at_the_end_of_all_time_is_no_bug() -> None:
-    """Thirty days after its start there is no date any more."""
+def test_a_running_scan_at_the_end_of_all_time_has_no_beginning() -> None:
+    """Such a start can't be true: it is as if there were none."""
     rows = scan_rows(1, started_at="9999-12-31T00:00:00Z", completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, FAR_AWAY + timedelta(days=364)), rows, policy(), NOW)
+    verdict = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
 
-    assert verdict == Waiting(rows, 300.0, FAR_AWAY + timedelta(days=364))
+    assert verdict == Waiting(rows, 300.0, FAR_AWAY)
 
 
 def test_a_running_scan_without_a_beginning_expires_too() -> None:

@@ -161,6 +161,7 @@ def create_listing_tables() -> None:
         sa.Column("listed_at", INSTANT, nullable=False),
         sa.Column("details_gone_at", INSTANT),
         sa.Column("expired_at", INSTANT),
+        sa.Column("dropped_at", INSTANT),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_listings"),
     )
     op.create_index("ix_scan_listings_started_at", "scan_listings", ["deployment_id", "started_at"])
@@ -447,6 +448,7 @@ WITH seen AS (
         CASE WHEN s.scan_id IS NOT NULL AND s.completed_at IS NULL THEN 1 ELSE 0 END AS has_no_end,
         CASE
             WHEN s.completed_at IS NOT NULL OR (s.scan_id IS NOT NULL AND q.scan_id IS NULL) THEN 'stored'
+            WHEN l.dropped_at IS NOT NULL AND q.scan_id IS NULL AND d.scan_id IS NULL THEN 'dropped'
             WHEN l.expired_at IS NOT NULL THEN 'expired'
             WHEN q.scan_id IS NOT NULL THEN 'waiting'
             WHEN d.scan_id IS NOT NULL OR l.details_gone_at IS NOT NULL THEN 'dead'
@@ -472,6 +474,7 @@ SELECT
     SUM(CASE WHEN c.state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
     SUM(CASE WHEN c.state = 'dead' THEN 1 ELSE 0 END) AS dead,
     SUM(CASE WHEN c.state = 'expired' THEN 1 ELSE 0 END) AS expired,
+    SUM(CASE WHEN c.state = 'dropped' THEN 1 ELSE 0 END) AS dropped,
     SUM(CASE WHEN c.state = 'missing' THEN 1 ELSE 0 END) AS missing,
     SUM(CASE WHEN c.state = 'stored' THEN c.has_no_end ELSE 0 END) AS stored_without_end,
     SUM(c.is_gone) AS details_gone,
