@@ -122,14 +122,15 @@ class Lines:
             self.taken += 1
             yield window.popleft()
 
-    def plain_blocks(self, plain: re.Pattern[bytes]) -> Iterator[bytes]:
-        """Take the blocks of which every line is plain. The first other one goes into the window."""
+    def plain_blocks(self, odd_line: re.Pattern[bytes]) -> Iterator[bytes]:
+        """Take the blocks without an odd line, which is found by the line feed before it. The first other block goes
+        into the window."""
         while not self._window:
             block = next(self._blocks, None)
             if block is None:
                 return
             # Only a block's first line can be too long: the others have come in one read.
-            if len(block.partition(b"\n")[0]) <= MAX_LINE_BYTES and plain.fullmatch(block):
+            if len(block.partition(b"\n")[0]) <= MAX_LINE_BYTES and not odd_line.search(b"\n" + block):
                 self.taken += block.count(b"\n") + 1
                 yield block
             else:

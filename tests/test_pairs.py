@@ -511,6 +511,27 @@ def test_a_line_is_read_alike_alone_and_among_others(
     ]
 
 
+@example(form=FORMS[0], lines=[["120", "2"], ["#120", "3"]], end="")
+@example(form=FORMS[0], lines=[["120", "2"], ["#120", "3"]], end="\n")
+@settings(max_examples=300)
+@given(
+    form=st.sampled_from(FORMS),
+    lines=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=6),
+    end=st.sampled_from(["", "\n"]),
+)
+def test_the_quick_way_reads_what_the_way_for_single_lines_reads(
+    folder: Path, form: tuple[str, str, str, str], lines: list[list[str]], end: str
+) -> None:
+    """A comment in front sends a block the way of single lines: nothing else comes of it than without the comment."""
+    ending, header, separator, plain = form
+    content = f"{plain}\n" + "\n".join(map(separator.join, lines)) + end
+    pairs, bad_lines = read(written(folder / f"quick{ending}", f"{header}{content}"))
+    singly, bad_singly = read(written(folder / f"singly{ending}", f"{header}#\n{content}"))
+
+    assert pairs == singly
+    assert [(bad.line + 1, bad.reason) for bad in bad_lines] == [(bad.line, bad.reason) for bad in bad_singly]
+
+
 @settings(max_examples=300)
 @given(
     content=st.binary()
