@@ -463,7 +463,7 @@ def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: 
                 file.close()
         process.communicate(timeout=30)
 
-    assert process.returncode == 0, seen
+    assert process.returncode == 2, seen
     assert "reading, 10,000 lines" in seen
 
 
