@@ -46,7 +46,6 @@ _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:[\[{\]]|\Z)")  # a line [120,
 _AFTER_AN_ID = re.compile(rb'(?i)(?:deployment|scan)[ _.-]*id"?\s*([,;\t|])')
 _DELIMITER = re.compile(rb"([,;\t|])")
 _ADDRESS = re.compile(rb"https?://\S+/deployments/(\d+)/scans?/(\d+)(?:[/?#]\S*)?")
-_WHOLE = re.compile(rb"(\d+)(?:\.0+)?")  # pandas and spreadsheets write 120.0 where a column has a gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +306,10 @@ def _id(name: str, value: bytes) -> int | str:
     text = value.strip()
     if not text:
         return f"{name} is missing"
-    whole = _WHOLE.fullmatch(text)
-    if not whole:
+    whole, _, zeros = text.partition(b".")  # pandas and spreadsheets write 120.0 where a column has a gap
+    if not whole.isdigit() or zeros.strip(b"0") or text.endswith(b"."):
         return f"{name} {_shown(text)} is not a positive integer"
-    digits = whole[1].lstrip(b"0")
+    digits = whole.lstrip(b"0")
     if not digits:
         return f"{name} 0 names no {name.removesuffix('_id')}"
     if len(digits) > len(str(INT64_MAX)) or int(digits) > INT64_MAX:
