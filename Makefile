@@ -95,7 +95,10 @@ $(BIN)/python:
 		echo "scan-etl needs Python 3.11 or newer: install it, or name it with 'make PYTHON=/path/to/python3'." >&2; \
 		exit 1; }
 	@echo "Setting up $(VENV) with $$("$(PYTHON)" --version) ..."
-	@"$(PYTHON)" -m venv $(VENV)
+	@"$(PYTHON)" -m venv $(VENV) || { \
+		rm -rf $(VENV); \
+		echo "$(PYTHON) can't make an environment: on Debian or Ubuntu, install python3-venv." >&2; \
+		exit 1; }
 
 $(RUN): requirements/run.txt requirements/build.txt pyproject.toml | $(BIN)/python
 	$(call install,--require-hashes -r requirements/run.txt -r requirements/build.txt)

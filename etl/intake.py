@@ -115,9 +115,11 @@ def enqueue(
     tally.to_do += counts.queued
 
 
-def fill(database: Database, order: Order) -> dict[str, int]:
+def fill(database: Database, order: Order, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
     tally = Tally()
-    enqueue(database, order, None, tally, Reporter(tally, interactive=False).tell, lambda: False)
+    reporter = Reporter(tally, interactive=interactive)
+    with reporter.reading():
+        enqueue(database, order, None, tally, reporter.tell, lambda: False)
     names = ("requested", "invalid", "duplicate", "already_final")
     return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}

@@ -20,6 +20,9 @@ from etl.errors import ConfigError
 MAX_LINE_BYTES = 65_536
 """No longer line is kept as it is: it is cut, somewhere past this. No more is read at once."""
 
+# After blank lines and comments, the first four bytes, or those of an array up to its first element.
+_TELLING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#[^\n]*\n\s*)*(?:\[\s*\S|[^\s#\[].{3})", re.DOTALL)
+
 
 @contextmanager
 def opened(path: str, name: str) -> Iterator[io.BufferedIOBase]:
@@ -51,20 +54,33 @@ def _unreadable(name: str, error: OSError | ValueError) -> ConfigError:
     return ConfigError(f"{name} can't be read ({why}): check its path and its permissions")
 
 
-def _read(stream: io.BufferedIOBase, name: str) -> bytes:
+def read_blocks(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Yield the bytes as they come. ConfigError where they can't be read on."""
     try:
         # Not read(): that one loses the bytes just before a fault in compressed data.
-        return stream.read1(MAX_LINE_BYTES)
+        while block := stream.read1(MAX_LINE_BYTES):
+            yield block
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{name} is gzip data that is cut off or damaged: copy it again") from error
     except OSError as error:
         raise _unreadable(name, error) from error
 
 
-def _whole_lines(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+def opening(blocks: Iterator[bytes]) -> bytes:
+    """Take as many blocks as it needs to tell what a file is. A pipe may hand over a byte at a time."""
+    start = b""
+    while len(start) < MAX_LINE_BYTES and not _TELLING.match(start):
+        block = next(blocks, b"")
+        if not block:
+            break
+        start += block
+    return start
+
+
+def _whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield some lines at a time, without the last line feed. A line that is too long is cut."""
     tail = b""
-    while block := _read(stream, name):
+    for block in blocks:
         head, line_feed, rest = block.rpartition(b"\n")
         if line_feed:
             yield tail + head
@@ -76,10 +92,10 @@ def _whole_lines(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
         yield tail
 
 
-def _blocks(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+def _blocks_of_lines(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     """Yield some lines of UTF-8 at a time, parted by line feeds."""
     lines_before = 0
-    for lines in _whole_lines(stream, name):
+    for lines in _whole_lines(blocks):
         text = lines if lines_before else lines.removeprefix(codecs.BOM_UTF8)
         text = text.replace(b"\r\n", b"\n").removesuffix(b"\r")
         _check_utf8(text, name, lines_before)
@@ -94,7 +110,12 @@ def _check_utf8(text: bytes, name: str, lines_before: int) -> None:
             if len(line) <= MAX_LINE_BYTES:  # a longer one may be cut within a character
                 line.decode()
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{name}:{number}: not UTF-8 ({error.reason}): save it as UTF-8") from error
+            raise not_utf8(name, number, error) from error
+
+
+def not_utf8(name: str, line: int, error: UnicodeDecodeError) -> ConfigError:
+    """What is wrong with that line of the file `name`, and what to do."""
+    return ConfigError(f"{name}:{line}: not UTF-8 ({error.reason}): save it as UTF-8")
 
 
 class Lines:
@@ -103,8 +124,8 @@ class Lines:
     Whatever takes or looks raises ConfigError where the file can't be read on or isn't UTF-8.
     """
 
-    def __init__(self, stream: io.BufferedIOBase, name: str) -> None:
-        self._blocks = _blocks(stream, name)
+    def __init__(self, blocks: Iterator[bytes], name: str) -> None:
+        self._blocks = _blocks_of_lines(blocks, name)
         self._window: deque[bytes] = deque()
         self.taken = 0  # how many, which is the number of the last one
 
@@ -122,14 +143,15 @@ class Lines:
             self.taken += 1
             yield window.popleft()
 
-    def plain_blocks(self, plain: re.Pattern[bytes]) -> Iterator[bytes]:
-        """Take the blocks of which every line is plain. The first other one goes into the window."""
+    def plain_blocks(self, odd_line: re.Pattern[bytes]) -> Iterator[bytes]:
+        """Take the blocks without an odd line, which is found by the line feed before it. The first other block goes
+        into the window."""
         while not self._window:
             block = next(self._blocks, None)
             if block is None:
                 return
             # Only a block's first line can be too long: the others have come in one read.
-            if len(block.partition(b"\n")[0]) <= MAX_LINE_BYTES and plain.fullmatch(block):
+            if len(block.partition(b"\n")[0]) <= MAX_LINE_BYTES and not odd_line.search(b"\n" + block):
                 self.taken += block.count(b"\n") + 1
                 yield block
             else:

@@ -6,8 +6,8 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from io import StringIO
@@ -139,6 +139,17 @@ class Reporter:
         if self._told[kind] == SHOWN_OF_A_KIND:
             log().info(f"more lines of this kind are counted, not shown: {text}")
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Show on a terminal how much has been read, while the calling thread reads."""
+        if not self._interactive:
+            yield
+            return
+        from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
+
+        with Console(stderr=True).status(_Reading(self._tally)):
+            yield
+
     async def watch(self) -> None:
         """Show progress until cancelled: a live line on a terminal, a log line an interval elsewhere."""
         if self._interactive:
@@ -196,6 +207,16 @@ class Reporter:
                     dead=tally.dead,
                 )
                 await asyncio.sleep(SCREEN_INTERVAL_SECONDS)
+
+
+class _Reading:
+    """What is read, as it is whenever the terminal is drawn."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def __rich__(self) -> str:
+        return _preparing(self._tally) or ""
 
 
 def _preparing(tally: Tally) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from importlib import import_module
@@ -115,6 +116,11 @@ def settings_of(ctx: click.Context) -> Settings:
 
 def wants_json(ctx: click.Context) -> bool:
     return bool(given(ctx).get("json"))
+
+
+def is_interactive(settings: Settings) -> bool:
+    """Whether somebody looks at a terminal, on which progress can be drawn."""
+    return sys.stderr.isatty() and settings.observe.log_format == "text"
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:

@@ -13,7 +13,7 @@ from etl.engine import place, sqlite_path
 from etl.events import Tally
 from etl.intake import open_database, stage_files
 from etl.observe import Reporter, print_result, print_table
-from etl.options import as_json, common, files, rate, run_async, settings_of, wants_json
+from etl.options import as_json, common, files, is_interactive, rate, run_async, settings_of, wants_json
 from etl.planning import Plan, plan_queue, plan_staged, spelled
 from etl.schema import metadata
 from etl.tokens import load_tokens
@@ -42,8 +42,10 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     is_there = _is_there(url)
     with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
         if files:
-            stage_files(opened, files, tally, Reporter(tally, interactive=False).tell, lambda: False)
-            plan = opened.run_here(partial(plan_staged, rate=settings.api.rate, refresh=refresh))
+            reporter = Reporter(tally, interactive=is_interactive(settings))
+            with reporter.reading():
+                stage_files(opened, files, tally, reporter.tell, lambda: False)
+                plan = opened.run_here(partial(plan_staged, rate=settings.api.rate, refresh=refresh))
         else:
             plan = opened.run_here(partial(plan_queue, rate=settings.api.rate))
     counts = _counts(plan, tally)

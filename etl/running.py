@@ -16,7 +16,19 @@ from etl.engine import place
 from etl.intake import Order
 from etl.job import run
 from etl.observe import print_summary
-from etl.options import Duration, all_of, as_json, common, files, pace, run_async, settings_of, strict, wants_json
+from etl.options import (
+    Duration,
+    all_of,
+    as_json,
+    common,
+    files,
+    is_interactive,
+    pace,
+    run_async,
+    settings_of,
+    strict,
+    wants_json,
+)
 from etl.tokens import load_tokens
 
 
@@ -131,8 +143,8 @@ def _budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
 def _report_run(ctx: click.Context, order: Order) -> NoReturn:
     """Do a run, print its summary and leave with its exit code."""
     settings = settings_of(ctx)
-    interactive = sys.stderr.isatty() and settings.observe.log_format == "text"
     report = partial(print_summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    interactive = is_interactive(settings)
     summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive, report=report))
     report(summary)
     ctx.exit(summary["exit_code"])

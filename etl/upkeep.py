@@ -10,7 +10,7 @@ from etl import database, runs, status
 from etl.intake import Order, fill, open_database
 from etl.model import INT64_MAX
 from etl.observe import print_result, print_table
-from etl.options import Duration, all_of, as_json, common, settings_of, strict, wants_json
+from etl.options import Duration, all_of, as_json, common, is_interactive, settings_of, strict, wants_json
 from etl.planning import spelled
 
 which_dead = all_of(
@@ -31,10 +31,10 @@ which_dead = all_of(
 @common
 @click.pass_context
 def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
-    """Put the pairs of FILEs into the queue, and fetch nothing."""
+    """Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."""
     settings = settings_of(ctx)
     with closing(open_database(settings.database.url, create=True)) as opened:
-        counts = fill(opened, Order("enqueue", files, **options))
+        counts = fill(opened, Order("enqueue", files, **options), interactive=is_interactive(settings))
     print_result(counts, as_json=wants_json(ctx))
 
 

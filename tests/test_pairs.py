@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from command import Command
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +70,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("comma.txt", "120,123\n120, 124\n"),
         ("tab", "120\t123\n0120 00124\n"),
         ("pairs.CSV", "deployment_id,scan_id\n120,123\n120,124\n"),
+        ("semicolons.csv", '"deployment_id";"title";"scan_id"\n"120";"a, b";"123"\n"120";"c|\td";"124"\n'),
+        ("pipes.csv", "deployment_id | scan_id\n120 | 123\n120 | 124\n"),
+        ("tabs.csv", "title, if any\tdeployment_id\tscan_id\na, b\t120\t123\n\t120\t124\n"),
+        ("commas.tsv", "deployment_id,scan_id\n120,123\n120,124\n"),
+        ("bare_semicolons.csv", "120;123\n120;124\n"),
+        ("a_table.txt", "deployment_id|scan_id\n120|123\n120|124\n"),
+        ("a_table.json", "scan_id;deployment_id\n123;120\n124;120\n"),
+        ("objects.csv", '{"deployment_id":120,"scan_id":123}\n{"deployment_id":120,"scan_id":124}\n'),
+        ("arrays", "[120,123]\n[120,124]\n"),
+        ("camels.csv", "deploymentId,scanId\n120,123\n120,124\n"),
+        ("words.csv", 'Deployment ID,"Scan ID",Id\n120,123,1\n120,124,2\n'),
+        ("hyphens.tsv", "SCAN-ID\tdeployment-id\n123\t120\n124\t120\n"),
+        ("camels.jsonl", '{"deploymentId":120,"scanId":123}\n{"id":9,"Scan ID":124,"deployment-id":"120"}\n'),
+        ("floats.csv", "deployment_id,scan_id\n120.0,123.0\n120.00,124\n"),
+        ("floats.txt", "120.0 123\n120/124.0\n"),
+        ("floats.jsonl", '[120.0,123]\n{"deployment_id":"120.0","id":124.0}\n'),
+        (
+            "addresses.txt",
+            "https://semgrep.dev/api/v1/deployments/120/scan/123\nhttp://x/deployments/120/scans/124/logs?a=1#b\n",
+        ),
     ],
 )
 @pytest.mark.parametrize("wrap", ["plain", "gz", "gz_without_the_name", "crlf", "bom", "comments"])
@@ -94,7 +115,12 @@ def test_every_form_is_read(tmp_path: Path, name: str, content: str, wrap: str) 
         ("abc", "scan_id 'abc' is not a positive integer"),
         ("-3", "scan_id '-3' is not a positive integer"),
         ("+5", "scan_id '+5' is not a positive integer"),
-        ("1.0", "scan_id '1.0' is not a positive integer"),
+        ("1.5", "scan_id '1.5' is not a positive integer"),
+        ("1.", "scan_id '1.' is not a positive integer"),
+        (".0", "scan_id '.0' is not a positive integer"),
+        ("1.0.0", "scan_id '1.0.0' is not a positive integer"),
+        ("1e2", "scan_id '1e2' is not a positive integer"),
+        ("0.0", "scan_id 0 names no scan"),
         ("1_000", "scan_id '1_000' is not a positive integer"),
         ("0x7b", "scan_id '0x7b' is not a positive integer"),
         ("1२3", "scan_id '1२3' is not a positive integer"),
@@ -132,10 +158,17 @@ def test_an_id_is_a_decimal_integer_from_1_to_63_bits(tmp_path: Path, value: str
         ("a.txt", "1 2 3", "'1 2 3' is not a deployment_id and a scan_id"),
         ("a.txt", "1//2", "'1//2' is not a deployment_id and a scan_id"),
         ("a.txt", "1/", "scan_id is missing"),
+        (
+            "a.txt",
+            "https://x/deployments/acme/scan/1",
+            "'https://x/deployments/acme/scan/1' is not a deployment_id and",
+        ),
+        ("a.txt", "https://x/deployments/1/scan/1x", "'https://x/deployments/1/scan/1x' is not a deployment_id and a"),
         ("a.jsonl", "[1]", "an array of 1 values instead of 2"),
         ("a.jsonl", '{"deployment_id":1}', "scan_id is missing"),
         ("a.jsonl", '{"scan_id":1}', "deployment_id is missing"),
-        ("a.jsonl", "[1,2.0]", "scan_id '2.0' is not a positive integer"),
+        ("a.jsonl", "[1,2.5]", "scan_id '2.5' is not a positive integer"),
+        ("a.jsonl", "[1,9223372036854775808.0]", "scan_id '9223372036854775808.0' is greater than"),
         ("a.jsonl", "[1,true]", "scan_id 'true' is not a positive integer"),
         ("a.jsonl", "[1,null]", "scan_id 'null' is not a positive integer"),
         ("a.jsonl", "[1,[2]]", "scan_id '[2]' is not a positive integer"),
@@ -266,12 +299,38 @@ def test_chunks_are_never_larger_than_asked(tmp_path: Path, chunk_size: int) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"# nothing\n", b"\xef\xbb\xbf", PACKED_NOTHING])
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".txt"])
-def test_a_file_without_pairs_is_no_error(tmp_path: Path, content: bytes, ending: str) -> None:
-    """An empty file names no pairs, and says so with empty lists."""
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".jsonl", ".txt"])
+def test_a_file_without_lines_is_refused(tmp_path: Path, content: bytes, ending: str) -> None:
+    """Blank lines and comments name no pair: something went wrong where the file was written."""
     path = written(tmp_path / f"pairs{ending}", content)
 
-    assert read(path) == ([], [])
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path} names no pair: it has no line but comments or a header"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count", "found"),
+    [
+        ("a.csv", "deployment_id,scan_id\n", 0, "it has no line but comments or a header"),
+        ("a.csv", "deployment_id;scan_id", 0, "it has no line but comments or a header"),
+        ("a.json", "[]\n", 0, "it has no line but comments or a header"),
+        ("a.csv", "deployment_id,scan_id\n120,x\n", 1, "1 line could not be used"),
+        ("a.txt", "120 x\n" * 2_000, 2_000, "2,000 lines could not be used"),
+        ("a.json", '[{"deployment_id":1},\n[1],\n3]', 3, "3 lines could not be used"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_used_is_refused(
+    tmp_path: Path, name: str, content: str, count: int, found: str
+) -> None:
+    """All bad lines come first, and then the error says how many they were."""
+    path = written(tmp_path / name, content)
+    bad_lines: list[BadLine] = []
+
+    with pytest.raises(ConfigError) as caught:
+        bad_lines.extend(bad for chunk in read_pairs(str(path), chunk_size=100) for bad in chunk.bad_lines)
+    assert str(caught.value) == f"{path} names no pair: {found}"
+    assert len(bad_lines) == count
 
 
 @pytest.mark.parametrize(
@@ -282,13 +341,22 @@ def test_a_file_without_pairs_is_no_error(tmp_path: Path, content: bytes, ending
             b"id,scan\n1,2\n",
             ":1: the header doesn't name deployment_id and scan_id, once each: add them",
         ),
-        ("a.csv", b"deployment_id;scan_id\n1;2\n", ":1: the header doesn't name"),
+        ("a.csv", b"deployment_id:scan_id\n1:2\n", ":1: the header doesn't name"),
+        ("a.csv", b"scanId,deployment_id,Scan ID\n1,2,3\n", ":1: the header doesn't name"),
         ("a.csv", b"#\nscan_id,deployment_id,scan_id\n1,2,3\n", ":2: the header doesn't name"),
-        ("a.csv", b'"deployment_id,scan_id\n1,2\n', ":1: not CSV (unexpected end of data): mend the header"),
+        ("a.csv", b'"deployment_id,scan_id\n1,2\n', ":1: not CSV (unexpected end of data): fix the header"),
         ("a.csv", b"deployment_id,scan_id" + b",x" * 40_000, ":1: not CSV (longer than 65536 bytes)"),
         ("a.csv", b"1,2\n1,3\n1,\xff\n", ":3: not UTF-8 (invalid start byte): save it as UTF-8"),
         ("a.txt", "1 2\n".encode("utf-16"), ":1: not UTF-8"),
         ("a.jsonl", b"[1,2]\n" * 20_000 + b'["\xe4",2]', ":20001: not UTF-8"),
+        ("a.json", b'[{"a":1},\n["\xe4",2]]', ":2: not UTF-8 (invalid continuation byte): save it as UTF-8"),
+        ("a.csv", b"PK\x03\x04\x14\x00", " is an Excel workbook: save it as CSV"),
+        ("a.xlsx", b"", " is an Excel workbook: save it as CSV"),
+        ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", " is an Excel workbook: save it as CSV"),
+        ("a.XLS", b"1,2\n", " is an Excel workbook: save it as CSV"),
+        ("a", b"PAR1\x15\x04", " is a Parquet file: turn it into CSV, as with duckdb -c"),
+        ("a.csv", packed(b"PAR1\x15\x04"), " is a Parquet file: turn it into CSV"),
+        ("a.parquet", b"", " is a Parquet file: turn it into CSV"),
         ("a.txt", b"\x1f\x8b", " is gzip data that is cut off or damaged: copy it again"),
         ("a.txt", b"\x1f", " is gzip data that is cut off or damaged"),
         ("a.txt", PACKED + b"x", " is gzip data that is cut off or damaged"),
@@ -296,7 +364,7 @@ def test_a_file_without_pairs_is_no_error(tmp_path: Path, content: bytes, ending
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    """The error is one sentence that names the file, the line if there is one, and the mend."""
+    """The error is one sentence that names the file, the line if there is one, and what to do."""
     path = written(tmp_path / name, content)
 
     with pytest.raises(ConfigError) as caught:
@@ -359,7 +427,12 @@ except ConfigError as error:
         ("1 2\n3/4\n", [[1, 2], [3, 4]]),
         ("[1,2]\n", [[1, 2]]),
         ('\n {"deployment_id":1,"scan_id":2}\n', [[1, 2]]),
-        ("", []),
+        ("\ufeffdeployment_id;scan_id\r\n1;2\r\n", [[1, 2]]),
+        ("scanId|deploymentId\n2|1\n", [[1, 2]]),
+        ("1;2\n", [[1, 2]]),
+        ("[[1,2]]", [[1, 2]]),
+        ('\n[\n  {\n    "deploymentId": 1,\n    "scanId": 2\n  }\n]\n', [[1, 2]]),
+        ("http://x/deployments/1/scan/2\n", [[1, 2]]),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
@@ -382,6 +455,13 @@ def test_stdin_that_comes_byte_by_byte_is_read() -> None:
         out, _ = process.communicate()
 
     assert json.loads(out) == [[[1, 2]], ["stdin:2: scan_id 'x' is not a positive integer"]]
+
+
+def test_an_empty_stdin_is_refused() -> None:
+    """What should have filled it has failed, or found nothing."""
+    done = subprocess.run([sys.executable, "-c", READ_STDIN], input=b"", capture_output=True, check=True, cwd=ROOT)
+
+    assert json.loads(done.stdout.splitlines()[-1]) == "stdin names no pair: it has no line but comments or a header"
 
 
 def test_a_closed_stdin_is_refused() -> None:
@@ -432,6 +512,23 @@ def as_arrays(pairs: list[Pair]) -> str:
     return "".join(json.dumps([str(number) for number in pair]) + "\n" for pair in pairs)
 
 
+def as_european_csv(pairs: list[Pair]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, delimiter=";")
+    writer.writerows([["Scan ID", "a,b", "Deployment ID"], *([p.scan_id, "1,5", p.deployment_id] for p in pairs)])
+    return "\ufeff" + text.getvalue()
+
+
+def as_array(pairs: list[Pair]) -> str:
+    return json.dumps(pairs)
+
+
+def as_pretty_array(pairs: list[Pair]) -> str:
+    return json.dumps(
+        [{"scanId": p.scan_id, "deploymentId": p.deployment_id, "x": ["[{", {}]} for p in pairs], indent=2
+    )
+
+
 def as_text(pairs: list[Pair]) -> str:
     return "\n".join(f"{pair.deployment_id}{' /,'[pair.scan_id % 3]}{pair.scan_id}" for pair in pairs)
 
@@ -442,6 +539,9 @@ WRITERS = [
     (as_tsv, ".tsv"),
     (as_objects, ".jsonl"),
     (as_arrays, ".jsonl"),
+    (as_european_csv, ".csv"),
+    (as_array, ".json"),
+    (as_pretty_array, ".jsonl"),
     (as_text, ".txt"),
 ]
 IDS = st.integers(1, INT64_MAX) | st.integers(1, 99)
@@ -449,7 +549,7 @@ IDS = st.integers(1, INT64_MAX) | st.integers(1, 99)
 
 @settings(max_examples=150)
 @given(
-    pairs=st.lists(st.builds(Pair, IDS, IDS)),
+    pairs=st.lists(st.builds(Pair, IDS, IDS), min_size=1),
     writer=st.sampled_from(WRITERS),
     compressed=st.booleans(),
     chunk_size=st.integers(1, 5),
@@ -511,14 +611,35 @@ def test_a_line_is_read_alike_alone_and_among_others(
     ]
 
 
+@example(form=FORMS[0], lines=[["120", "2"], ["#120", "3"]], end="")
+@example(form=FORMS[0], lines=[["120", "2"], ["#120", "3"]], end="\n")
+@settings(max_examples=300)
+@given(
+    form=st.sampled_from(FORMS),
+    lines=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=6),
+    end=st.sampled_from(["", "\n"]),
+)
+def test_the_quick_way_reads_what_the_way_for_single_lines_reads(
+    folder: Path, form: tuple[str, str, str, str], lines: list[list[str]], end: str
+) -> None:
+    """A comment in front sends a block the way of single lines: nothing else comes of it than without the comment."""
+    ending, header, separator, plain = form
+    content = f"{plain}\n" + "\n".join(map(separator.join, lines)) + end
+    pairs, bad_lines = read(written(folder / f"quick{ending}", f"{header}{content}"))
+    singly, bad_singly = read(written(folder / f"singly{ending}", f"{header}#\n{content}"))
+
+    assert pairs == singly
+    assert [(bad.line + 1, bad.reason) for bad in bad_lines] == [(bad.line, bad.reason) for bad in bad_singly]
+
+
 @settings(max_examples=300)
 @given(
     content=st.binary()
     | st.text(alphabet='0123456789,/ \t\n\r#"[]{}:x\0é').map(str.encode)
     | st.binary().map(packed)
     | st.builds(lambda data, at: packed(data)[:at], st.binary(), st.integers(0, 40)),
-    ending=st.sampled_from([".csv", ".tsv", ".jsonl", ".txt", ".csv.gz"]),
-    start=st.sampled_from([b"", b"\xef\xbb\xbf", b"\x1f\x8b", b"1,2\n", b"deployment_id,scan_id\n"]),
+    ending=st.sampled_from([".csv", ".tsv", ".json", ".jsonl", ".txt", ".csv.gz"]),
+    start=st.sampled_from([b"", b"\xef\xbb\xbf", b"\x1f\x8b", b"1,2\n", b"deployment_id;scan_id\n", b"[[1,2],"]),
 )
 def test_no_content_does_worse_than_a_config_error(folder: Path, content: bytes, ending: str, start: bytes) -> None:
     """Arbitrary bytes give pairs with ids in range, bad lines, or a ConfigError."""
@@ -528,3 +649,22 @@ def test_no_content_does_worse_than_a_config_error(folder: Path, content: bytes,
         pairs, _ = read(path)
 
     assert all(1 <= number <= INT64_MAX for pair in pairs for number in pair)
+
+
+@pytest.mark.parametrize("command", ["run", "enqueue", "plan"])
+def test_an_input_without_a_usable_line_is_exit_2(cli: Command, command: str) -> None:
+    """Each command that reads pairs ends with the sentence, and names the one file among several."""
+    (cli.folder / "good.csv").write_text("120,1\n")
+    (cli.folder / "bad.csv").write_text("deployment_id,scan_id\n" + "120,x\n" * 2_000)
+    outcome = cli(command, "good.csv", "bad.csv", environment={"SEMGREP_APP_TOKEN": "unused"})
+
+    assert outcome.exit_code == 2
+    assert "bad.csv:2: scan_id 'x' is not a positive integer" in outcome.stderr
+    assert outcome.stderr.endswith("Error: bad.csv names no pair: 2,000 lines could not be used\n")
+
+
+def test_a_file_with_one_usable_line_goes_on(cli: Command, sqlite_url: str) -> None:
+    """Its bad lines are counted, and its pair is queued."""
+    outcome = cli("enqueue", "-", "--json", "--database-url", sqlite_url, stdin="120 x\n120 1\n")
+
+    assert (outcome.exit_code, outcome.json()["invalid"], outcome.json()["queued"]) == (0, 1, 1)

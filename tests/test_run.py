@@ -447,13 +447,14 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(cli: Command, sqlite_url: str
     assert "fetched" in stdout
 
 
-def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: str) -> None:
+@pytest.mark.parametrize("command", ["run", "enqueue", "plan"])
+def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: str, command: str) -> None:
     """A file of millions takes minutes until the first request: the line counts what it has read."""
     pairs = cli.folder / "pairs.txt"
     os.mkfifo(pairs)
     terminal, its_end = os.openpty()
     variables = {"SCAN_ETL_DATABASE__URL": sqlite_url, "SEMGREP_APP_TOKEN": TOKEN, "TERM": "xterm"}
-    with cli.start("run", pairs, environment=variables, stderr=its_end) as process, pairs.open("w") as file:
+    with cli.start(command, pairs, environment=variables, stderr=its_end) as process, pairs.open("w") as file:
         os.close(its_end)
         file.write("x\n" * 10_001)  # a chunk and a line, which the pipe holds
         file.flush()
@@ -464,7 +465,7 @@ def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: 
                 file.close()
         process.communicate(timeout=30)
 
-    assert process.returncode == 0, seen
+    assert process.returncode == 2, seen
     assert "reading, 10,000 lines" in seen
 
 
