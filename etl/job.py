@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from etl import __version__, budgets, listings, metrics, queue, runs
+from etl import __version__, budgets, listings, metrics, runs, staging
 from etl.answers import TOKEN_EXIT
 from etl.config import Settings
 from etl.database import Database
@@ -27,13 +27,14 @@ from etl.errors import (
     TransientError,
 )
 from etl.events import AnotherSync, MetricsLost, Stopping, Tally, Tell, TokenUseless
-from etl.intake import Order, enqueue, open_database
+from etl.intake import Order, Reader, merge, open_database, stage
 from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.pacing import LONGEST_SNOOZE
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
 from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget
 from etl.schema import RUN_COUNTS
+from etl.scope import Scope
 from etl.semgrep import Semgrep
 from etl.tokens import Tokens
 
@@ -47,7 +48,7 @@ LONGEST_STOP_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What the parts of one run share. `batch` marks the queue rows of its files; None is the whole queue."""
+    """What the parts of one run share."""
 
     order: Order
     settings: Settings
@@ -55,7 +56,7 @@ class _Run:
     database: Database
     reporter: Reporter
     run_id: str
-    batch: str | None
+    scope: Scope
     token: str
     tally: Tally
     stop: Stop
@@ -77,11 +78,11 @@ async def run(order: Order, settings: Settings, tokens: Tokens, *, interactive: 
         )
     run_id, token, tally, stop = secrets.token_hex(16), secrets.token_hex(16), Tally(), Stop()
     reporter = Reporter(tally, interactive=interactive)
-    batch = run_id if order.files else None
+    scope = order.scope(run_id)
     patience = Patience(order.patience_seconds, stop.asked, reporter.tell)
     with _signals(stop), closing(await _open_database(order, settings.database.url, patience, stop)) as database:
         patient = PatientDatabase(database, patience)
-        this = _Run(order, settings, tokens, database, reporter, run_id, batch, token, tally, stop, {}, set())
+        this = _Run(order, settings, tokens, database, reporter, run_id, scope, token, tally, stop, {}, set())
         port = settings.observe.metrics_port if order.forever else 0
         async with metrics.serving(port, lambda: metrics.exposition(order.command, _rising(tally))):
             await patient.run(partial(runs.start_run, run_id=run_id, command=order.command, version=__version__))
@@ -99,7 +100,7 @@ async def _finish(
     this: _Run, database: Database | PatientDatabase, started: float, error: ScanEtlError | None = None
 ) -> dict[str, Any]:
     """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
-    left = await database.run(partial(queue.left, batch=this.batch, below=this.order.below))
+    left = await database.run(this.scope.left)
     this.tally.remaining, this.tally.waiting = left.remaining, left.waiting
     if error is None:
         exit_code = _exit_code(this.stop, this.halted, this.tally, this.unwalked)
@@ -113,6 +114,7 @@ async def _finish(
         "exit_code": exit_code,
     }
     await database.run(partial(runs.finish_run, summary=summary, token=this.token))
+    await database.run(partial(staging.clear, batch=this.run_id))
     _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
     return summary
 
@@ -159,8 +161,9 @@ async def _work(this: _Run, patient: PatientDatabase) -> None:
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     try:
         if this.order.files:
-            stopped = this.stop.asked.is_set
-            await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
+            reader, stopped = Reader(this.run_id, this.token), this.stop.asked.is_set
+            await database.on_thread(partial(stage, database, this.order, reader, this.tally, tell, stopped))
+            await database.on_thread(partial(merge, database, this.order, reader, this.scope.batch, this.tally))
         budget_of = partial(TokenBudget, patient)
         gives_up = not this.order.forever
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=gives_up) as semgrep:
@@ -258,9 +261,9 @@ def _search(this: _Run) -> Search:
 
 async def _drain(this: _Run, semgrep: Semgrep, patient: PatientDatabase) -> None:
     if not (this.order.files or this.order.forever):
-        left = await patient.run(partial(queue.left, batch=None, below=this.order.below))
+        left = await patient.run(this.scope.left)
         this.tally.to_do = left.remaining
-    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.batch, this.order.below, this.token)
+    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token)
     policy = _policy(this.order, this.settings)
     await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 

@@ -330,6 +330,10 @@ def mark_gone(connection: Connection, pairs: Sequence[Pair]) -> None:
         connection.execute(gone.values(details_gone_at=utc_now()))
 
 
+def mark_dropped(connection: Connection, pairs: Sequence[Pair]) -> None:
+    """Note that somebody has dropped these scans, of those that are listed."""
+
+
 def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     """Those of these scans that the listing knows to have ended, so that nobody waits for details with an end.
 

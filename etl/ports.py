@@ -19,6 +19,7 @@ from etl.flatten import flatten
 from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
 from etl.pacing import backoff_seconds
 from etl.pages import Page
+from etl.scope import Scope
 from etl.semgrep import Semgrep
 from etl.tokens import Tokens
 
@@ -114,7 +115,7 @@ class TokenBudget:
 
 
 class RunPorts:
-    """What the pipeline needs, bound to one run's lease token, batch and settings."""
+    """What the pipeline needs, bound to one run's lease token, scope and settings."""
 
     def __init__(
         self,
@@ -122,15 +123,13 @@ class RunPorts:
         semgrep: Semgrep,
         settings: Settings,
         run_id: str,
-        batch: str | None,
-        below: int | None,
+        scope: Scope,
         token: str,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
         self._run_id = run_id
-        self._batch = batch
-        self._below = below
+        self._scope = scope
         self._token = token
         self._semgrep = semgrep
         self.fetch = semgrep.scan
@@ -139,7 +138,7 @@ class RunPorts:
 
     async def check(self, deployment_id: int) -> None:
         """FatalError if the token for this deployment can't fetch anything of this run."""
-        deployments = await self._database.run(partial(queue.deployments_of, batch=self._batch))
+        deployments = await self._database.run(partial(queue.deployments_of, batch=self._scope.batch))
         await self._semgrep.check_token(deployment_id, {*deployments, deployment_id})
 
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
@@ -147,15 +146,7 @@ class RunPorts:
         # Bound now: the pipeline may stop another deployment while this waits.
         barred = frozenset(without)
         return await self._database.run(
-            lambda connection: queue.lease(
-                connection,
-                self._token,
-                limit,
-                self._lease_seconds,
-                batch=self._batch,
-                below=self._below,
-                without=barred,
-            )
+            lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
         )
 
     async def renew(self, pairs: Sequence[Pair]) -> None:
@@ -170,8 +161,7 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        left = partial(queue.left, batch=self._batch, without=frozenset(without), below=self._below)
-        return (await self._database.run(left)).next_due_seconds
+        return await self._database.run(partial(self._scope.next_due_seconds, without=frozenset(without)))
 
 
 class DiscoverPorts:

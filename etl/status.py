@@ -167,12 +167,23 @@ def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str
     return [dict(row) for row in found.mappings()]
 
 
-_BACK = select(_dead.deployment_id, _dead.scan_id, _dead.priority, _dead.expires_at)
+_BEST = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")
+_BACK = select(_dead.deployment_id, _dead.scan_id, _BEST, _dead.expires_at)
 _FORGET = delete(dead_letters)
 
 
+def _is_better(new: Any) -> ColumnElement[bool]:
+    found: ColumnElement[bool] = new.priority < _q.priority
+    return found
+
+
+def _better(new: Any) -> dict[str, ColumnElement[int]]:
+    return {"priority": case((_is_better(new), new.priority), else_=_q.priority)}
+
+
 def requeue_dead(connection: Connection, which: Which) -> int:
-    """Put dead letters back into the queue, due now and with all their attempts. Returns how many.
+    """Put dead letters back into the queue, due now, with all their attempts, before the pairs of files and for
+    whoever comes first. Returns how many.
 
     Piece by piece, each locked first: others die, or come to the age that was asked for, in the meantime.
     """
@@ -184,7 +195,8 @@ def requeue_dead(connection: Connection, which: Which) -> int:
         while scan_ids := connection.execute(chosen.where(_dead.scan_id > last)).scalars().all():
             pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
             back = _BACK.where(in_pairs(connection, dead_letters, pairs))
-            connection.execute(upsert(connection, fetch_queue).from_select(list(_BACK.selected_columns.keys()), back))
+            names = list(_BACK.selected_columns.keys())
+            connection.execute(upsert(connection, fetch_queue, _better, _is_better).from_select(names, back))
             count += on_pairs(connection, _FORGET, dead_letters, pairs).rowcount
             last = scan_ids[-1]
     return count
