@@ -54,6 +54,10 @@ def _of(batch: str) -> ColumnElement[bool]:
     return and_(_staged.batch == batch, _staged.deployment_id > _MARK.deployment_id)
 
 
+def _pairs_of(batch: str) -> Select[tuple[int, int]]:
+    return select(_staged.deployment_id, _staged.scan_id).where(_of(batch))
+
+
 def _count(connection: Connection, rows: Select[Any]) -> int:
     found: int = connection.execute(rows.with_only_columns(func.count())).scalar_one()
     return found
@@ -107,7 +111,7 @@ def _is_final() -> ColumnElement[bool]:
 def staged(connection: Connection, batch: str, valid: int, *, refresh: bool) -> tuple[Enqueued, Select[Any]]:
     """What would become of the `valid` pairs of an input, and those to queue: each once, without the final ones
     (unless `refresh`)."""
-    pairs = select(_staged.deployment_id, _staged.scan_id).where(_of(batch))
+    pairs = _pairs_of(batch)
     wanted = pairs if refresh else pairs.where(~_is_final())
     different, queued = _count(connection, pairs), _count(connection, wanted)
     return Enqueued(valid, valid - different, different - queued, queued), wanted
@@ -124,15 +128,14 @@ def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, 
         raise DatabaseError(
             "this process stood still for more than a minute, and what it had read was removed: nothing was queued"
         )
+    different = _count(connection, _pairs_of(stage))
     # What is final now leaves the stage: if it is queued, somebody wants it anew, and it isn't ours to take back.
-    counts, _ = staged(connection, stage, valid, refresh=refresh)
-    if counts.already_final:
-        connection.execute(delete(staged_pairs).where(_of(stage), _is_final()))
+    final = 0 if refresh else connection.execute(delete(staged_pairs).where(_of(stage), _is_final())).rowcount
     others = _batches_at_work(connection, but=batch)
     _queue(connection, stage, batch, others, refresh=refresh)
-    finished = 0 if refresh else _take_back_finished(connection, stage)
+    final += 0 if refresh else _take_back_finished(connection, stage)
     _keep_shared(connection, stage, batch, others)
-    return counts._replace(already_final=counts.already_final + finished, queued=counts.queued - finished)
+    return Enqueued(valid, valid - different, final, different - final)
 
 
 def _queue(connection: Connection, stage: str, batch: str | None, others: Collection[str], *, refresh: bool) -> None:
@@ -154,7 +157,7 @@ def _queue(connection: Connection, stage: str, batch: str | None, others: Collec
         )
 
     priority = literal(FILE_PRIORITY if batch else 0).label("priority")
-    rows = select(_staged.deployment_id, _staged.scan_id, literal(batch).label("batch"), priority).where(_of(stage))
+    rows = _pairs_of(stage).add_columns(literal(batch).label("batch"), priority)
     rows = rows.order_by(_staged.deployment_id, _staged.scan_id)
     names = ["deployment_id", "scan_id", "batch", "priority"]
     connection.execute(upsert(connection, fetch_queue, change, differs).from_select(names, rows))
