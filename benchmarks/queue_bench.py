@@ -55,10 +55,10 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 def fill_queue(database: Database, rows: int) -> None:
     """Queue `rows` pairs of one batch, all of them due."""
     pairs = iter(Pair(DEPLOYMENT_ID, scan_id) for scan_id in range(1, rows + 1))
-    database.run_here(staging.open_stage)
+    database.run_here(partial(staging.open_stage, batch=BATCH))
     while chunk := list(islice(pairs, STAGED)):
-        database.run_here(partial(staging.stage, pairs=chunk))
-    database.run_here(partial(staging.enqueue_staged, batch=BATCH))
+        database.run_here(partial(staging.stage, batch=BATCH, pairs=chunk))
+    database.run_here(partial(staging.merge, stage=BATCH, valid=rows, batch=BATCH))
 
 
 def lease(connection: Connection, batch: str | None) -> list[Lease]:

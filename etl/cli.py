@@ -39,6 +39,7 @@ LATER = {
     "enqueue": "etl.upkeep:enqueue_command",
     "failures": "etl.upkeep:failures_group",
     "plan": "etl.preflight:plan_command",
+    "queue": "etl.upkeep:queue_group",
     "run": "etl.running:run_command",
     "sandbox": "etl.rehearsal:sandbox_command",
     "status": "etl.upkeep:status_command",

@@ -43,6 +43,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
     tuple_,
     update,
 )
@@ -186,16 +187,31 @@ def _key_texts(dialect_name: str, pairs: Sequence[Pair]) -> list[str]:
 
 
 def _among(dialect_name: str, table: Table, texts: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
-    wanted: Select[Any]
+    return tuple_(table.c.deployment_id, table.c.scan_id).in_(_keys_in(dialect_name, texts))
+
+
+def _keys_in(dialect_name: str, texts: Sequence[ColumnElement[str]]) -> Select[Any]:
     if dialect_name == "sqlite":
         of_all = func.json_each(*texts).table_valued("key", "value")
         of_one = func.json_each(of_all.c.value).table_valued("value", joins_implicitly=True)
-        wanted = select(cast(of_all.c.key, BigInteger), of_one.c.value)
-    else:
-        arrays = [cast(keys, ARRAY(BigInteger)) for keys in texts]
-        unnested = func.unnest(*arrays).table_valued("deployment_id", "scan_id").render_derived()
-        wanted = select(unnested.c.deployment_id, unnested.c.scan_id)
-    return tuple_(table.c.deployment_id, table.c.scan_id).in_(wanted)
+        return select(cast(of_all.c.key, BigInteger), of_one.c.value)
+    arrays = [cast(keys, ARRAY(BigInteger)) for keys in texts]
+    unnested = func.unnest(*arrays).table_valued("deployment_id", "scan_id").render_derived()
+    return select(unnested.c.deployment_id, unnested.c.scan_id)
+
+
+def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **values: Any) -> None:
+    """Insert rows with these keys, each with the same `values`, but for those that are there already."""
+    name = connection.dialect.name
+    if not pairs:
+        return
+    if name == "mysql":
+        connection.execute(upsert(connection, table), [{**pair._asdict(), **values} for pair in pairs])
+        return
+    keys = _keys_in(name, [literal(text_of_keys, Text) for text_of_keys in _key_texts(name, pairs)])
+    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
+    rows = keys.add_columns(*map(literal, values.values())).where(true())
+    connection.execute(upsert(connection, table).from_select([*Pair._fields, *values], rows))
 
 
 def unguessed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -274,10 +290,16 @@ def _distinct(column: Column[T], *which: ColumnElement[bool]) -> Select[tuple[T]
     return select(known.c.value).where(known.c.value.is_not(None))
 
 
-def upsert(connection: Connection, table: Table, change: Callable[[Any], Mapping[str, Any]] | None = None) -> Insert:
+def upsert(
+    connection: Connection,
+    table: Table,
+    change: Callable[[Any], Mapping[str, Any]] | None = None,
+    differs: Callable[[Any], ColumnElement[bool]] | None = None,
+) -> Insert:
     """An INSERT that changes the row whose key is there already, or without `change` leaves it as it is.
 
-    `change` gets the columns of the row that is to be inserted, and gives the new values by column.
+    `change` gets the columns of the row that is to be inserted, and gives the new values by column. So does `differs`,
+    which says whether that makes another row of it: MySQL finds that out by itself.
     """
     key = table.primary_key.columns
     if connection.dialect.name == "mysql":
@@ -289,7 +311,8 @@ def upsert(connection: Connection, table: Table, change: Callable[[Any], Mapping
     statement = sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
     if change is None:
         return statement.on_conflict_do_nothing()
-    return statement.on_conflict_do_update(index_elements=key, set_=change(statement.excluded))
+    new = statement.excluded
+    return statement.on_conflict_do_update(index_elements=key, set_=change(new), where=differs and differs(new))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -401,18 +424,6 @@ _COPY_TYPES = {
     schema.UtcDateTime: "timestamptz",
     JSON: "jsonb",
 }
-
-
-def analyze(connection: Connection, table: Table) -> None:
-    """Tell the planner how many rows a table filled just now has. InnoDB knows by itself, and would commit here."""
-    if connection.dialect.name != "mysql":
-        connection.exec_driver_sql(f"ANALYZE {table.name}")
-
-
-def drop_temporary(connection: Connection, table: Table) -> None:
-    """Drop a temporary table, if it is there. On MySQL it takes another word, or it would commit."""
-    word = "TEMPORARY " if connection.dialect.name == "mysql" else ""
-    connection.exec_driver_sql(f"DROP {word}TABLE IF EXISTS {table.name}")
 
 
 def product(connection: Connection) -> str:

@@ -1,28 +1,34 @@
 """Where a run begins: what is asked of it, its database, and its pairs files, which are read into the queue."""
 
 import math
-from collections.abc import Callable, Sequence
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
-from etl import staging
+from etl import __version__, runs, staging
 from etl.database import Database, schema_problem
 from etl.engine import sqlite_path
 from etl.errors import ConfigError, DatabaseError, StoppedError
 from etl.events import BadLine, Tally, Tell
+from etl.model import Pair
 from etl.observe import Reporter
 from etl.pairs import read_pairs
-from etl.queue import FILE_PRIORITY
+from etl.scope import Scope
 
 DATABASE_PATIENCE_SECONDS = 30.0
+SIGN_INTERVAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What the command line asks of a run. Without `files` it drains what is due in the queue.
 
-    One that `discovers` does so first, and then drains what goes before the pairs of files. `since` is an instant,
+    One that `discovers` does so first, and then drains what no run of files at work has. `since` is an instant,
     or so many seconds ago.
     """
 
@@ -39,10 +45,9 @@ class Order:
     since: datetime | float | None = None
     single: bool = False
 
-    @property
-    def below(self) -> int | None:
-        """The priority of what it leaves to others."""
-        return FILE_PRIORITY if self.discovers else None
+    def scope(self, run_id: str) -> Scope:
+        """What a run with this id works off."""
+        return Scope(batch=run_id if self.files else None, leaves_files=self.discovers)
 
     @property
     def patience_seconds(self) -> float:
@@ -76,14 +81,20 @@ def open_database(url: str, *, create: bool) -> Database:
     return database
 
 
-def stage_files(
-    database: Database, files: Sequence[str], tally: Tally, tell: Tell, stopped: Callable[[], bool]
+class Reader(NamedTuple):
+    """Who reads an input: the run that its stage is named after, and the worker that does it."""
+
+    run_id: str
+    token: str
+
+
+def read_files(
+    files: Sequence[str], keep: Callable[[Sequence[Pair]], None], tally: Tally, tell: Tell, stopped: Callable[[], bool]
 ) -> str | None:
-    """Read pairs files into the temporary table, count and tell of the bad lines, and return the first one.
+    """Read pairs files piece by piece into `keep`, count and tell of the bad lines, and return the first one.
 
     ConfigError for a file that can't be read, StoppedError on a stop.
     """
-    database.run_here(staging.open_stage)
     first_bad = None
     for path in files:
         for chunk in read_pairs(path):
@@ -94,32 +105,73 @@ def stage_files(
             for bad in chunk.bad_lines:
                 first_bad = first_bad or str(bad)
                 tell(BadLine(str(bad)))
-            database.run_here(partial(staging.stage, pairs=chunk.pairs))
+            keep(chunk.pairs)
     return first_bad
 
 
-def enqueue(
-    database: Database, order: Order, batch: str | None, tally: Tally, tell: Tell, stopped: Callable[[], bool]
+def stage(
+    database: Database, order: Order, reader: Reader, tally: Tally, tell: Tell, stopped: Callable[[], bool]
 ) -> None:
-    """Read the pairs files into the queue, all or nothing. Runs on the database's thread.
+    """Read the pairs files into a stage. Runs on the database's thread.
 
-    ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop:
-    the pairs read so far are in a temporary table, so nothing was queued.
+    ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop: nothing was
+    queued so far.
     """
-    first_bad = stage_files(database, order.files, tally, tell, stopped)
+
+    def keep(pairs: Sequence[Pair]) -> None:
+        database.run_here(partial(staging.stage, batch=reader.run_id, pairs=pairs))
+
+    with _alive(database, reader):
+        database.run_here(partial(staging.open_stage, batch=reader.run_id))
+        first_bad = read_files(order.files, keep, tally, tell, stopped)
     if order.strict and first_bad:
         raise ConfigError(f"{first_bad} ({tally.invalid} bad lines in all): nothing was queued, because of --strict")
-    counts = database.run_here(partial(staging.enqueue_staged, batch=batch, refresh=order.refresh))
+
+
+def merge(database: Database, order: Order, reader: Reader, batch: str | None, tally: Tally) -> None:
+    """Queue what was staged, all or nothing. Runs on the database's thread."""
+    valid = tally.requested - tally.invalid
+    work = partial(staging.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=order.refresh)
+    with _alive(database, reader):
+        counts = database.run_here(work)
     tally.duplicate += counts.duplicate
     tally.already_final += counts.already_final
     tally.to_do += counts.queued
 
 
+@contextmanager
+def _alive(database: Database, reader: Reader) -> Iterator[None]:
+    """Give signs of life while the block lasts, whatever it waits for: what belongs to a run without is taken for left
+    behind."""
+    see = partial(runs.see, run_id=reader.run_id, token=reader.token, version=__version__)
+    database.run_here(see)
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(SIGN_INTERVAL_SECONDS):
+            with suppress(DatabaseError):
+                database.run_here(see)
+
+    signs = threading.Thread(target=go_on, name="signs of life", daemon=True)
+    signs.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signs.join()
+
+
 def fill(database: Database, order: Order, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
-    tally = Tally()
-    reporter = Reporter(tally, interactive=interactive)
-    with reporter.reading():
-        enqueue(database, order, None, tally, reporter.tell, lambda: False)
+    tally, name = Tally(), secrets.token_hex(16)
+    reader, reporter = Reader(name, name), Reporter(tally, interactive=interactive)
+    try:
+        with reporter.reading():
+            stage(database, order, reader, tally, reporter.tell, lambda: False)
+            merge(database, order, reader, None, tally)
+    finally:
+        with suppress(DatabaseError):  # a later run does it
+            database.run_here(partial(staging.clear, batch=name))
+            database.run_here(partial(runs.leave, token=name))
     names = ("requested", "invalid", "duplicate", "already_final")
     return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}

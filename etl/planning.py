@@ -1,17 +1,21 @@
 """What a run would do, how long it would take, and what the API would no longer have by then. Changes nothing."""
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, and_, case, func, literal, not_, or_, select, true
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, and_, case, func, literal, not_, or_, select, true
 
-from etl.model import PERISHES_AFTER, STILL_RUNNING
+from etl.database import by_keys_alone, on_pairs, upsert
+from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
 from etl.schema import UtcDateTime, fetch_queue, moved, scans, utc_now
-from etl.staging import staged
+from etl.staging import stage, staged
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 """No scan is known to expire later than this, and databases know no years past 9999."""
+
+STAGE = "plan"
 
 _q = fetch_queue.c
 
@@ -69,10 +73,43 @@ class _Work(NamedTuple):
         return func.row_number().over(partition_by=self.deployment_id, order_by=(*order, self.scan_id))
 
 
-def plan_staged(connection: Connection, *, rate: float, refresh: bool) -> Plan:
-    """What a run would do with the pairs in the temporary table of `staging.stage`."""
-    counts, wanted = staged(connection, refresh=refresh)
-    now = _now(connection)
+class Known(NamedTuple):
+    """What a database knows of some pairs: of its `fetch_queue` and of its `scans` what a plan needs."""
+
+    queued: Sequence[Row[Any]]
+    stored: Sequence[Row[Any]]
+
+
+_QUEUED = select(
+    *(
+        _q[name]
+        for name in "deployment_id scan_id due_at priority lease_token enqueued_at expires_at error_kind".split()
+    )
+)
+_STORED = select(
+    *(scans.c[name] for name in "deployment_id scan_id started_at completed_at content_hash".split()),
+    *(scans.c[name] for name in "first_fetched_at fetched_at changed_at".split()),
+)
+
+
+def known(connection: Connection, pairs: Sequence[Pair]) -> Known:
+    """What the database knows of these pairs."""
+    by_keys_alone(connection)
+    queued = on_pairs(connection, _QUEUED, fetch_queue, pairs).all()
+    return Known(queued, on_pairs(connection, _STORED, scans, pairs).all())
+
+
+def add(connection: Connection, pairs: Sequence[Pair], known: Known) -> None:
+    """Add pairs, and what another database knows of them, to one that is the plan's own."""
+    stage(connection, STAGE, pairs)
+    for table, rows in ((fetch_queue, known.queued), (scans, known.stored)):
+        if rows:
+            connection.execute(upsert(connection, table), [row._asdict() for row in rows])
+
+
+def plan_staged(connection: Connection, *, valid: int, now: datetime, rate: float, refresh: bool) -> Plan:
+    """What a run would do now with the `valid` pairs of an input, of which `add` has added each."""
+    counts, wanted = staged(connection, STAGE, valid, refresh=refresh)
     pairs = wanted.subquery("wanted")
     rows = pairs.outerjoin(fetch_queue, _same(pairs, fetch_queue)).outerjoin(scans, _same(pairs, scans))
     snoozed = and_(_q.error_kind.is_not_distinct_from(STILL_RUNNING), _q.lease_token.is_(None), _q.due_at > now)
@@ -83,14 +120,15 @@ def plan_staged(connection: Connection, *, rate: float, refresh: bool) -> Plan:
 
 def plan_queue(connection: Connection, *, rate: float) -> Plan:
     """What a run without files would do: all that is due, and the failed pairs, for whose return it waits."""
-    now = _now(connection)
+    now = clock(connection)
     failed = and_(_q.lease_token.is_(None), _q.error_kind.is_not(None), _q.error_kind != STILL_RUNNING)
     rows = fetch_queue.outerjoin(scans, _same(fetch_queue, scans))
     work = _Work(_q.deployment_id, _q.scan_id, rows, or_(_q.due_at <= now, failed))
     return Plan(0, 0, _shares(connection, work, rate, now), rate)
 
 
-def _now(connection: Connection) -> datetime:
+def clock(connection: Connection) -> datetime:
+    """What time it is for the database."""
     now: datetime = connection.execute(select(utc_now())).scalar_one()
     return now
 

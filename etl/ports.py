@@ -20,6 +20,7 @@ from etl.flatten import flatten
 from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
 from etl.pacing import backoff_seconds
 from etl.pages import Page
+from etl.scope import Scope
 from etl.semgrep import Semgrep
 from etl.tokens import Tokens
 
@@ -140,7 +141,7 @@ class TokenBudget:
 
 
 class RunPorts:
-    """What the pipeline needs, bound to one run's lease token, batch and settings."""
+    """What the pipeline needs, bound to one run's lease token, scope and settings."""
 
     def __init__(
         self,
@@ -148,18 +149,17 @@ class RunPorts:
         semgrep: Semgrep,
         settings: Settings,
         run_id: str,
-        batch: str | None,
-        below: int | None,
+        scope: Scope,
         token: str,
+        expects_more: Callable[[], bool] = lambda: False,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
         self._run_id = run_id
-        self._batch = batch
-        self._below = below
+        self._scope = scope
         self._token = token
         self._semgrep = semgrep
-        self.expects_more: Callable[[], bool] = lambda: False
+        self.expects_more = expects_more
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.hush = semgrep.hush
@@ -174,15 +174,7 @@ class RunPorts:
         # Bound now: the pipeline may stop another deployment while this waits.
         barred = frozenset(without)
         return await self._database.run(
-            lambda connection: queue.lease(
-                connection,
-                self._token,
-                limit,
-                self._lease_seconds,
-                batch=self._batch,
-                below=self._below,
-                without=barred,
-            )
+            lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
         )
 
     async def renew(self, pairs: Sequence[Pair]) -> None:
@@ -209,12 +201,17 @@ class RunPorts:
 
     async def bury_expired(self, deployment_id: int, reason: str) -> int:
         """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
-        return 0
+
+        def work(connection: Connection) -> int:
+            buried = queue.bury_expired(connection, deployment_id, reason, self._run_id)
+            runs.count(connection, self._run_id, dead=buried)
+            return buried
+
+        return await self._database.run(work)
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        left = partial(queue.left, batch=self._batch, without=frozenset(without), below=self._below)
-        return (await self._database.run(left)).next_due_seconds
+        return await self._database.run(partial(self._scope.next_due_seconds, without=frozenset(without)))
 
 
 class DiscoverPorts:

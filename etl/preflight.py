@@ -1,6 +1,7 @@
 """The commands `plan` and `doctor`: what a run would do, and whether it could."""
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -11,15 +12,17 @@ from etl.database import Database
 from etl.doctor import Finding, examine, exit_code_of
 from etl.engine import place, sqlite_path
 from etl.events import Tally
-from etl.intake import open_database, stage_files
+from etl.intake import open_database, read_files
+from etl.model import Pair
 from etl.observe import Reporter, print_result, print_table
 from etl.options import as_json, common, files, is_interactive, rate, run_async, settings_of, wants_json
-from etl.planning import Plan, plan_queue, plan_staged, spelled
+from etl.planning import Plan, add, clock, known, plan_queue, plan_staged, spelled
 from etl.schema import metadata
 from etl.tokens import load_tokens
 
-IN_MEMORY = "sqlite:///file::memory:?uri=true"
-"""An empty database. By this form of its name SQLAlchemy keeps the connection, and with it the tables."""
+OUR_OWN = "sqlite:///file:?uri=true"
+"""An empty database that nobody else sees, in memory until it is too large for that. By this form of its name
+SQLAlchemy keeps the connection, and with it the tables."""
 
 OF_FILES = ("requested", "invalid", "duplicate", "already_final")
 """The counts that say nothing without files."""
@@ -44,8 +47,7 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
         if files:
             reporter = Reporter(tally, interactive=is_interactive(settings))
             with reporter.reading():
-                stage_files(opened, files, tally, reporter.tell, lambda: False)
-                plan = opened.run_here(partial(plan_staged, rate=settings.api.rate, refresh=refresh))
+                plan = _plan_files(opened, files, tally, reporter, settings.api.rate, refresh=refresh)
         else:
             plan = opened.run_here(partial(plan_queue, rate=settings.api.rate))
     counts = _counts(plan, tally)
@@ -68,8 +70,24 @@ def _is_there(url: str) -> bool:
     return path is None or (path.exists() and path.stat().st_size > 0)
 
 
+def _plan_files(
+    opened: Database, files: Sequence[str], tally: Tally, reporter: Reporter, rate: float, *, refresh: bool
+) -> Plan:
+    """Plan in a database of our own: nothing is written into the one that is planned for, and no right is needed."""
+    now = opened.run_here(clock)
+    with closing(_empty_database()) as ours:
+
+        def keep(pairs: Sequence[Pair]) -> None:
+            found = opened.run_here(partial(known, pairs=pairs))
+            ours.run_here(partial(add, pairs=pairs, known=found))
+
+        read_files(files, keep, tally, reporter.tell, lambda: False)
+        valid = tally.requested - tally.invalid
+        return ours.run_here(partial(plan_staged, valid=valid, now=now, rate=rate, refresh=refresh))
+
+
 def _empty_database() -> Database:
-    opened = Database(IN_MEMORY)
+    opened = Database(OUR_OWN)
     opened.run_here(metadata.create_all)
     return opened
 

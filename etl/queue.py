@@ -25,6 +25,8 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
+    null,
     or_,
     select,
     update,
@@ -36,6 +38,7 @@ from etl.database import (
     by_keys_alone,
     change_chosen,
     distinct,
+    in_pairs,
     lock,
     on_pairs,
     remove,
@@ -44,6 +47,7 @@ from etl.database import (
 from etl.listings import ended, mark_gone
 from etl.load import load_scans
 from etl.model import (
+    PERISHES_AFTER,
     STILL_RUNNING,
     Dead,
     Done,
@@ -61,6 +65,9 @@ from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now
 FILE_PRIORITY = 10
 """The pairs of a `run FILE` go after those that any program has queued, which have 0, and those that are discovered:
 it may hold millions, and whoever drains the queue isn't to wait for them."""
+
+EXPIRED = "expired"
+"""The `error_kind` of a pair that nobody could fetch while the API had it."""
 
 _q = fetch_queue.c
 _KEY = (_q.deployment_id, _q.scan_id)
@@ -142,6 +149,14 @@ def deployments_of(connection: Connection, batch: str | None) -> list[int]:
     if batch is None:
         return distinct(connection, _q.deployment_id)
     return distinct(connection, _q.deployment_id, _OF_BATCH, of_batch=batch)
+
+
+_HAS_BATCH = _q.batch.is_not(None)
+
+
+def batches_of(connection: Connection) -> set[str]:
+    """The batches that the queue has pairs of."""
+    return {batch for batch in distinct(connection, _q.batch, _HAS_BATCH) if batch is not None}
 
 
 _RENEW = update(fetch_queue).where(_OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
@@ -271,6 +286,41 @@ def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict
         mark_gone(connection, [pair for pair, status in status_of.items() if status == 404])
 
 
+BURIED_AT_ONCE = 10_000
+
+
+def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id: str) -> int:
+    """Give up those pairs of a deployment that can't be asked, for `reason`, which the API doesn't show any more, and
+    which nobody has leased. Returns how many."""
+    is_free = or_(_q.lease_token.is_(None), _q.due_at <= utc_now())
+    expired = select(_q.scan_id).where(_q.deployment_id == deployment_id, _q.expires_at <= utc_now(), is_free)
+    piece = expired.order_by(_q.scan_id).limit(BURIED_AT_ONCE).with_for_update(skip_locked=True)
+    values = {
+        "lease_token": null(),
+        "error_kind": literal(EXPIRED),
+        "error": literal(
+            f"expired: the API shows a scan for {PERISHES_AFTER.days} days, and deployment {deployment_id} could not be"
+            f" asked until then: {reason}"
+        ),
+        "died_at": utc_now(),
+        "run_id": literal(run_id),
+    }
+    kept = [column for column in _q if column.name not in values]
+    letters = select(*kept, *values.values())
+    names = [*(column.name for column in kept), *values]
+    count = 0
+    while scan_ids := connection.execute(piece).scalars().all():
+        pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
+        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
+        of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
+        connection.execute(insert(dead_letters).from_select(names, of_pairs))
+        count += on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
+    return count
+
+
+_DROP = delete(fetch_queue)
+
+
 # Looking
 
 
@@ -282,15 +332,23 @@ class Left(NamedTuple):
     next_due_seconds: float | None
 
 
-def left(connection: Connection, batch: str | None, without: Collection[int] = (), *, below: int | None = None) -> Left:
-    """What is left to do: of a batch, or of the whole queue, or of what goes before the priority `below`.
+def left(
+    connection: Connection,
+    batch: str | None,
+    without: Collection[int] = (),
+    *,
+    below: int | None = None,
+    least: int | None = None,
+) -> Left:
+    """What is left to do: of a batch, or of the whole queue, or of what goes before the priority `below`; from the
+    priority `least` on, of another run's batch.
 
-    Of a whole queue a run waits only for retries, not for what others hold or have put off.
+    Of what isn't its own batch a run waits only for retries, not for what others hold or have put off.
     """
-    row = _scope(connection, batch, below).subquery("row").c
+    row = _scope(connection, batch, below, least).subquery("row").c
     running = row.error_kind.is_not_distinct_from(STILL_RUNNING) & row.lease_token.is_(None)
     coming = ~running
-    if batch is None:
+    if batch is None or least is not None:
         coming = and_(coming, row.lease_token.is_(None), or_(row.error_kind.is_not(None), row.due_at <= utc_now()))
     if without:
         coming = and_(coming, row.deployment_id.not_in(without))
@@ -306,17 +364,14 @@ def left(connection: Connection, batch: str | None, without: Collection[int] = (
     return Left(int(found[0]), int(found[1]), seconds)
 
 
-def dead_of(connection: Connection, batch: str) -> int:
-    """How many pairs of a batch are dead letters, whoever has given them up."""
-    found = connection.execute(select(func.count()).select_from(dead_letters).where(dead_letters.c.batch == batch))
-    return int(found.scalar_one())
-
-
-def _scope(connection: Connection, batch: str | None, below: int | None) -> Select[Any] | CompoundSelect[Any]:
+def _scope(
+    connection: Connection, batch: str | None, below: int | None, least: int | None
+) -> Select[Any] | CompoundSelect[Any]:
     """The rows to look at. Below a priority they are two stretches of the index: millions behind them cost nothing."""
     rows = select(_q.deployment_id, _q.due_at, _q.lease_token, _q.error_kind)
     if batch is not None:
-        return rows.where(_q.batch == batch)
+        of_batch = rows.where(_q.batch == batch)
+        return of_batch if least is None else of_batch.where(_q.priority >= least)
     if below is None:
         return rows
     before = rows.where(_q.deployment_id.in_(deployments_of(connection, None)), _q.priority < below)

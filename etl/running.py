@@ -130,7 +130,7 @@ def discover_command(ctx: click.Context, /, since: float | datetime | None, refr
 def sync_command(ctx: click.Context, /, since: float | datetime | None, single: bool, **options: Any) -> None:
     """Discover, then fetch what is due: what cron calls every night. Safe to start twice at once.
 
-    It leaves the pairs of a `run FILE` to that run, and shares the API's pace with it.
+    While a `run FILE` is at work, its pairs are left to it, and the API's pace is shared with it.
     """
     _report_run(ctx, Order("sync", discovers=True, since=since, single=single, **_budget_of(options)))
 

@@ -1,6 +1,6 @@
 """The record of each run in `runs`: written at its start, brought up to date on the way, closed at its end."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -53,12 +53,20 @@ class Lately(NamedTuple):
     finished_per_second: float = 0.0
 
 
+_UNKNOWN = Lately()
+
+
 def sign_of_life(
     connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Lately
 ) -> None:
     """Bring the other counts of a run up to date, and note that its worker lives and how fast it is."""
     others = {name: value for name, value in counts.items() if name not in COUNTED}
     connection.execute(update(runs).where(runs.c.run_id == run_id).values(others))
+    see(connection, run_id, token, version, lately)
+
+
+def see(connection: Connection, run_id: str, token: str, version: str, lately: Lately = _UNKNOWN) -> None:
+    """Note that a worker lives, and how fast it is."""
     seen = {"seen_at": utc_now(), **lately._asdict()}
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
@@ -73,6 +81,13 @@ class AtWork(NamedTuple):
 
     run_id: str
     started_at: datetime
+
+
+def at_work(connection: Connection, run_ids: Collection[str]) -> set[str]:
+    """Those of these runs that have lately given a sign of life."""
+    lately = moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
+    found = select(workers.c.run_id).where(workers.c.run_id.in_(run_ids), workers.c.seen_at > lately)
+    return set(connection.execute(found).scalars()) if run_ids else set()
 
 
 def at_work_before(connection: Connection, command: str, token: str) -> AtWork | None:
@@ -99,6 +114,11 @@ def finish_run(connection: Connection, summary: Mapping[str, Any], token: str) -
     values = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
     statement = update(runs).where(runs.c.run_id == summary["run_id"])
     connection.execute(statement.values(finished_at=datetime.now(UTC), **values))
+    leave(connection, token)
+
+
+def leave(connection: Connection, token: str) -> None:
+    """Take a worker off the list."""
     connection.execute(delete(workers).where(workers.c.token == token))
 
 

@@ -310,6 +310,14 @@ dead_letters = Table(
     sqlite_with_rowid=False,
 )
 
+staged_pairs = Table(
+    "staged_pairs",
+    metadata,
+    Column("batch", String(32), primary_key=True),
+    *_key(),
+    sqlite_with_rowid=False,
+)
+
 RUN_COUNTS = (
     "requested",
     "invalid",

@@ -198,8 +198,8 @@ def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str
     return [dict(row) for row in found.mappings()]
 
 
-_NAMES = ("deployment_id", "scan_id", "priority", "expires_at")
-_BACK = select(*(_dead[name] for name in _NAMES)).order_by(*dead_letters.primary_key)
+_BEST = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")
+_BACK = select(_dead.deployment_id, _dead.scan_id, _BEST, _dead.expires_at).order_by(*dead_letters.primary_key)
 _IS_QUEUED = (
     select(1)
     .where(_q.deployment_id == _dead.deployment_id, _q.scan_id == _dead.scan_id)
@@ -210,17 +210,22 @@ _FORGET = delete(dead_letters)
 _FORGET_QUEUED = _FORGET.where(_IS_QUEUED)
 
 
+def _better(new: Any) -> dict[str, ColumnElement[int]]:
+    return {"priority": case((new.priority < _q.priority, new.priority), else_=_q.priority)}
+
+
 def requeue_dead(connection: Connection, which: Which) -> int:
-    """Put dead letters back into the queue, due now and with all their attempts. Returns how many.
+    """Put dead letters back into the queue, due now, with all their attempts, before the pairs of files and for
+    whoever comes first. Returns how many.
 
     The queue's rows come first, those that are there already too: so nobody buries them before their letters are gone.
     """
-    # What is there already stays as it is, but locked.
-    into = upsert(connection, fetch_queue, lambda _: {"priority": _q.priority})
+    # What is there already is locked, and gets the better priority.
+    into = upsert(connection, fetch_queue, _better)
     count = 0
     for pairs in _pieces(connection, which):
         back = _BACK.where(in_pairs(connection, dead_letters, pairs))
-        connection.execute(into.from_select(_NAMES, back))
+        connection.execute(into.from_select(list(_BACK.selected_columns.keys()), back))
         lock(connection, dead_letters, pairs)
         count += on_pairs(connection, _FORGET_QUEUED, dead_letters, pairs).rowcount
     return count

@@ -1,23 +1,30 @@
-"""The commands that look after the queue and the dead letters: `enqueue`, `status`, `failures`."""
+"""The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
+import sys
+from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import click
 
-from etl import database, runs, status
-from etl.intake import Order, fill, open_database
-from etl.model import INT64_MAX
-from etl.observe import print_result, print_table
-from etl.options import Duration, all_of, as_json, common, is_interactive, settings_of, strict, wants_json
+from etl import database, dropping, runs, status
+from etl.engine import place
+from etl.events import Tally
+from etl.intake import Order, fill, open_database, read_files
+from etl.model import INT64_MAX, Pair
+from etl.observe import Reporter, print_result, print_table
+from etl.options import Duration, all_of, as_json, common, files, is_interactive, settings_of, strict, wants_json
 from etl.planning import spelled
 
+kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found.")
+deployment = click.option(
+    "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
+)
+assent = click.option("--yes", is_flag=True, help="Don't ask.")
 which_dead = all_of(
-    click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found."),
-    click.option(
-        "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
-    ),
+    kind,
+    deployment,
     click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
     click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
 )
@@ -36,6 +43,54 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
     with closing(open_database(settings.database.url, create=True)) as opened:
         counts = fill(opened, Order("enqueue", files, **options), interactive=is_interactive(settings))
     print_result(counts, as_json=wants_json(ctx))
+
+
+@click.group("queue")
+def queue_group() -> None:
+    """The pairs that are still to fetch: take some out."""
+
+
+@queue_group.command("drop")
+@files
+@deployment
+@kind
+@click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Queued for longer.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@assent
+@as_json
+@common
+@click.pass_context
+def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, yes: bool, **options: Any) -> None:
+    """Take pairs out of the queue for good: those of FILEs (`-` is stdin), or all that the options choose.
+
+    What a worker is just working on stays, and is counted as `in_work`.
+    """
+    if not (files or everything or any(value is not None for value in options.values())):
+        raise click.UsageError("say which pairs to drop (FILE, --deployment, --kind, --older-than), or --all")
+    choice = dropping.Choice(**options)
+    with closing(_open(ctx)) as opened:
+        _confirm(f"Take these pairs out of the queue in {place(opened.url)} for good?", yes)
+        found = _drop_pairs(opened, files, choice) if files else dropping.drop_chosen(opened, choice)
+    print_result(found._asdict(), as_json=wants_json(ctx))
+
+
+def _drop_pairs(opened: database.Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
+    tally, found = Tally(), [dropping.Dropped()]
+
+    def keep(pairs: Sequence[Pair]) -> None:
+        found.append(dropping.drop_pairs(opened, choice, pairs))
+
+    read_files(files, keep, tally, Reporter(tally, interactive=False).tell, lambda: False)
+    return reduce(dropping.Dropped.plus, found)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Go on if somebody says so, here or on the command line."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: say --yes")
+    click.confirm(question, abort=True, err=True)
 
 
 @click.command("status")
@@ -123,11 +178,14 @@ def failures_requeue(ctx: click.Context, /, everything: bool, **options: Any) ->
 @failures_group.command("drop")
 @which_dead
 @click.option("--all", "everything", is_flag=True, help="All of them.")
+@assent
 @as_json
 @common
 @click.pass_context
-def failures_drop(ctx: click.Context, /, everything: bool, **options: Any) -> None:
-    """Delete dead letters for good."""
+def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options: Any) -> None:
+    """Delete dead letters for good. With --all it asks first."""
+    if everything:
+        _confirm(f"Delete dead letters in {place(settings_of(ctx).database.url)} for good?", yes)
     _change_dead(ctx, "drop", everything, options)
 
 

@@ -49,15 +49,19 @@ class Command:
 
     @contextmanager
     def start(
-        self, *arguments: str | Path, environment: Mapping[str, str] | None = None, stderr: int = subprocess.PIPE
+        self,
+        *arguments: str | Path,
+        environment: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stderr: int = subprocess.PIPE,
     ) -> Iterator[subprocess.Popen[str]]:
         """A running command, for tests that send signals. What still runs at the end is killed.
 
-        `stderr` may be the number of an open file, such as a terminal.
+        `stdin` and `stderr` may be the number of an open file, such as a terminal.
         """
         with subprocess.Popen(
             self._words(arguments),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

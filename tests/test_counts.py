@@ -23,6 +23,7 @@ from etl.model import Dead, Done, Pair, Verdict, Waiting
 from etl.ports import Patience, PatientDatabase, RunPorts
 from etl.sandbox import Behaviour, Fault
 from etl.schema import fetch_queue
+from etl.scope import Scope
 
 RUN = "5" * 32
 
@@ -44,7 +45,7 @@ async def settled_by(url: str, verdicts: list[Verdict], lose: Any = lambda: None
         await database.run(begin)
         patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
         async with asking_at("http://127.0.0.1:1") as asking:
-            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, None, None, TOKEN)
+            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN)
             await ports.lease(10, ())
             lose()
             settled = await ports.settle(verdicts)

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from cutting_proxy import cutting_proxy
+from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Delete, Select, Update, delete, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from etl import queue, staging
+from etl import queue
 from etl.database import Database, distinct, in_pairs, insert_rows
 from etl.engine import MOST_LOST, MOST_UNKNOWN, make_engine
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
@@ -54,9 +55,7 @@ def mysql(mysql_url: str) -> Iterator[Database]:
 
 def fill_queue(database: Database, deployments: int, scans: int) -> None:
     pairs = [Pair(120 + of, number) for of in range(deployments) for number in range(1, scans + 1)]
-    database.run_here(staging.open_stage)
-    database.run_here(partial(staging.stage, pairs=pairs))
-    database.run_here(partial(staging.enqueue_staged, batch="batch"))
+    enqueue(database, pairs, batch="batch")
 
 
 def test_an_instant_is_the_same_instant_whatever_its_offset(database: Database) -> None:

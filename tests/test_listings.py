@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from listings_of import PAIR, listing, running
+from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, insert, select, text, update
 
-from etl import queue, staging, watermarks
+from etl import queue, watermarks
 from etl.database import Database
 from etl.listings import DISCOVERED_PRIORITY, Piece, record
 from etl.load import load_scans
@@ -333,9 +334,7 @@ def test_what_nothing_holds_is_queued_again(database: Database) -> None:
 def test_a_scan_of_a_backfill_goes_with_what_is_discovered(database: Database) -> None:
     """The pairs of a file go last, and whoever drains up to them leaves them to its run; one that is listed doesn't."""
     pairs = [Pair(120, number) for number in (1, 2)]
-    database.run_here(staging.open_stage)
-    database.run_here(partial(staging.stage, pairs=pairs))
-    database.run_here(partial(staging.enqueue_staged, batch="backfill"))
+    enqueue(database, pairs, batch="backfill")
     database.run_here(lambda connection: connection.execute(insert(fetch_queue).values(deployment_id=121, scan_id=3)))
     below = queue.FILE_PRIORITY
 

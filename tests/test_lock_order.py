@@ -14,7 +14,7 @@ from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, delete, event, insert, select
 
 from etl import queue, staging, watermarks
-from etl.database import Database, analyze, lock, on_pairs
+from etl.database import Database, lock, on_pairs
 from etl.listings import Piece, record
 from etl.model import Dead, Done, Later, Listing, Pair, Released, Verdict, Waiting, Walk
 from etl.pages import Page
@@ -110,9 +110,10 @@ def fill(database: Database, draw: random.Random) -> None:
     pairs, batch, refresh = some(draw), draw.choice([None, "batch"]), draw.random() < 0.5
 
     def work(connection: Connection) -> None:
-        staging.open_stage(connection)
-        staging.stage(connection, pairs)
-        staging.enqueue_staged(connection, batch, refresh=refresh)
+        name = f"{draw.getrandbits(64):x}"
+        staging.open_stage(connection, name)
+        staging.stage(connection, name, pairs)
+        staging.merge(connection, name, len(pairs), batch=batch, refresh=refresh)
 
     do(database, work)
 
@@ -148,7 +149,8 @@ def fill_tables(connection: Connection) -> None:
     }
     for table, values in others.items():
         connection.execute(insert(table).values(values), key)
-        analyze(connection, table)
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"ANALYZE {table.name}")
 
 
 def some(draw: random.Random) -> list[Pair]:

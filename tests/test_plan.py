@@ -12,7 +12,7 @@ from command import Command, Outcome
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, insert, select
 
-from etl import staging
+from etl import planning
 from etl.database import Database
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
 from etl.planning import Share, plan_queue, plan_staged, spelled
@@ -138,11 +138,11 @@ def test_a_plan_counts_what_would_expire_before_its_turn(database_url: str) -> N
     add(database_url, scans, *({**pair, **unfinished} for pair in pairs))
 
     with closing(Database(database_url)) as database:
-        database.run_here(staging.open_stage)
         staged = [*(Pair(**pair) for pair in pairs), Pair(121, 99)]
-        database.run_here(partial(staging.stage, pairs=staged))
-        of_files = database.run_here(partial(plan_staged, rate=0.01, refresh=False))
-        too_slow = database.run_here(partial(plan_staged, rate=1e-12, refresh=False))
+        database.run_here(partial(planning.add, pairs=staged, known=planning.Known((), ())))
+        plan = partial(plan_staged, valid=11, now=datetime.now(UTC), refresh=False)
+        of_files = database.run_here(partial(plan, rate=0.01))
+        too_slow = database.run_here(partial(plan, rate=1e-12))
         add(database_url, fetch_queue, *({**pair, "expires_at": expires_at} for pair in pairs))
         of_queue = database.run_here(partial(plan_queue, rate=0.01))
 
@@ -162,9 +162,10 @@ def test_a_refresh_fetches_all_but_once_each(database_url: str) -> None:
     add(database_url, fetch_queue, {"deployment_id": 120, "scan_id": 2, **snoozed})
 
     with closing(Database(database_url)) as database:
-        database.run_here(staging.open_stage)
-        database.run_here(partial(staging.stage, pairs=[Pair(120, scan_id) for scan_id in (1, 2, 3, 3)]))
-        plans = [database.run_here(partial(plan_staged, rate=1, refresh=refresh)) for refresh in (False, True)]
+        pairs = [Pair(120, scan_id) for scan_id in (1, 2, 3, 3)]
+        database.run_here(partial(planning.add, pairs=pairs, known=planning.Known((), ())))
+        plan = partial(plan_staged, valid=4, now=now, rate=1)
+        plans = [database.run_here(partial(plan, refresh=refresh)) for refresh in (False, True)]
 
     assert [(plan.duplicate, plan.already_final) for plan in plans] == [(1, 1), (1, 0)]
     assert [(plan.shares[0].to_fetch, plan.shares[0].not_due) for plan in plans] == [(1, 1), (3, 0)]
@@ -184,7 +185,7 @@ def test_a_plan_without_a_database_makes_none(cli: Command, arguments: tuple[str
 
 
 def test_a_plan_leaves_an_sqlite_file_as_it_is_to_the_byte(cli: Command, sqlite_url: str) -> None:
-    """Nothing lasts of the temporary table, neither in the file nor beside it."""
+    """It plans in a database of its own, of which nothing is left beside the file."""
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     before = path.read_bytes()
 

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from etl import queue, staging, status
+from etl import queue, status
 from etl.database import Database
 from etl.model import (
     PERISHES_AFTER,
@@ -40,9 +41,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def fill(database: Database, *pairs: Pair, batch: str | None = None, refresh: bool = False) -> Enqueued:
-    database.run_here(staging.open_stage)
-    database.run_here(partial(staging.stage, pairs=pairs))
-    return database.run_here(partial(staging.enqueue_staged, batch=batch, refresh=refresh))
+    return enqueue(database, pairs, batch=batch, refresh=refresh)
 
 
 def lease(database: Database, token: str, limit: int = 100, seconds: float = 60, **options: Any) -> list[Lease]:

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, event, text
 
-from etl import listings, queue, staging
+from etl import listings, queue
 from etl.database import Database
 from etl.model import Dead, Done, Later, Pair, Released, Verdict
 
@@ -99,10 +100,7 @@ def test_a_lease_reads_an_index_in_its_order(
     """No statement of a lease sorts rows or reads the whole queue, whether the planner has counted it or not."""
     dialect = database_url.partition(":")[0]
     with closing(Database(database_url)) as database:
-        database.run_here(staging.open_stage)
-        pairs = [Pair(120 + number % 2, number) for number in range(1, ROWS + 1)]
-        database.run_here(partial(staging.stage, pairs=pairs))
-        database.run_here(partial(staging.enqueue_staged, batch="b"))
+        enqueue(database, [Pair(120 + number % 2, number) for number in range(1, ROWS + 1)], batch="b")
         if counted:
             database.run_here(lambda connection: connection.execute(text(STATISTICS[dialect])).close())
         statements = database.run_here(partial(statements_of_a_lease, batch=batch, below=below))
@@ -119,9 +117,7 @@ def test_settling_goes_by_keys_though_nothing_was_leased_when_the_rows_were_coun
     """A planner that takes leased rows for rare doesn't compare each of them with each key."""
     dialect = database_url.partition(":")[0]
     with closing(Database(database_url)) as database:
-        database.run_here(staging.open_stage)
-        database.run_here(partial(staging.stage, pairs=[Pair(120, number) for number in range(1, ROWS + 1)]))
-        database.run_here(partial(staging.enqueue_staged, batch=None))
+        enqueue(database, [Pair(120, number) for number in range(1, ROWS + 1)])
         database.run_here(lambda connection: connection.execute(text(STATISTICS[dialect])).close())
         leases = database.run_here(partial(queue.lease, token="token", limit=2_000, lease_seconds=60))
         statements = database.run_here(partial(statements_of_settling, pairs=[lease.pair for lease in leases]))

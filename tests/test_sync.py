@@ -68,6 +68,10 @@ def count(url: str, table: Any) -> int:
     return int(ask(url, select(func.count()).select_from(table))[0][0])
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def requests(sandbox: RunningSandbox) -> dict[str, int]:
     """Those since the last look, by call."""
     found: dict[str, int] = {}
@@ -129,6 +133,8 @@ def test_a_sync_drains_what_any_program_has_queued_and_leaves_a_file_to_its_run(
         files = [
             {"deployment_id": 121, "scan_id": number, "batch": "theirs", "priority": 10} for number in range(1, 500)
         ]
+        at_work = {"run_id": "theirs", "token": "theirs", "version": "1", "started_at": now(), "seen_at": now()}
+        change(database_url, insert(workers).values(at_work))
         change(database_url, insert(fetch_queue).values(files), text("DELETE FROM scans WHERE scan_id = 3"))
         change(database_url, text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 3)"))
         outcome = cli("sync", "--json", environment=environment)

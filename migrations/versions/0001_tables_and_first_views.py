@@ -216,6 +216,13 @@ def create_work_tables() -> None:
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_dead_letters"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "staged_pairs",
+        sa.Column("batch", sa.String(32), nullable=False),
+        *key(),
+        sa.PrimaryKeyConstraint("batch", "deployment_id", "scan_id", name="pk_staged_pairs"),
+        sqlite_with_rowid=False,
+    )
 
 
 def create_run_tables() -> None:
@@ -516,6 +523,7 @@ def downgrade() -> None:
         "rate_budgets",
         "schema_drift",
         "runs",
+        "staged_pairs",
         "dead_letters",
         "fetch_queue",
         "listing_gaps",

@@ -1,0 +1,16 @@
+"""Fills a queue as `run FILE` and `enqueue` do."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from etl import staging
+from etl.database import Database
+from etl.model import Enqueued, Pair
+
+
+def enqueue(database: Database, pairs: Sequence[Pair], *, batch: str | None = None, refresh: bool = False) -> Enqueued:
+    """Stage pairs and queue them."""
+    name = batch or "stage"
+    database.run_here(partial(staging.open_stage, batch=name))
+    database.run_here(partial(staging.stage, batch=name, pairs=pairs))
+    return database.run_here(partial(staging.merge, stage=name, valid=len(pairs), batch=batch, refresh=refresh))
