@@ -12,11 +12,11 @@ of the index, without the rows that are leased or wait, however many there are.
 import random
 from collections.abc import Collection, Sequence
 from functools import cache
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    CompoundSelect,
+    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -70,8 +70,15 @@ _KEY = (_q.deployment_id, _q.scan_id)
 
 
 _TURN = (_q.priority, _q.expires_at, _q.enqueued_at)
+_IN_LINE = _q.due_at == at_once()
 _OF_BATCH = _q.batch == bindparam("of_batch")
+_OF_DEPLOYMENT = _q.deployment_id == bindparam("of_deployment")
+_BELOW = _q.priority < bindparam("below")
 _OURS = unguessed(_q.lease_token == bindparam("ours"))
+
+BROUGHT_BACK_AT_LEAST = 1_000
+"""So many rows at least that were put off until now join the line with each lease, or a small one might have to wait
+for long behind those of others."""
 
 
 def lease(
@@ -88,13 +95,11 @@ def lease(
     `without`. Of the whole queue `below` leaves out this priority and what goes after it."""
     if limit <= 0:
         return []
-    deployments = [found for found in deployments_of(connection, batch) if found not in without]
+    by_keys_alone(connection)
+    deployments = _in_line(connection, batch, without, most=max(2 * limit, BROUGHT_BACK_AT_LEAST))
     random.shuffle(deployments)
-    bring_back, take = _changes(batch is not None, below is not None)
-    given: dict[str, Any] = {"of_batch": batch, "below": below}
-    for deployment in deployments:
-        change_chosen(connection, bring_back, **given, of_deployment=deployment, most=2 * limit)
-    given |= {"ours": token, "seconds": lease_seconds}
+    take = _take(batch is not None, below is not None)
+    given: dict[str, Any] = {"of_batch": batch, "below": below, "ours": token, "seconds": lease_seconds}
     taken: list[Lease] = []
     while deployments and len(taken) < limit:
         share = -(-(limit - len(taken)) // len(deployments))
@@ -102,46 +107,70 @@ def lease(
         for deployment in deployments:
             most = min(share, limit - len(taken))
             rows = change_chosen(connection, take, **given, of_deployment=deployment, most=most) if most else ()
-            rows = sorted(rows, key=itemgetter(3, 4, 5))  # by _TURN
-            taken += [Lease(Pair(row[0], row[1]), row[2], row[4]) for row in rows]
+            rows = sorted(rows, key=_turn)
+            taken += [Lease(Pair(row.deployment_id, row.scan_id), row.attempts, row.expires_at) for row in rows]
             if len(rows) == share:
                 full.append(deployment)
         deployments = full
     return taken
 
 
-@cache
-def _changes(of_batch: bool, below: bool) -> tuple[Change, Change]:
-    """The two that a lease makes, in the rows of one deployment that stand in line, or in those of a batch.
+_turn = attrgetter(*(column.name for column in _TURN))
 
-    The first lets rows that were put off until now join the line: where many come back at once, by and by.
-    The second takes the first rows of the line.
-    """
-    which = [_q.deployment_id == bindparam("of_deployment")]
-    if of_batch:
-        which.insert(0, _OF_BATCH)
-    if below:
-        which.append(_q.priority < bindparam("below"))
-    index_name = "ix_fetch_queue_batch" if of_batch else "ix_fetch_queue_due"
+
+def _in_line(connection: Connection, batch: str | None, without: Collection[int], most: int) -> list[int]:
+    """The deployments whose rows may stand in line, once the first of those that were put off until now have joined
+    it: where many come back at once, by and by."""
+    if batch is None:
+        change_chosen(connection, _BRING_BACK, most=most)
+        found = distinct(connection, (_q.deployment_id, _q.priority), _IN_LINE)
+        return [deployment for deployment in found if deployment not in without]
+    found = [deployment for deployment in deployments_of(connection, batch) if deployment not in without]
+    for deployment in found:
+        change_chosen(connection, _BRING_BACK_OF_BATCH, of_batch=batch, of_deployment=deployment, most=most)
+    return found
+
+
+def _first(index_name: str, *which: ColumnElement[bool]) -> Select[Any]:
+    """The first rows by an index, which alone has them in the order that is then asked for."""
     rows = select(*_KEY).where(*which).limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
-    # Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due.
-    rows = rows.with_hint(fetch_queue, f"FORCE INDEX ({index_name})", "mysql")
-    # As a subquery it is one instant: an index isn't searched for a clock that moves.
-    now = select(utc_now()).scalar_subquery()
-    put_off = rows.where(_q.due_at > at_once(), _q.due_at <= now).order_by(_q.due_at)
-    ready = rows.where(_q.due_at == at_once()).order_by(*_TURN)
+    return _by_index(rows, index_name)
+
+
+def _by_index(rows: Select[Any], index_name: str) -> Select[Any]:
+    """Before MySQL has counted the rows of a new queue it may choose to sort them, and locks all that are due."""
+    return rows.with_hint(fetch_queue, f"FORCE INDEX ({index_name})", "mysql")
+
+
+_DUE, _BATCH = "ix_fetch_queue_due", "ix_fetch_queue_batch"
+# As a subquery it is one instant: an index isn't searched for a clock that moves.
+_UNTIL_NOW = and_(_q.due_at > at_once(), _q.due_at <= select(utc_now()).scalar_subquery())
+_BRING_BACK = Change(_first(_DUE, _UNTIL_NOW).order_by(_q.due_at), fetch_queue, {"due_at": at_once()}, _KEY)
+_BRING_BACK_OF_BATCH = Change(
+    _first(_BATCH, _OF_BATCH, _OF_DEPLOYMENT, _UNTIL_NOW).order_by(_q.due_at, *_TURN, _q.scan_id),
+    fetch_queue,
+    {"due_at": at_once()},
+    _KEY,
+)
+
+
+@cache
+def _take(of_batch: bool, below: bool) -> Change:
+    """Lease the first of a deployment's rows that stand in line."""
+    which = [_OF_DEPLOYMENT, _IN_LINE, *[_BELOW] * below]
+    if of_batch:
+        rows = _first(_BATCH, _OF_BATCH, *which).order_by(*_TURN, _q.scan_id)
+    else:
+        rows = _first(_DUE, *which).order_by(*_TURN)
     leased = {"due_at": moved(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
-    return (
-        Change(put_off, fetch_queue, {"due_at": at_once()}, _KEY),
-        Change(ready, fetch_queue, leased, (*_KEY, _q.attempts, *_TURN)),
-    )
+    return Change(rows, fetch_queue, leased, (*_KEY, _q.attempts, *_TURN))
 
 
 def deployments_of(connection: Connection, batch: str | None) -> list[int]:
     """The deployments that a batch, or the whole queue, has pairs of."""
     if batch is None:
-        return distinct(connection, _q.deployment_id)
-    return distinct(connection, _q.deployment_id, _OF_BATCH, of_batch=batch)
+        return distinct(connection, (_q.deployment_id, _q.scan_id))
+    return distinct(connection, (_q.deployment_id, _q.due_at), _OF_BATCH, of_batch=batch)
 
 
 _RENEW = update(fetch_queue).where(_OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
@@ -159,7 +188,6 @@ def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_secon
 
 def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_id: str) -> Settled:
     """Write the verdicts whose lease is still ours, rows and receipts together."""
-    by_keys_alone(connection)
     lock(connection, fetch_queue, [pair_of(verdict) for verdict in verdicts], _OURS, ours=token)
     done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
     waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
@@ -279,31 +307,52 @@ def left(connection: Connection, batch: str | None, without: Collection[int] = (
 
     Of a whole queue a run waits only for retries, not for what others hold or have put off.
     """
-    row = _scope(connection, batch, below).subquery("row").c
+    by_keys_alone(connection)
+    found = [row for rows, given in _stretches(connection, batch, below) for row in connection.execute(rows, given)]
+    seconds = [
+        max(0.0, (row.coming_at - row.now).total_seconds())
+        for row in found
+        if row.coming_at is not None and row.deployment_id not in without
+    ]
+    return Left(
+        sum(int(row.remaining) for row in found), sum(int(row.waiting) for row in found), min(seconds, default=None)
+    )
+
+
+def _stretches(
+    connection: Connection, batch: str | None, below: int | None
+) -> list[tuple[Select[Any], dict[str, Any]]]:
+    """What to count, with its parameters. Below a priority these are stretches of an index: the line of each
+    deployment, and what is put off. The millions that go after them cost nothing."""
+    if batch is not None:
+        return [(_LEFT_OF_BATCH, {"of_batch": batch})]
+    if below is None:
+        return [(_LEFT, {})]
+    deployments = distinct(connection, (_q.deployment_id, _q.priority), _IN_LINE)
+    in_line = [(_LEFT_IN_LINE, {"below": below, "of_deployment": deployment}) for deployment in deployments]
+    return [(_LEFT_PUT_OFF, {"below": below}), *in_line]
+
+
+def _counts(rows: Select[Any], *, whole_queue: bool = True) -> Select[*tuple[Any, ...]]:
+    """By deployment: how many rows remain and wait, and when the first comes back to a run."""
+    row = rows.add_columns(_q.deployment_id, _q.due_at, _q.lease_token, _q.error_kind).subquery("row").c
     running = row.error_kind.is_not_distinct_from(STILL_RUNNING) & row.lease_token.is_(None)
     coming = ~running
-    if batch is None:
+    if whole_queue:
         coming = and_(coming, row.lease_token.is_(None), or_(row.error_kind.is_not(None), row.due_at <= utc_now()))
-    if without:
-        coming = and_(coming, row.deployment_id.not_in(without))
-    found = connection.execute(
-        select(
-            func.coalesce(func.sum(case((running, 0), else_=1)), 0),
-            func.coalesce(func.sum(case((running, 1), else_=0)), 0),
-            func.min(case((coming, row.due_at))),
-            utc_now(),
-        )
-    ).one()
-    seconds = None if found[2] is None else max(0.0, (found[2] - found[3]).total_seconds())
-    return Left(int(found[0]), int(found[1]), seconds)
+    # Not by the column as it is: PostgreSQL might read a whole index for the sake of its order.
+    deployment_id = func.coalesce(row.deployment_id, 0).label("deployment_id")
+    return select(
+        deployment_id,
+        func.sum(case((running, 0), else_=1)).label("remaining"),
+        func.sum(case((running, 1), else_=0)).label("waiting"),
+        func.min(case((coming, row.due_at))).label("coming_at"),
+        utc_now().label("now"),
+    ).group_by(deployment_id)
 
 
-def _scope(connection: Connection, batch: str | None, below: int | None) -> Select[Any] | CompoundSelect[Any]:
-    """The rows to look at. Below a priority they are two stretches of the index: millions behind them cost nothing."""
-    rows = select(_q.deployment_id, _q.due_at, _q.lease_token, _q.error_kind)
-    if batch is not None:
-        return rows.where(_q.batch == batch)
-    if below is None:
-        return rows
-    before = rows.where(_q.deployment_id.in_(deployments_of(connection, None)), _q.priority < below)
-    return before.where(_q.due_at == at_once()).union_all(before.where(_q.due_at > at_once()))
+_LEFT = _counts(select())
+_LEFT_OF_BATCH = _counts(select().where(_OF_BATCH), whole_queue=False)
+_LEFT_PUT_OFF = _counts(_by_index(select().where(_q.due_at > at_once(), _BELOW), _DUE))
+# In an order that only the right index has.
+_LEFT_IN_LINE = _counts(_by_index(select().where(_OF_DEPLOYMENT, _IN_LINE, _BELOW), _DUE).order_by(*_TURN))

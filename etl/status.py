@@ -177,7 +177,7 @@ def requeue_dead(connection: Connection, which: Which) -> int:
     Piece by piece, each locked first: others die, or come to the age that was asked for, in the meantime.
     """
     count = 0
-    for deployment_id in distinct(connection, _dead.deployment_id):
+    for deployment_id in distinct(connection, (_dead.deployment_id, _dead.scan_id)):
         chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())
         chosen = chosen.order_by(_dead.scan_id).limit(REQUEUED_AT_ONCE).with_for_update()
         last = -INT64_MAX

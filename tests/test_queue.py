@@ -348,6 +348,20 @@ def test_a_stopped_deployment_is_not_leased(database: Database) -> None:
     assert [item.pair for item in lease(database, "a")] == [Pair(120, 1)]
 
 
+def test_any_number_of_deployments_may_be_stopped(database: Database) -> None:
+    """More than a statement may have parameters: what is left and due is that of the others."""
+    fill(database, *pairs(1, 2), *pairs(1, deployment_id=100_121), batch="b")
+    stopped = range(1, 70_001)
+
+    left = [database.run_here(partial(queue.left, batch=batch, without=stopped)) for batch in (None, "b")]
+    taken = [lease(database, "a", batch=batch, without=stopped) for batch in (None, "b")]
+    later = database.run_here(partial(queue.left, batch=None, without=stopped, below=11))
+
+    assert [(each.remaining, each.next_due_seconds) for each in left] == [(3, 0), (3, 0)]
+    assert [[item.pair.deployment_id for item in leases] for leases in taken] == [[100_121], []]
+    assert (later.remaining, later.next_due_seconds) == (3, None)
+
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 IN_ORDER: tuple[dict[str, Any], ...] = (
