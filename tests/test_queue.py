@@ -485,6 +485,24 @@ def test_no_statement_keeps_a_plan_of_another_day(postgres_url: str) -> None:
     assert prepared == 0
 
 
+def test_what_a_lease_asks_of_the_planner_ends_with_it(postgres_url: str) -> None:
+    """A connection may be another program's afterwards. Nor is a plan compiled: that takes longer than the lease."""
+    names = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_incremental_sort", "jit")
+    settings = select(*(func.current_setting(name) for name in names))
+
+    def after_lease(connection: Connection) -> tuple[Any, ...]:
+        queue.lease(connection, "token", 1, 60)
+        return tuple(connection.execute(settings).one())
+
+    with closing(Database(postgres_url)) as database:
+        before = database.run_here(lambda connection: tuple(connection.execute(settings).one()))
+        inside = database.run_here(after_lease)
+        outside = database.run_here(lambda connection: tuple(connection.execute(settings).one()))
+
+    assert set(inside) == {"off"}
+    assert outside == before
+
+
 def test_in_a_settle_foreign_keys_go_by_keys(postgres_url: str) -> None:
     """Nor does the plan by which they find their scan."""
     pair = Pair(120, 1)
