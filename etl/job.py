@@ -32,7 +32,7 @@ from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.pacing import LONGEST_SNOOZE
 from etl.pipeline import BUDGET_EXIT, Policy, Stop, drain
-from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget
+from etl.ports import DiscoverPorts, Patience, PatientDatabase, RunPorts, TokenBudget, longest_wait_seconds
 from etl.schema import RUN_COUNTS
 from etl.semgrep import Semgrep
 from etl.tokens import Tokens
@@ -161,7 +161,8 @@ async def _work(this: _Run, patient: PatientDatabase) -> None:
         if this.order.files:
             stopped = this.stop.asked.is_set
             await database.on_thread(partial(enqueue, database, this.order, this.batch, this.tally, tell, stopped))
-        budget_of = partial(TokenBudget, patient)
+        longest_seconds = longest_wait_seconds(this.settings.api)
+        budget_of = partial(TokenBudget, patient, longest_wait_seconds=longest_seconds)
         gives_up = not this.order.forever
         async with Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=gives_up) as semgrep:
             with _deadline(this.order.deadline_seconds, began_at, this.stop):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Double,
     Integer,
     Select,
     and_,
@@ -164,6 +165,47 @@ def _take(of_batch: bool, below: bool) -> Change:
         rows = _first(_DUE, *which).order_by(*_TURN)
     leased = {"due_at": moved(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
     return Change(rows, fetch_queue, leased, (*_KEY, _q.attempts, *_TURN))
+
+
+class LongestWaits(NamedTuple):
+    """The longest that the settings of a worker put a row off: with a lease, after a failure, while its scan runs."""
+
+    lease_seconds: float
+    retry_seconds: float
+    running_seconds: float
+
+
+USUAL_WAITS = LongestWaits(lease_seconds=900, retry_seconds=900, running_seconds=5_400)
+"""What is no longer than that is believed whatever the settings are, for those of other workers may be others."""
+DISBELIEVED_AT_ONCE = 10_000
+
+
+def disbelieve(connection: Connection, longest: LongestWaits) -> int:
+    """Bring back rows that workers have put off for longer than they ever do: the database's clock was ahead then.
+    Returns how many, `DISBELIEVED_AT_ONCE` at most. What other programs have scheduled has neither a token nor an
+    error, and is left alone."""
+    by_keys_alone(connection)
+    bounds = LongestWaits(*map(max, longest, USUAL_WAITS))._asdict()
+    values = {**bounds, "shortest_seconds": min(bounds.values()), "most": DISBELIEVED_AT_ONCE}
+    return len(change_chosen(connection, _DISBELIEVE, **values))
+
+
+_LONGEST_SECONDS = case(
+    (_q.lease_token.is_not(None), bindparam("lease_seconds", type_=Double)),
+    (_q.error_kind == STILL_RUNNING, bindparam("running_seconds", type_=Double)),
+    else_=bindparam("retry_seconds", type_=Double),
+)
+_DISBELIEVE = Change(
+    _first(
+        _DUE,
+        _q.due_at > select(moved(utc_now(), bindparam("shortest_seconds"))).scalar_subquery(),
+        or_(_q.lease_token.is_not(None), _q.error_kind.is_not(None)),
+        _q.due_at > moved(utc_now(), _LONGEST_SECONDS),
+    ).order_by(_q.due_at),
+    fetch_queue,
+    {"due_at": at_once()},
+    _KEY,
+)
 
 
 def deployments_of(connection: Connection, batch: str | None) -> list[int]:

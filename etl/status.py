@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, case, column, delete, func, in
 from etl.database import distinct, in_pairs, on_pairs, upsert
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
-from etl.runs import SEEN_WITHIN_SECONDS
+from etl.runs import lives
 from etl.schema import at_once, dead_letters, fetch_queue, listing_gaps, moved, utc_now, watermarks, workers
 
 REQUEUED_AT_ONCE = 10_000
@@ -56,12 +56,11 @@ def at_work(connection: Connection) -> list[dict[str, Any]]:
     `leases`."""
     leased = select(_q.lease_token, func.count()).where(_q.lease_token.is_not(None), _q.due_at > utc_now())
     held = {row[0]: row[1] for row in connection.execute(leased.group_by(_q.lease_token))}
-    lives = _worker.seen_at >= moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
-    speeds = [case((lives, speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
+    speeds = [case((lives(), speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
     names = ("worker", "run_id", "version", "started_at", "seen_at", "requests_per_second", "finished_per_second")
     found = connection.execute(
         select(_worker.token, _worker.run_id, _worker.version, _worker.started_at, _worker.seen_at, *speeds)
-        .where(or_(lives, _worker.token.in_(list(held))))
+        .where(or_(lives(), _worker.token.in_(list(held))))
         .order_by(_worker.started_at, _worker.token)
     )
     known = [dict(zip(names, row, strict=True)) for row in found]
