@@ -27,11 +27,14 @@ from sqlalchemy import (
     Double,
     Insert,
     Integer,
+    Row,
     Select,
+    SmallInteger,
     Table,
     Text,
     Update,
     and_,
+    any_,
     bindparam,
     cast,
     delete,
@@ -40,6 +43,7 @@ from sqlalchemy import (
     func,
     inspect,
     literal,
+    literal_column,
     or_,
     select,
     text,
@@ -136,9 +140,11 @@ class Database:
 
 
 def in_pairs(connection: Connection, table: Table, pairs: Sequence[Pair]) -> ColumnElement[bool]:
-    """True for the rows of `table` whose key is one of `pairs`, which are found by that key, however many there are."""
+    """True for the rows of `table` whose key is one of `pairs`, which are found by that key, however many there are:
+    the transaction is one `by_keys_alone` from here on."""
     name = connection.dialect.name
     if name != "mysql":
+        by_keys_alone(connection)
         return _among(name, table, [literal(keys, Text) for keys in _key_texts(name, pairs)])
     # For an UPDATE by a subquery MariaDB reads the whole table, and it compares a list of pairs one by one.
     return or_(
@@ -158,6 +164,7 @@ def on_pairs(
     name = connection.dialect.name
     if name == "mysql":
         return connection.execute(statement.where(in_pairs(connection, table, pairs)), values)
+    by_keys_alone(connection)
     keys = {f"keys_{at}": keys for at, keys in enumerate(_key_texts(name, pairs))}
     return connection.execute(_on_pairs(statement, table, name), {**keys, **values})
 
@@ -182,22 +189,31 @@ def _key_texts(dialect_name: str, pairs: Sequence[Pair]) -> list[str]:
     if dialect_name == "sqlite":
         # By deployment, for a JSON document a pair would take three times as long to read.
         return [msgspec.json.encode(_by_deployment(pairs)).decode()]
-    columns = ([pair[at] for pair in pairs] for at in (0, 1))
+    columns = tuple(zip(*dict.fromkeys(pairs), strict=True)) or ((), ())
     return [f"{{{msgspec.json.encode(column).decode()[1:-1]}}}" for column in columns]
 
 
 def _among(dialect_name: str, table: Table, texts: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
-    return tuple_(table.c.deployment_id, table.c.scan_id).in_(_keys_in(dialect_name, texts))
+    if dialect_name == "sqlite":
+        return tuple_(table.c.deployment_id, table.c.scan_id).in_(select(*_keys_in(dialect_name, texts)))
+    wanted = _keys_in(dialect_name, texts)
+    # A join, for a planner that takes the table for empty would read it all to look each row up among the keys. As long
+    # as it may not merge both by their keys (`=` would let it), it can only look up each key in the table.
+    return and_(
+        table.c.deployment_id == any_(postgresql.array([wanted[0]])),
+        table.c.scan_id == wanted[1],
+    )
 
 
-def _keys_in(dialect_name: str, texts: Sequence[ColumnElement[str]]) -> Select[Any]:
+def _keys_in(dialect_name: str, texts: Sequence[ColumnElement[str]]) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """The two columns of the keys in these texts."""
     if dialect_name == "sqlite":
         of_all = func.json_each(*texts).table_valued("key", "value")
         of_one = func.json_each(of_all.c.value).table_valued("value", joins_implicitly=True)
-        return select(cast(of_all.c.key, BigInteger), of_one.c.value)
+        return cast(of_all.c.key, BigInteger), of_one.c.value
     arrays = [cast(keys, ARRAY(BigInteger)) for keys in texts]
     unnested = func.unnest(*arrays).table_valued("deployment_id", "scan_id").render_derived()
-    return select(unnested.c.deployment_id, unnested.c.scan_id)
+    return unnested.c.deployment_id, unnested.c.scan_id
 
 
 def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **values: Any) -> None:
@@ -210,7 +226,7 @@ def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **
         return
     keys = _keys_in(name, [literal(text_of_keys, Text) for text_of_keys in _key_texts(name, pairs)])
     # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
-    rows = keys.add_columns(*map(literal, values.values())).where(true())
+    rows = select(*keys, *map(literal, values.values())).where(true())
     connection.execute(upsert(connection, table).from_select([*Pair._fields, *values], rows))
 
 
@@ -224,13 +240,21 @@ def unguessed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def by_keys_alone(connection: Connection) -> None:
-    """In this transaction rows are found by their keys, those too that foreign keys ask for.
+    """In this transaction rows are found by their keys or in the order of an index, those too that foreign keys ask
+    for, whatever the server has counted.
 
-    PostgreSQL keeps a plan for these. Made while `scans` held a few rows, it reads the whole table for each new row:
-    3 s for 1,000 scans beside 5,000, until the server has counted them.
+    PostgreSQL counts a table now and then. One that was empty then and is full now seems to it hardly worth an index:
+    a lease from 20,000 rows took 24 s. And one that it has never counted seems to hold few that are due: it sorted
+    700,000 for each lease.
     """
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.execute(_BY_KEYS_ALONE)
+
+
+# Before PostgreSQL 18 a step that is off and can't be done without is said to cost so much that the plan is worth
+# compiling: 0.1 s for a statement of 5 ms.
+_DETOURS = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_incremental_sort", "jit")
+_BY_KEYS_ALONE = select(*(func.set_config(name, "off", True) for name in _DETOURS))  # True: for this transaction
 
 
 # A transaction locks rows table after table, those of a table in the order of their keys:
@@ -255,38 +279,47 @@ def lock(
     """
     if connection.dialect.name != "sqlite":
         # Sorted, for MariaDB goes by its list of 1,000 or more.
-        on_pairs(connection, _locking(table, *which), table, sorted(pairs), **values).close()
+        statement = _locking(table, connection.dialect.name, *which)
+        on_pairs(connection, statement, table, sorted(pairs), **values).close()
 
 
 @lru_cache
-def _locking(table: Table, *which: ColumnElement[bool]) -> Select[Any]:
-    return select(*table.primary_key).where(*which).order_by(*table.primary_key).with_for_update()
+def _locking(table: Table, dialect_name: str, *which: ColumnElement[bool]) -> Select[Any]:
+    order: Sequence[ColumnElement[Any]] = tuple(table.primary_key)
+    if dialect_name == "postgresql":
+        # Not that of an index, or it might read all of that for the sake of its order.
+        order = [func.coalesce(column, 0) for column in order]
+    return select(*table.primary_key).where(*which).order_by(*order).with_for_update()
 
 
-def distinct(connection: Connection, column: Column[T], *which: ColumnElement[bool], **values: Any) -> list[T]:
-    """The values of a column in some rows: one look-up each, however many rows have them.
+def distinct(
+    connection: Connection, columns: tuple[Column[T], Column[Any]], *which: ColumnElement[bool], **values: Any
+) -> list[T]:
+    """The values of the first of these columns in some rows: one look-up each, however many rows have them.
 
-    There is an index that begins with what `which` fixes, if anything, and the column. `which` are constants, and
-    `values` those of their parameters.
+    One index alone begins with what `which` fixes, if anything, and goes on with both columns. `which` are constants,
+    and `values` those of their parameters.
     """
     if connection.dialect.name != "mysql":
-        return list(connection.execute(_distinct(column, *which), values).scalars())
+        by_keys_alone(connection)
+        return list(connection.execute(_distinct(*columns, *which), values).scalars())
     # It would read the whole index for each round of a recursion.
     found = []
-    least = select(func.min(column)).where(*which)
+    least = select(func.min(columns[0])).where(*which)
     value = connection.execute(least, values).scalar()
     while value is not None:
         found.append(value)
-        value = connection.execute(least.where(column > value), values).scalar()
+        value = connection.execute(least.where(columns[0] > value), values).scalar()
     return found
 
 
 @lru_cache
-def _distinct(column: Column[T], *which: ColumnElement[bool]) -> Select[tuple[T]]:
-    least = select(func.min(column)).where(*which)
-    known = least.with_only_columns(func.min(column).label("value")).cte("known", recursive=True)
-    following = least.where(column > known.c.value).scalar_subquery()
-    known = known.union_all(select(following).where(known.c.value.is_not(None)))
+def _distinct(column: Column[T], following: Column[Any], *which: ColumnElement[bool]) -> Select[tuple[T]]:
+    # Not min(), for which PostgreSQL may read all rows. Both columns, for only one index has this order.
+    least = select(column).where(*which).order_by(column, following).limit(1)
+    known = select(least.scalar_subquery().label("value")).cte("known", recursive=True)
+    greater = least.where(column > known.c.value).scalar_subquery()
+    known = known.union_all(select(greater).where(known.c.value.is_not(None)))
     return select(known.c.value).where(known.c.value.is_not(None))
 
 
@@ -328,23 +361,28 @@ class Change:
     columns: Sequence[Column[Any]]
 
 
-def change_chosen(connection: Connection, change: Change, **values: Any) -> Sequence[Sequence[Any]]:
+def change_chosen(connection: Connection, change: Change, **values: Any) -> Sequence[Row[Any]]:
     """Make a change, which is a constant, with these values of its parameters; return the columns it wants."""
     if connection.dialect.update_returning:
-        return connection.execute(_changing(change), values).all()
+        return connection.execute(_changing(change, connection.dialect.name), values).all()
     rows = connection.execute(change.chosen.with_only_columns(*change.columns), values).all()
     if rows:
-        pairs = [Pair(row[0], row[1]) for row in rows]
+        pairs = [Pair(row.deployment_id, row.scan_id) for row in rows]
         keys = in_pairs(connection, change.table, pairs)
         connection.execute(update(change.table).where(keys).values(change.values), values)
     return rows
 
 
 @lru_cache
-def _changing(change: Change) -> ReturningUpdate[Any]:
-    keys = select(change.chosen.cte("chosen"))
-    changed = update(change.table).where(tuple_(*change.table.primary_key).in_(keys)).values(change.values)
-    return changed.returning(*change.columns)
+def _changing(change: Change, dialect_name: str) -> ReturningUpdate[Any]:
+    if dialect_name == "postgresql":
+        # By their place: to find the chosen rows once more a planner has no other way, and nothing to guess.
+        place: ColumnElement[Any] = literal_column(f"{change.table.name}.ctid")
+        places = change.chosen.with_only_columns(place).scalar_subquery()
+        is_chosen = place == any_(func.array(places))
+    else:
+        is_chosen = tuple_(*change.table.primary_key).in_(change.chosen)
+    return update(change.table).where(is_chosen).values(change.values).returning(*change.columns)
 
 
 def remove(
@@ -419,6 +457,7 @@ def _copy_rows(
 _COPY_TYPES = {
     BigInteger: "int8",
     Integer: "int4",
+    SmallInteger: "int2",
     Boolean: "bool",
     Double: "float8",
     schema.UtcDateTime: "timestamptz",

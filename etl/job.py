@@ -32,7 +32,7 @@ from etl.model import NO_DEPLOYMENT
 from etl.observe import Reporter
 from etl.outcomes import Policy
 from etl.pipeline import BUDGET_EXIT, drain
-from etl.ports import Patience, PatientDatabase, RunPorts, TokenBudget
+from etl.ports import Patience, PatientDatabase, RunPorts, TokenBudget, longest_wait_seconds
 from etl.run_context import RunContext
 from etl.semgrep import Semgrep
 from etl.stop import Stop
@@ -143,7 +143,8 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
     """Enqueue, discover, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
     tell = this.reporter.tell
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
-    budget_of = partial(TokenBudget, patient)
+    longest_seconds = longest_wait_seconds(this.settings.api)
+    budget_of = partial(TokenBudget, patient, longest_wait_seconds=longest_seconds)
     client = Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=not this.order.forever)
     try:
         with _deadline(this.order.deadline_seconds, this.began_at, this.stop):

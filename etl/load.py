@@ -5,10 +5,10 @@ writes the same scan meanwhile: reading what is there and then inserting is safe
 """
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, delete, select, update
+from sqlalchemy import Connection, Select, delete, literal, select, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database import insert_rows, on_pairs
@@ -16,9 +16,14 @@ from etl.drift import Met, count_drift
 from etl.listings import listings_of
 from etl.model import Pair, ScanRows
 from etl.reconcile import Stored, differences
-from etl.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.schema import moved, scan_meta, scan_products, scan_stat_items, scan_stats, scans, utc_now
 
 Row = tuple[Any, ...]
+
+
+AHEAD_SECONDS = 3_600.0
+"""What was fetched so much later than now was fetched under a clock that was ahead: nobody knows when."""
+_UNKNOWN_AT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Loaded(NamedTuple):
@@ -42,7 +47,7 @@ def load_scans(
     """Store a batch, so that loading it twice, or in another order, gives the same rows.
 
     A finished scan outranks an unfinished one, then the later answer wins. Rows whose content hash is
-    the same stay as they are, apart from `fetched_at`.
+    the same stay as they are, apart from `fetched_at`. Any answer is later than one of the future.
     """
     newest = _newest(batch)
     if not newest:
@@ -91,6 +96,7 @@ _STORED: Select[Any] = (
         scans.c.completed_at.is_not(None),
         scans.c.first_fetched_at,
         scans.c.fetched_at,
+        scans.c.fetched_at > moved(utc_now(), literal(AHEAD_SECONDS)),
     )
     .order_by(*scans.primary_key)
     .with_for_update()
@@ -99,7 +105,10 @@ _STORED: Select[Any] = (
 
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
     found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
-    return {Pair(row[0], row[1]): _Stored(row[2], bool(row[3]), row[4], row[5]) for row in found}
+    return {
+        Pair(deployment_id, scan_id): _Stored(content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last)
+        for deployment_id, scan_id, content_hash, final, first, last, is_ahead in found
+    }
 
 
 _SCANS = tuple(scans.c)
@@ -139,7 +148,8 @@ def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: di
     for rows in batch:
         before, at = stored[rows.pair], rows.fetched_at
         first = min(before.first_fetched_at, at)
-        last = max(before.fetched_at, at) if rows.content_hash == before.content_hash else before.fetched_at
+        is_same = rows.content_hash == before.content_hash or before.fetched_at == _UNKNOWN_AT
+        last = max(before.fetched_at, at) if is_same else before.fetched_at
         if (first, last) != (before.first_fetched_at, before.fetched_at):
             changes.append({"deployment": rows.pair[0], "scan": rows.pair[1], "first": first, "last": last})
     if changes:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
-from etl.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell
+from etl.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell, WorkAwaited
 from etl.lanes import Lane
 from etl.model import (
     Dead,
@@ -38,6 +38,8 @@ from etl.stop import Stop
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 """How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
 sooner: what is due may be locked by somebody else for a moment."""
+TOLD_AFTER_SECONDS = 1.0
+"""A run that waits for longer says for what."""
 LONGEST_HALT_SECONDS = 1_800.0
 """The longest time after which a worker asks again for a deployment that was refused."""
 FLATTENED_AT_ONCE = 32
@@ -77,6 +79,9 @@ class Ports(Protocol):
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
+
+    async def awaited(self) -> tuple[int, int]:
+        """How many pairs of this run back off after a failure, and how many somebody has leased."""
 
     def expects_more(self) -> bool:
         """Whether this run may still queue work itself, so that an empty queue isn't its end."""
@@ -130,6 +135,7 @@ class _Run:
         self.buried = set[int]()
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
+        self.idle_since, self.is_wait_told = math.inf, False
         self.flush = asyncio.Event()
         self.changed = asyncio.Event()
         self.closing = False
@@ -184,8 +190,18 @@ class _Run:
             return False
         least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
         self.looks += 1
+        if seconds is not None:
+            await self.tell_wait(seconds)
         await self.pause(max(least, min(POLL_SECONDS if seconds is None else seconds, POLL_SECONDS)))
         return True
+
+    async def tell_wait(self, seconds: float) -> None:
+        """Tell what is waited for, after a second of waiting, once until there is work again."""
+        now = time.monotonic()
+        self.idle_since = min(self.idle_since, now)
+        if now - self.idle_since >= TOLD_AFTER_SECONDS and not self.is_wait_told:
+            self.is_wait_told = True
+            self.tell(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
 
     async def look_after_halted(self) -> None:
         """Bury what has expired of deployments that can't be asked. A worker asks again when it is time."""
@@ -201,7 +217,7 @@ class _Run:
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
-        self.looks = 0
+        self.looks, self.idle_since, self.is_wait_told = 0, math.inf, False
         for lease in leases:
             if min(lease.pair) < 1:
                 self.verdicts.append(after_nonsense(lease))

@@ -12,13 +12,13 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from etl import budgets, listings, queue, runs, watermarks
-from etl.config import Settings
+from etl.config import ApiSettings, Settings
 from etl.database import Database
 from etl.errors import DatabaseAwayError, RefusedError
 from etl.events import DatabaseAway, DatabaseBack, Tell
 from etl.flatten import flatten
 from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
-from etl.pacing import backoff_seconds
+from etl.pacing import LONGEST_SNOOZE, WINDOW_SECONDS, backoff_seconds
 from etl.pages import Page
 from etl.scope import Scope
 from etl.semgrep import Semgrep
@@ -29,6 +29,9 @@ T = TypeVar("T")
 PATIENCE_AFTER_STOP_SECONDS = 3.0
 """A process ends ten seconds after a stop at the latest, and requests in flight have a grace period before this."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+DISBELIEVE_INTERVAL_SECONDS = 60.0
+MANY_WORKERS = 100
+"""So many may have reserved a token's time, two windows each."""
 
 
 class Patience:
@@ -116,11 +119,23 @@ class PatientDatabase:
         return await self._patience.retry(lambda: self._database.run(work))
 
 
+def longest_wait_seconds(api: ApiSettings) -> float:
+    """The longest that a token may have to wait by these settings or the usual ones, for others may have those."""
+    reserved_seconds = MANY_WORKERS * 2 * max(WINDOW_SECONDS, 1 / api.rate)
+    return max(api.max_wait_seconds + reserved_seconds, budgets.LONGEST_WAIT_SECONDS)
+
+
 class TokenBudget:
     """One token's line of time, in the database."""
 
-    def __init__(self, database: PatientDatabase, token: str) -> None:
+    def __init__(
+        self,
+        database: PatientDatabase,
+        token: str,
+        longest_wait_seconds: float = budgets.LONGEST_WAIT_SECONDS,
+    ) -> None:
         self._database = database
+        self._longest_wait_seconds = longest_wait_seconds
         self._key = budgets.key_of(token)
         self._is_open = False
 
@@ -133,11 +148,12 @@ class TokenBudget:
     def _reserve(self, connection: Connection, seconds: float) -> float:
         if not self._is_open:
             budgets.open_budget(connection, self._key)
-        return budgets.reserve(connection, self._key, seconds)
+        return budgets.reserve(connection, self._key, seconds, self._longest_wait_seconds)
 
     async def hold(self, seconds: float) -> None:
         """Let no piece begin in the next `seconds`."""
-        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds))
+        longest = self._longest_wait_seconds
+        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds, longest_wait_seconds=longest))
 
 
 class RunPorts:
@@ -155,6 +171,12 @@ class RunPorts:
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
+        self._longest_waits = queue.LongestWaits(
+            settings.queue.lease_seconds,
+            settings.queue.backoff_max_seconds,
+            settings.queue.snooze_seconds * LONGEST_SNOOZE,
+        )
+        self._disbelieved_at = -math.inf
         self._run_id = run_id
         self._scope = scope
         self._token = token
@@ -173,9 +195,18 @@ class RunPorts:
         """Up to `limit` pairs that are due."""
         # Bound now: the pipeline may stop another deployment while this waits.
         barred = frozenset(without)
+        await self._disbelieve()
         return await self._database.run(
             lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
         )
+
+    async def _disbelieve(self) -> None:
+        """Now and then, bring back what was put off while the clock was ahead."""
+        if time.monotonic() < self._disbelieved_at + DISBELIEVE_INTERVAL_SECONDS:
+            return
+        brought_back = await self._database.run(partial(queue.disbelieve, longest=self._longest_waits))
+        if brought_back < queue.DISBELIEVED_AT_ONCE:  # or there are more
+            self._disbelieved_at = time.monotonic()
 
     async def renew(self, pairs: Sequence[Pair]) -> None:
         """Lengthen the leases of these pairs."""
@@ -211,7 +242,13 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        return await self._database.run(partial(self._scope.next_due_seconds, without=frozenset(without)))
+        next_due = partial(self._scope.next_due_seconds, without=frozenset(without), ours=self._token)
+        return await self._database.run(next_due)
+
+    async def awaited(self) -> tuple[int, int]:
+        """How many pairs of this run back off after a failure, and how many somebody has leased."""
+        left = await self._database.run(self._scope.left)
+        return left.retrying, left.leased
 
 
 class DiscoverPorts:

@@ -5,7 +5,20 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Update, and_, bindparam, delete, insert, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from etl.database import upsert
 from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
@@ -14,6 +27,14 @@ SEEN_WITHIN_SECONDS = 60.0
 """A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a worker that was killed stays."""
+
+
+_IS_AHEAD = workers.c.seen_at > moved(utc_now(), literal(SEEN_WITHIN_SECONDS))
+
+
+def lives() -> ColumnElement[bool]:
+    """Whether a worker has lately given a sign of life. One from the future, by a clock that was ahead, is none."""
+    return and_(workers.c.seen_at > moved(utc_now(), literal(-SEEN_WITHIN_SECONDS)), ~_IS_AHEAD)
 
 
 def start_run(connection: Connection, run_id: str, command: str, version: str) -> None:
@@ -71,7 +92,7 @@ def see(connection: Connection, run_id: str, token: str, version: str, lately: L
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
         forgotten_at = moved(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))
-        connection.execute(delete(workers).where(workers.c.seen_at < forgotten_at))
+        connection.execute(delete(workers).where(or_(workers.c.seen_at < forgotten_at, _IS_AHEAD)))
         row = {"token": token, "run_id": run_id, "version": version, "started_at": utc_now(), **seen}
         connection.execute(insert(workers).values(row))
 
@@ -85,15 +106,13 @@ class AtWork(NamedTuple):
 
 def at_work(connection: Connection, run_ids: Collection[str]) -> set[str]:
     """Those of these runs that have lately given a sign of life."""
-    lately = moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
-    found = select(workers.c.run_id).where(workers.c.run_id.in_(run_ids), workers.c.seen_at > lately)
+    found = select(workers.c.run_id).where(workers.c.run_id.in_(run_ids), lives())
     return set(connection.execute(found).scalars()) if run_ids else set()
 
 
 def at_work_before(connection: Connection, command: str, token: str) -> AtWork | None:
     """The run of this command that began before ours, and has lately given a sign of life; None if there is none."""
     ours, other = workers.alias("ours"), workers
-    lately = moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
     is_before = or_(
         other.c.started_at < ours.c.started_at,
         and_(other.c.started_at == ours.c.started_at, other.c.token < ours.c.token),
@@ -102,7 +121,7 @@ def at_work_before(connection: Connection, command: str, token: str) -> AtWork |
         select(other.c.run_id, other.c.started_at)
         .join(runs, runs.c.run_id == other.c.run_id)
         .join(ours, ours.c.token == token)
-        .where(runs.c.command == command, other.c.seen_at > lately, is_before)
+        .where(runs.c.command == command, lives(), is_before)
         .order_by(other.c.started_at)
         .limit(1)
     ).one_or_none()

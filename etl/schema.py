@@ -238,8 +238,8 @@ scan_stat_items = Table(
 
 
 _PERISHES_SECONDS = literal(PERISHES_AFTER.total_seconds())
-_TURN = ("due_at", "priority", "expires_at", "enqueued_at")
-"""In what order a deployment's rows are taken: those that are due at once are together, and the rest is a time."""
+_TURN = ("priority", "expires_at", "enqueued_at")
+"""In what order a deployment's rows are taken, of those that are due at once."""
 
 
 scan_listings = Table(
@@ -288,12 +288,16 @@ fetch_queue = Table(
     "fetch_queue",
     metadata,
     *_work(),
-    Index("ix_fetch_queue_due", "deployment_id", *_TURN),
+    # Whatever a planner knows of the rows, it has but one index to go by: neither begins with a column of the key, and
+    # the two differ in their order.
+    Index("ix_fetch_queue_due", "due_at", "deployment_id", *_TURN),
     Index(
         "ix_fetch_queue_batch",
         "batch",
         "deployment_id",
+        "due_at",
         *_TURN,
+        "scan_id",
         sqlite_where=text("batch IS NOT NULL"),
         postgresql_where=text("batch IS NOT NULL"),
     ),

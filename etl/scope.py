@@ -54,9 +54,12 @@ class Scope:
             taken += lease(batch=part.batch, below=part.below, without=without)
         return taken
 
-    def next_due_seconds(self, connection: Connection, without: Collection[int] = ()) -> float | None:
-        """Seconds until work is due again, of all deployments but those `without`; None if none will come back."""
-        found = [one.next_due_seconds for one in self._left(connection, without)]
+    def next_due_seconds(
+        self, connection: Connection, without: Collection[int] = (), ours: str | None = None
+    ) -> float | None:
+        """Seconds until work is due again, of all deployments but those `without`; None if none will come back. `ours`
+        is the token of leases that nobody but the run itself can wait for."""
+        found = [one.next_due_seconds for one in self._left(connection, without, ours)]
         if self.batch and staging.awaits(connection, self.batch, without):
             found.append(LOOK_AGAIN_SECONDS)
         return min((seconds for seconds in found if seconds is not None), default=None)
@@ -69,11 +72,13 @@ class Scope:
             sum(one.remaining for one in found) + shared[0],
             sum(one.waiting for one in found) + shared[1],
             min((one.next_due_seconds for one in found if one.next_due_seconds is not None), default=None),
+            sum(one.leased for one in found) + shared[0],
+            sum(one.retrying for one in found),
         )
 
-    def _left(self, connection: Connection, without: Collection[int]) -> list[Left]:
+    def _left(self, connection: Connection, without: Collection[int], ours: str | None = None) -> list[Left]:
         return [
-            queue.left(connection, part.batch, without, below=part.below, least=part.least)
+            queue.left(connection, part.batch, without, below=part.below, least=part.least, ours=ours)
             for part in self._parts(connection)
         ]
 

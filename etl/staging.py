@@ -95,7 +95,7 @@ def unseen(connection: Connection, batch: str, visible: Collection[int]) -> list
 
 def clear(connection: Connection, batch: str) -> None:
     """Remove a stage, and those of runs that are no longer at work."""
-    batches = set(distinct(connection, _staged.batch))
+    batches = set(distinct(connection, (_staged.batch, _staged.deployment_id)))
     done = sorted(batches - at_work(connection, batches - {batch}))
     if done:
         connection.execute(delete(staged_pairs).where(_staged.batch.in_(done)))

@@ -11,7 +11,7 @@ from etl.database import distinct, in_pairs, lock, on_pairs, upsert
 from etl.listings import mark_dropped
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
-from etl.runs import SEEN_WITHIN_SECONDS
+from etl.runs import lives
 from etl.schema import (
     at_once,
     dead_letters,
@@ -87,12 +87,11 @@ def at_work(connection: Connection) -> list[dict[str, Any]]:
     `leases`."""
     leased = select(_q.lease_token, func.count()).where(_q.lease_token.is_not(None), _q.due_at > utc_now())
     held = {row[0]: row[1] for row in connection.execute(leased.group_by(_q.lease_token))}
-    lives = _worker.seen_at >= moved(utc_now(), literal(-SEEN_WITHIN_SECONDS))
-    speeds = [case((lives, speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
+    speeds = [case((lives(), speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
     names = ("worker", "run_id", "version", "started_at", "seen_at", "requests_per_second", "finished_per_second")
     found = connection.execute(
         select(_worker.token, _worker.run_id, _worker.version, _worker.started_at, _worker.seen_at, *speeds)
-        .where(or_(lives, _worker.token.in_(list(held))))
+        .where(or_(lives(), _worker.token.in_(list(held))))
         .order_by(_worker.started_at, _worker.token)
     )
     known = [dict(zip(names, row, strict=True)) for row in found]
@@ -243,7 +242,7 @@ def drop_dead(connection: Connection, which: Which) -> int:
 
 def _pieces(connection: Connection, which: Which, *, for_update: bool = False) -> Iterator[list[Pair]]:
     """The pairs of a choice, in the order of their keys; locked piece by piece if they are `for_update`."""
-    for deployment_id in distinct(connection, _dead.deployment_id):
+    for deployment_id in distinct(connection, (_dead.deployment_id, _dead.scan_id)):
         chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())
         chosen = chosen.order_by(_dead.scan_id).limit(CHOSEN_AT_ONCE)
         chosen = chosen.with_for_update() if for_update else chosen

@@ -135,6 +135,10 @@ class MemoryPorts:
         coming = [row.due_at for pair, row in self.queue.items() if not row.runs and pair.deployment_id not in without]
         return max(0.0, min(coming) - self._now()) if coming else None
 
+    async def awaited(self) -> tuple[int, int]:
+        rows = self.queue.values()
+        return sum(row.attempts > 0 for row in rows), sum(row.holder is not None for row in rows)
+
     def expects_more(self) -> bool:
         return self.more_to_come
 

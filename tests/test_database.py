@@ -103,7 +103,7 @@ def test_a_text_that_does_not_fit_is_refused(server_url: str) -> None:
         with pytest.raises(RefusedError, match="refuses a row"):
             database.run_here(lambda connection: connection.execute(insert(fetch_queue).values(row)))
 
-        assert database.run_here(partial(distinct, column=fetch_queue.c.deployment_id)) == []
+        assert database.run_here(partial(distinct, columns=(fetch_queue.c.deployment_id, fetch_queue.c.scan_id))) == []
 
 
 def test_of_two_transactions_that_block_each_other_the_loser_is_tried_again(server_url: str) -> None:
@@ -434,7 +434,7 @@ def test_mysql_skips_from_deployment_to_deployment(mysql: Database) -> None:
     fill_queue(mysql, deployments=3, scans=1_000)
 
     def work(connection: Connection) -> tuple[list[int], int]:
-        found = distinct(connection, fetch_queue.c.deployment_id)
+        found = distinct(connection, (fetch_queue.c.deployment_id, fetch_queue.c.scan_id))
         read_on = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_next'").one()
         return found, int(read_on[1])
 

@@ -14,7 +14,7 @@ from scan_rows import document, scan_rows
 from small_api import until
 
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally
+from etl.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally, WorkAwaited
 from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
 from etl.outcomes import REFUSED_TEXT, Policy, after_failure, after_unfinished
 from etl.pacing import LONGEST_SNOOZE
@@ -238,6 +238,18 @@ async def test_what_others_hold_is_waited_for_and_taken_over_when_their_lease_en
     await drained(ports)
 
     assert list(ports.stored) == [ONE]
+
+
+async def test_a_wait_for_others_is_told_once_with_its_reason() -> None:
+    """A run after a kill is silent for up to a lease otherwise, and nobody knows why."""
+    ports = MemoryPorts([])
+    ports.add(pairs(2), holder=OTHERS, due_in_seconds=2.5)
+    ended = await drained(ports)
+
+    [told] = [event for event in ended.events if isinstance(event, WorkAwaited)]
+    assert (told.retrying, told.leased) == (0, 2)
+    assert 0 < told.seconds <= 1.5
+    assert sorted(ports.stored) == pairs(2)
 
 
 async def test_a_pair_that_is_leased_again_while_it_is_in_work_is_fetched_once() -> None:

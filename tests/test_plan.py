@@ -96,7 +96,8 @@ def test_a_plan_of_files_says_what_the_run_then_does(cli: Command, database_url:
 
 def test_a_plan_of_the_queue_counts_what_is_due_or_comes_back_after_a_failure(cli: Command, database_url: str) -> None:
     """Scans that still run, pairs in a worker's hands and those put off are not due; the queue stays as it is."""
-    earlier, soon, later = (datetime.now(UTC) + timedelta(seconds=seconds) for seconds in (-10, 1, 3600))
+    now = datetime.now(UTC)
+    earlier, soon, leased_until, later = (now + timedelta(seconds=seconds) for seconds in (-10, 1, 600, 3600))
     deployments = (Deployment(120, tokens=(Token("a"),)), Deployment(121, slug="other", tokens=(Token("b"),)))
     with running_sandbox(finished_world(60, deployments=deployments)) as sandbox:
         given = without_token(variables(sandbox, database_url))
@@ -105,7 +106,7 @@ def test_a_plan_of_the_queue_counts_what_is_due_or_comes_back_after_a_failure(cl
             fetch_queue,
             *({"deployment_id": 120 + n % 2, "scan_id": n + 1} for n in range(10)),
             {"deployment_id": 120, "scan_id": 21, "due_at": earlier, "lease_token": "of a dead worker"},
-            {"deployment_id": 120, "scan_id": 23, "due_at": later, "lease_token": "of a worker"},
+            {"deployment_id": 120, "scan_id": 23, "due_at": leased_until, "lease_token": "of a worker"},
             {"deployment_id": 121, "scan_id": 22, "due_at": later},
             {"deployment_id": 121, "scan_id": 24, "due_at": later, "error_kind": STILL_RUNNING},
             {"deployment_id": 121, "scan_id": 26, "due_at": soon, "error_kind": "timeout", "attempts": 1},

@@ -347,6 +347,20 @@ def test_a_stopped_deployment_is_not_leased(database: Database) -> None:
     assert [item.pair for item in lease(database, "a")] == [Pair(120, 1)]
 
 
+def test_any_number_of_deployments_may_be_stopped(database: Database) -> None:
+    """More than a statement may have parameters: what is left and due is that of the others."""
+    fill(database, *pairs(1, 2), *pairs(1, deployment_id=100_121), batch="b")
+    stopped = range(1, 70_001)
+
+    left = [database.run_here(partial(queue.left, batch=batch, without=stopped)) for batch in (None, "b")]
+    taken = [lease(database, "a", batch=batch, without=stopped) for batch in (None, "b")]
+    later = database.run_here(partial(queue.left, batch=None, without=stopped, below=11))
+
+    assert [(each.remaining, each.next_due_seconds) for each in left] == [(3, 0), (3, 0)]
+    assert [[item.pair.deployment_id for item in leases] for leases in taken] == [[100_121], []]
+    assert (later.remaining, later.next_due_seconds) == (3, None)
+
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 IN_ORDER: tuple[dict[str, Any], ...] = (
@@ -468,6 +482,24 @@ def test_no_statement_keeps_a_plan_of_another_day(postgres_url: str) -> None:
         )
 
     assert prepared == 0
+
+
+def test_what_a_lease_asks_of_the_planner_ends_with_it(postgres_url: str) -> None:
+    """A connection may be another program's afterwards. Nor is a plan compiled: that takes longer than the lease."""
+    names = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_incremental_sort", "jit")
+    settings = select(*(func.current_setting(name) for name in names))
+
+    def after_lease(connection: Connection) -> tuple[Any, ...]:
+        queue.lease(connection, "token", 1, 60)
+        return tuple(connection.execute(settings).one())
+
+    with closing(Database(postgres_url)) as database:
+        before = database.run_here(lambda connection: tuple(connection.execute(settings).one()))
+        inside = database.run_here(after_lease)
+        outside = database.run_here(lambda connection: tuple(connection.execute(settings).one()))
+
+    assert set(inside) == {"off"}
+    assert outside == before
 
 
 def test_in_a_settle_foreign_keys_go_by_keys(postgres_url: str) -> None:

@@ -12,7 +12,7 @@ from scan_rows import scan_rows
 from sqlalchemy import Connection, event, text
 
 from etl import listings, queue
-from etl.database import Database
+from etl.database import Database, by_keys_alone
 from etl.model import Dead, Done, Later, Pair, Released, Verdict
 
 ROWS = 20_000
@@ -59,6 +59,7 @@ def statements_of_settling(connection: Connection, pairs: list[Pair]) -> list[tu
 
 
 def postgresql_faults(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    by_keys_alone(connection)
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
     # It may sort the keys of the few rows that are taken already.
     return [line for line in plan if "Seq Scan" in line or ("Sort Key:" in line and "_at" in line)]
@@ -78,6 +79,7 @@ FAULTS = {"postgresql": postgresql_faults, "sqlite": sqlite_faults, "mysql": mys
 
 
 def postgresql_detours(connection: Connection, statement: str, parameters: Any) -> list[str]:
+    by_keys_alone(connection)
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
     # Of a table as short as this one it may well read all rows, and find their keys by a hash.
     return [line for line in plan if "Join Filter" in line]

@@ -190,13 +190,13 @@ def create_work_tables() -> None:
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_fetch_queue"),
         sqlite_with_rowid=False,
     )
-    turn = ["due_at", "priority", "expires_at", "enqueued_at"]
-    op.create_index("ix_fetch_queue_due", "fetch_queue", ["deployment_id", *turn])
+    turn = ["priority", "expires_at", "enqueued_at"]
+    op.create_index("ix_fetch_queue_due", "fetch_queue", ["due_at", "deployment_id", *turn])
     has_batch = sa.text("batch IS NOT NULL")
     op.create_index(
         "ix_fetch_queue_batch",
         "fetch_queue",
-        ["batch", "deployment_id", *turn],
+        ["batch", "deployment_id", "due_at", *turn, "scan_id"],
         sqlite_where=has_batch,
         postgresql_where=has_batch,
     )
