@@ -24,9 +24,10 @@ from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection, delete
 
-from etl import queue, staging
+from etl import queue, settling, staging
 from etl.cleaning import decode
-from etl.database import Database, in_pairs, insert_rows
+from etl.database import Database
+from etl.dialects import in_pairs, insert_rows
 from etl.flatten import flatten
 from etl.intake import Order, fill
 from etl.model import Done, Lease, Pair, Released
@@ -70,15 +71,15 @@ def work_off(database: Database) -> dict[str, float]:
     """Milliseconds of one turn: lease from the whole queue and give back, lease from the batch and settle."""
     whole, leases = timed(lambda: database.run_here(partial(lease, batch=None)))
     given_back = [Released(taken.pair) for taken in leases]
-    database.run_here(partial(queue.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
+    database.run_here(partial(settling.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
     of_batch, leases = timed(lambda: database.run_here(partial(lease, batch=BATCH)))
     now = datetime.now(UTC)
     done = [Done(flatten(taken.pair, decode(details(taken.pair)), now)) for taken in leases]
-    settle = partial(queue.settle, token=TOKEN, verdicts=done, run_id=RUN_ID)
-    settling, settled = timed(lambda: database.run_here(settle))
+    settle = partial(settling.settle, token=TOKEN, verdicts=done, run_id=RUN_ID)
+    settle_ms, settled = timed(lambda: database.run_here(settle))
     if settled.inserted != LEASED:
         raise SystemExit(f"a lease of {LEASED} led to {settled}: the figures would be void")
-    return {"lease, whole queue": whole, "lease, one batch": of_batch, "settle": settling}
+    return {"lease, whole queue": whole, "lease, one batch": of_batch, "settle": settle_ms}
 
 
 def details(pair: Pair) -> bytes:
@@ -92,7 +93,7 @@ def lease_twice(database: Database) -> dict[str, float]:
     for name, batch in (("lease, whole queue", None), ("lease, one batch", BATCH)):
         found[name], leases = timed(partial(database.run_here, partial(lease, batch=batch)))
         given_back = [Released(taken.pair) for taken in leases]
-        database.run_here(partial(queue.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
+        database.run_here(partial(settling.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
     return found
 
 

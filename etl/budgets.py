@@ -8,8 +8,9 @@ from hashlib import blake2b
 
 from sqlalchemy import Connection, bindparam, case, or_, select, update
 
-from etl.database import upsert
-from etl.schema import moved, rate_budgets, utc_now
+from etl.dialects import upsert
+from etl.schema import rate_budgets
+from etl.types import moved, utc_now
 
 LONGEST_WAIT_SECONDS = 900.0
 """Nothing makes a token wait for longer than that, unless the settings say so. What is further ahead was written while

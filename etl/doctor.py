@@ -16,7 +16,8 @@ from etl import status
 from etl.answers import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
 from etl.calls import Ping
 from etl.config import ApiSettings, Settings
-from etl.database import Database, product, schema_problem
+from etl.database import Database, schema_problem
+from etl.dialects import product
 from etl.engine import place, sqlite_path
 from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.events import Tally

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
-from etl.database import upsert
+from etl.dialects import upsert
 from etl.model import Drift, Pair
 from etl.schema import schema_drift
 

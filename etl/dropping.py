@@ -1,19 +1,23 @@
-"""Taking pairs out of the queue for good, piece by piece, each piece in a transaction of its own."""
+"""Taking pairs out of the queue that nobody has fetched, piece by piece: what somebody drops, and what has expired."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, literal, null, or_, select, true
 
-from etl.database import Database, by_keys_alone, lock, on_pairs, remove
+from etl.database import Database
+from etl.dialects import by_keys_alone, in_pairs, lock, on_pairs, remove
 from etl.listings import mark_dropped
-from etl.model import Pair
+from etl.model import PERISHES_AFTER, Pair
 from etl.queue import deployments_of
-from etl.schema import fetch_queue, moved, utc_now
+from etl.schema import dead_letters, fetch_queue
+from etl.types import moved, utc_now
 
 PIECE = 10_000
+EXPIRED = "expired"
+"""The `error_kind` of a pair that nobody could fetch while the API had it."""
 
 _q = fetch_queue.c
 _KEY = (_q.deployment_id, _q.scan_id)
@@ -90,3 +94,38 @@ def _drop(connection: Connection, condition: ColumnElement[bool], pairs: Sequenc
     dropped = [Pair(*row) for row in removed]
     mark_dropped(connection, dropped)
     return Dropped(len(dropped), in_work)
+
+
+def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id: str) -> int:
+    """Give up those pairs of a deployment that can't be asked, for `reason`, which the API doesn't show any more, and
+    which nobody has leased. Returns how many."""
+    is_free = or_(_q.lease_token.is_(None), _q.due_at <= utc_now())
+    expired = select(_q.scan_id).where(_q.deployment_id == deployment_id, _q.expires_at <= utc_now(), is_free)
+    piece = expired.order_by(_q.scan_id).limit(PIECE).with_for_update(skip_locked=True)
+    values = {
+        "lease_token": null(),
+        "error_kind": literal(EXPIRED),
+        "error": literal(
+            f"expired: the API shows a scan for {PERISHES_AFTER.days} days, and deployment {deployment_id} could not be"
+            f" asked until then: {reason}"
+        ),
+        "died_at": utc_now(),
+        "run_id": literal(run_id),
+    }
+    kept = [column for column in _q if column.name not in values]
+    letters = select(*kept, *values.values())
+    names = [*(column.name for column in kept), *values]
+    count = 0
+    while scan_ids := connection.execute(piece).scalars().all():
+        pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
+        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
+        of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
+        connection.execute(insert(dead_letters).from_select(names, of_pairs))
+        count += on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
+    return count
+
+
+_DROP = delete(fetch_queue)
+
+
+_FORGET_DEAD = delete(dead_letters)

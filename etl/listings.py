@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Double, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import in_pairs, lock, on_pairs, unguessed, upsert
+from etl.dialects import in_pairs, lock, on_pairs, unguessed, upsert
 from etl.drift import Met, count_drift
 from etl.model import (
     STILL_RUNNING,
@@ -25,16 +25,8 @@ from etl.pacing import look_again_seconds
 from etl.pages import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page, finality
 from etl.readers import DRIFT_CONFLICT
 from etl.reconcile import Ask, Known, Stored, ask, differences, kept
-from etl.schema import (
-    at_once,
-    dead_letters,
-    fetch_queue,
-    moved,
-    scan_listings,
-    scans,
-    utc_now,
-    watermarks,
-)
+from etl.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
+from etl.types import at_once, moved, utc_now
 
 DISCOVERED_PRIORITY = -10
 """What is discovered goes before what any program has queued (0), and that before the pairs of a file."""

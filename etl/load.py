@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, delete, literal, select, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import insert_rows, on_pairs
+from etl.dialects import insert_rows, on_pairs
 from etl.drift import Met, count_drift
 from etl.listings import listings_of
 from etl.model import Pair, ScanRows
 from etl.reconcile import Stored, differences
-from etl.schema import moved, scan_meta, scan_products, scan_stat_items, scan_stats, scans, utc_now
+from etl.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.types import moved, utc_now
 
 Row = tuple[Any, ...]
 

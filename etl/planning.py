@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, and_, case, func, literal, not_, or_, select, true
 
-from etl.database import by_keys_alone, on_pairs, upsert
+from etl.dialects import by_keys_alone, on_pairs, upsert
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
-from etl.schema import UtcDateTime, fetch_queue, moved, scans, utc_now
+from etl.schema import fetch_queue, scans
 from etl.staging import stage, staged
+from etl.types import UtcDateTime, moved, utc_now
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 """No scan is known to expire later than this, and databases know no years past 9999."""

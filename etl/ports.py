@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from etl import budgets, listings, queue, runs, watermarks
+from etl import budgets, dropping, listings, queue, runs, settling, watermarks
 from etl.config import ApiSettings, Settings
 from etl.database import Database
 from etl.errors import DatabaseAwayError, RefusedError
@@ -220,7 +220,7 @@ class RunPorts:
         def work(connection: Connection) -> Settled:
             nonlocal tries
             tries += 1
-            settled = queue.settle(connection, self._token, verdicts, self._run_id)
+            settled = settling.settle(connection, self._token, verdicts, self._run_id)
             fetched = settled.inserted + settled.updated + settled.unchanged
             counts = {name: getattr(settled, name) for name in ("inserted", "updated", "unchanged", "dead")}
             runs.count(connection, self._run_id, fetched=fetched, **counts)
@@ -234,7 +234,7 @@ class RunPorts:
         """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
 
         def work(connection: Connection) -> int:
-            buried = queue.bury_expired(connection, deployment_id, reason, self._run_id)
+            buried = dropping.bury_expired(connection, deployment_id, reason, self._run_id)
             runs.count(connection, self._run_id, dead=buried)
             return buried
 

@@ -23,55 +23,28 @@ from sqlalchemy import (
     Select,
     and_,
     case,
-    delete,
     func,
-    insert,
-    literal,
-    null,
     or_,
     select,
     update,
 )
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database import (
-    Change,
-    by_keys_alone,
-    change_chosen,
-    distinct,
-    in_pairs,
-    lock,
-    on_pairs,
-    remove,
-    unguessed,
-)
-from etl.listings import ended, mark_gone
-from etl.load import load_scans
+from etl.dialects import Change, by_keys_alone, change_chosen, distinct, lock, on_pairs, unguessed
 from etl.model import (
-    PERISHES_AFTER,
     STILL_RUNNING,
-    Dead,
-    Done,
-    Later,
     Lease,
     Pair,
-    Released,
-    Settled,
-    Verdict,
-    Waiting,
-    pair_of,
 )
-from etl.schema import at_once, dead_letters, fetch_queue, moved, utc_now
+from etl.schema import fetch_queue
+from etl.types import at_once, moved, utc_now
 
 FILE_PRIORITY = 10
 """The pairs of a `run FILE` go after those that any program has queued, which have 0, and those that are discovered:
 it may hold millions, and whoever drains the queue isn't to wait for them."""
 
-EXPIRED = "expired"
-"""The `error_kind` of a pair that nobody could fetch while the API had it."""
-
 _q = fetch_queue.c
-_KEY = (_q.deployment_id, _q.scan_id)
+KEY = (_q.deployment_id, _q.scan_id)
 
 
 # Leasing
@@ -82,7 +55,7 @@ _IN_LINE = _q.due_at == at_once()
 _OF_BATCH = _q.batch == bindparam("of_batch")
 _OF_DEPLOYMENT = _q.deployment_id == bindparam("of_deployment")
 _BELOW = _q.priority < bindparam("below")
-_OURS = unguessed(_q.lease_token == bindparam("ours"))
+OURS = unguessed(_q.lease_token == bindparam("ours"))
 
 BROUGHT_BACK_AT_LEAST = 1_000
 """So many rows at least that were put off until now join the line with each lease, or a small one might have to wait
@@ -141,7 +114,7 @@ def _in_line(connection: Connection, batch: str | None, without: Collection[int]
 
 def _first(index_name: str, *which: ColumnElement[bool]) -> Select[Any]:
     """The first rows by an index, which alone has them in the order that is then asked for."""
-    rows = select(*_KEY).where(*which).limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
+    rows = select(*KEY).where(*which).limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
     return _by_index(rows, index_name)
 
 
@@ -153,12 +126,12 @@ def _by_index(rows: Select[Any], index_name: str) -> Select[Any]:
 _DUE, _BATCH = "ix_fetch_queue_due", "ix_fetch_queue_batch"
 # As a subquery it is one instant: an index isn't searched for a clock that moves.
 _UNTIL_NOW = and_(_q.due_at > at_once(), _q.due_at <= select(utc_now()).scalar_subquery())
-_BRING_BACK = Change(_first(_DUE, _UNTIL_NOW).order_by(_q.due_at), fetch_queue, {"due_at": at_once()}, _KEY)
+_BRING_BACK = Change(_first(_DUE, _UNTIL_NOW).order_by(_q.due_at), fetch_queue, {"due_at": at_once()}, KEY)
 _BRING_BACK_OF_BATCH = Change(
     _first(_BATCH, _OF_BATCH, _OF_DEPLOYMENT, _UNTIL_NOW).order_by(_q.due_at, *_TURN, _q.scan_id),
     fetch_queue,
     {"due_at": at_once()},
-    _KEY,
+    KEY,
 )
 
 
@@ -171,7 +144,7 @@ def _take(of_batch: bool, below: bool) -> Change:
     else:
         rows = _first(_DUE, *which).order_by(*_TURN)
     leased = {"due_at": moved(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
-    return Change(rows, fetch_queue, leased, (*_KEY, _q.attempts, *_TURN))
+    return Change(rows, fetch_queue, leased, (*KEY, _q.attempts, *_TURN))
 
 
 class LongestWaits(NamedTuple):
@@ -211,7 +184,7 @@ _DISBELIEVE = Change(
     ).order_by(_q.due_at),
     fetch_queue,
     {"due_at": at_once()},
-    _KEY,
+    KEY,
 )
 
 
@@ -230,165 +203,13 @@ def batches_of(connection: Connection) -> set[str]:
     return {batch for batch in distinct(connection, (_q.batch, _q.deployment_id), _HAS_BATCH) if batch is not None}
 
 
-_RENEW = update(fetch_queue).where(_OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
-_RELEASE = update(fetch_queue).where(_OURS).values(due_at=at_once(), lease_token=None)
+_RENEW = update(fetch_queue).where(OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
 
 
 def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
     """Lengthen the leases of pairs in work, and return how many were still ours."""
-    lock(connection, fetch_queue, pairs, _OURS, ours=token)
+    lock(connection, fetch_queue, pairs, OURS, ours=token)
     return on_pairs(connection, _RENEW, fetch_queue, pairs, ours=token, seconds=lease_seconds).rowcount
-
-
-# Settling
-
-
-def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_id: str) -> Settled:
-    """Write the verdicts whose lease is still ours, rows and receipts together."""
-    lock(connection, fetch_queue, [pair_of(verdict) for verdict in verdicts], _OURS, ours=token)
-    done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
-    waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
-    if over := ended(connection, [verdict.rows.pair for verdict in waiting]):
-        done += [Done(verdict.rows, verdict.again) for verdict in waiting if verdict.rows.pair in over]
-        waiting = [verdict for verdict in waiting if verdict.rows.pair not in over]
-    later = [verdict for verdict in verdicts if isinstance(verdict, Later)]
-    dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
-
-    kept = _remove(connection, token, [verdict.rows.pair for verdict in done])
-    done = [verdict for verdict in done if verdict.rows.pair in kept] if len(kept) < len(done) else done
-    letters = _letters(connection, token, dead, run_id)
-    waiting = _wait(connection, token, waiting)
-    delayed = _delay(connection, token, later)
-    released = _release(connection, token, [verdict.pair for verdict in verdicts if isinstance(verdict, Released)])
-    _bury(connection, kept, letters)
-    stored: list[Done | Waiting] = [*done, *waiting]
-    again = {verdict.rows.pair for verdict in stored if verdict.again}
-    loaded = load_scans(connection, [verdict.rows for verdict in stored], run_id, again)
-    lost = len(verdicts) - len(done) - len(waiting) - delayed - len(letters) - released
-    return Settled(*loaded, len(waiting), delayed, len(letters), released, lost)
-
-
-def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pair]:
-    if not pairs:
-        return set()
-    removed = remove(connection, fetch_queue, pairs, _OURS, _KEY, ours=token)
-    return set(pairs) if len(removed) == len(pairs) else {Pair(*row) for row in removed}
-
-
-_DELAY = (
-    update(fetch_queue)
-    .where(_q.deployment_id == bindparam("deployment"), _q.scan_id == bindparam("scan"), _OURS)
-    .values(due_at=moved(utc_now(), bindparam("seconds")), lease_token=None)
-)
-_WAIT = _DELAY.values(error_kind=STILL_RUNNING, error=None, expires_at=bindparam("expiry"))
-_LATER = _DELAY.values(attempts=bindparam("tries"), error_kind=bindparam("kind"), error=bindparam("reason"))
-
-
-def _wait(connection: Connection, token: str, waiting: Sequence[Waiting]) -> list[Waiting]:
-    kept = []
-    for verdict in waiting:
-        values = {**_place(verdict.rows.pair, token, verdict.delay_seconds), "expiry": verdict.expires_at}
-        if connection.execute(_WAIT, values).rowcount:
-            kept.append(verdict)
-    return kept
-
-
-def _delay(connection: Connection, token: str, later: Sequence[Later]) -> int:
-    if not later:
-        return 0
-    values = [
-        {
-            **_place(verdict.pair, token, verdict.delay_seconds),
-            "tries": verdict.attempts,
-            "kind": verdict.error_kind,
-            "reason": verdict.error,
-        }
-        for verdict in later
-    ]
-    return connection.execute(_LATER, values).rowcount
-
-
-def _release(connection: Connection, token: str, pairs: Sequence[Pair]) -> int:
-    return on_pairs(connection, _RELEASE, fetch_queue, pairs, ours=token).rowcount if pairs else 0
-
-
-def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:
-    return {"deployment": pair[0], "scan": pair[1], "ours": token, "seconds": delay_seconds}
-
-
-def _letters(connection: Connection, token: str, dead: Sequence[Dead], run_id: str) -> list[dict[str, Any]]:
-    """Take what is given up out of the queue: as the dead letters that it becomes."""
-    if not dead:
-        return []
-    reasons = {verdict.pair: verdict for verdict in dead}
-    removed = remove(connection, fetch_queue, list(reasons), _OURS, tuple(_q), ours=token)
-    letters = []
-    for values in removed:
-        row = dict(zip(fetch_queue.c.keys(), values, strict=True))
-        reason = reasons[Pair(row["deployment_id"], row["scan_id"])]
-        letters.append(
-            {
-                **row,
-                "lease_token": None,
-                "attempts": reason.attempts,
-                "error_kind": reason.error_kind,
-                "error": reason.error,
-                "http_status": reason.http_status,
-                "run_id": run_id,
-            }
-        )
-    return letters
-
-
-_FORGET_DEAD = delete(dead_letters)
-
-
-def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict[str, Any]]) -> None:
-    """Forget the dead letters of what is done, and write these. Only what was ours comes here: of other pairs somebody
-    else has said the last word, which may be a dead letter."""
-    status_of = {Pair(letter["deployment_id"], letter["scan_id"]): letter["http_status"] for letter in letters}
-    forgotten = [*done, *status_of]
-    if forgotten:
-        lock(connection, dead_letters, forgotten)
-        on_pairs(connection, _FORGET_DEAD, dead_letters, forgotten)
-    if letters:
-        connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
-        mark_gone(connection, [pair for pair, status in status_of.items() if status == 404])
-
-
-BURIED_AT_ONCE = 10_000
-
-
-def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id: str) -> int:
-    """Give up those pairs of a deployment that can't be asked, for `reason`, which the API doesn't show any more, and
-    which nobody has leased. Returns how many."""
-    is_free = or_(_q.lease_token.is_(None), _q.due_at <= utc_now())
-    expired = select(_q.scan_id).where(_q.deployment_id == deployment_id, _q.expires_at <= utc_now(), is_free)
-    piece = expired.order_by(_q.scan_id).limit(BURIED_AT_ONCE).with_for_update(skip_locked=True)
-    values = {
-        "lease_token": null(),
-        "error_kind": literal(EXPIRED),
-        "error": literal(
-            f"expired: the API shows a scan for {PERISHES_AFTER.days} days, and deployment {deployment_id} could not be"
-            f" asked until then: {reason}"
-        ),
-        "died_at": utc_now(),
-        "run_id": literal(run_id),
-    }
-    kept = [column for column in _q if column.name not in values]
-    letters = select(*kept, *values.values())
-    names = [*(column.name for column in kept), *values]
-    count = 0
-    while scan_ids := connection.execute(piece).scalars().all():
-        pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
-        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
-        of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
-        connection.execute(insert(dead_letters).from_select(names, of_pairs))
-        count += on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
-    return count
-
-
-_DROP = delete(fetch_queue)
 
 
 # Looking

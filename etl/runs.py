@@ -20,8 +20,9 @@ from sqlalchemy import (
     update,
 )
 
-from etl.database import upsert
-from etl.schema import RUN_COUNTS, moved, runs, utc_now, workers
+from etl.dialects import upsert
+from etl.schema import RUN_COUNTS, runs, workers
+from etl.types import moved, utc_now
 
 SEEN_WITHIN_SECONDS = 60.0
 """A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""

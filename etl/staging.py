@@ -24,12 +24,13 @@ from sqlalchemy import (
     update,
 )
 
-from etl.database import by_keys_alone, distinct, in_pairs, insert_pairs, lock, on_pairs, upsert
+from etl.dialects import by_keys_alone, distinct, in_pairs, insert_pairs, lock, on_pairs, upsert
 from etl.errors import DatabaseError
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Enqueued, Pair
 from etl.queue import FILE_PRIORITY, batches_of
 from etl.runs import at_work
-from etl.schema import at_once, dead_letters, fetch_queue, moved, scans, staged_pairs
+from etl.schema import dead_letters, fetch_queue, scans, staged_pairs
+from etl.types import at_once, moved
 
 PIECE = 10_000
 _MARK = Pair(0, 0)

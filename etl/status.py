@@ -7,22 +7,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table
 
-from etl.database import distinct, in_pairs, lock, on_pairs, upsert
+from etl.dialects import distinct, in_pairs, lock, on_pairs, upsert
 from etl.listings import mark_dropped
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.queue import lease
 from etl.runs import lives
-from etl.schema import (
-    at_once,
-    dead_letters,
-    fetch_queue,
-    listing_gaps,
-    moved,
-    rate_budgets,
-    utc_now,
-    watermarks,
-    workers,
-)
+from etl.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, watermarks, workers
+from etl.types import at_once, moved, utc_now
 
 CHOSEN_AT_ONCE = 10_000
 HELD_SECONDS = 5.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select
 
-from etl.database import upsert
+from etl.dialects import upsert
 from etl.listings import mark_expired, wake
 from etl.model import PERISHES_AFTER, SLACK, History, Pair, Reached, Unsettled, Walk
 from etl.pages import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED

@@ -21,22 +21,16 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from etl import queue
-from etl.database import Database, distinct, in_pairs, insert_rows
+from etl.database import Database
+from etl.dialects import distinct, in_pairs, insert_rows
 from etl.engine import MOST_LOST, MOST_UNKNOWN, make_engine
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
 from etl.events import DatabaseAway, DatabaseBack, Event
 from etl.load import load_scans
 from etl.model import Pair
 from etl.ports import Patience, PatientDatabase, TokenBudget
-from etl.schema import (
-    KEY_TEXT_LENGTH,
-    NAME_TEXT_LENGTH,
-    fetch_queue,
-    rate_budgets,
-    scan_stat_items,
-    schema_drift,
-    utc_now,
-)
+from etl.schema import KEY_TEXT_LENGTH, NAME_TEXT_LENGTH, fetch_queue, rate_budgets, scan_stat_items, schema_drift
+from etl.types import utc_now
 
 
 @pytest.fixture

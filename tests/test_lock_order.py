@@ -13,8 +13,9 @@ from listings_of import listing, running
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, delete, event, insert, select
 
-from etl import queue, staging, watermarks
-from etl.database import Database, lock, on_pairs
+from etl import queue, settling, staging, watermarks
+from etl.database import Database
+from etl.dialects import lock, on_pairs
 from etl.listings import Piece, record
 from etl.model import Dead, Done, Later, Listing, Pair, Released, Verdict, Waiting, Walk
 from etl.pages import Page
@@ -53,7 +54,7 @@ def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str
 
         with working.engine.begin() as connection:
             verdict = Waiting(scan_rows(1, **OPEN), 300.0, EXPIRES_AT)
-            settled = queue.settle(connection, "w", [verdict], "run")
+            settled = settling.settle(connection, "w", [verdict], "run")
             recording = pool.submit(walking.run_here, partial(record, piece=page([listing(1)])))
             assert reads.wait(30)
         queued = recording.result(30)
@@ -90,7 +91,7 @@ def work_off(database: Database, draw: random.Random) -> None:
     token = f"{draw.getrandbits(64):x}"
     pairs = [one.pair for one in do(database, partial(queue.lease, token=token, limit=15, lease_seconds=60.0))]
     verdicts = [verdict(pair, draw) for pair in draw.sample(pairs, len(pairs))]
-    do(database, partial(queue.settle, token=token, verdicts=verdicts, run_id="run"))
+    do(database, partial(settling.settle, token=token, verdicts=verdicts, run_id="run"))
 
 
 def verdict(pair: Pair, draw: random.Random) -> Verdict:

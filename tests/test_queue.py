@@ -12,7 +12,7 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from etl import queue, status
+from etl import queue, settling, status
 from etl.database import Database
 from etl.model import (
     PERISHES_AFTER,
@@ -28,7 +28,8 @@ from etl.model import (
     Verdict,
     Waiting,
 )
-from etl.schema import dead_letters, fetch_queue, scans, utc_now
+from etl.schema import dead_letters, fetch_queue, scans
+from etl.types import utc_now
 
 NOTHING = Settled(inserted=0, updated=0, unchanged=0, waiting=0, later=0, dead=0, released=0, lost=0)
 
@@ -49,7 +50,7 @@ def lease(database: Database, token: str, limit: int = 100, seconds: float = 60,
 
 
 def settle(database: Database, token: str, *verdicts: Verdict) -> Settled:
-    return database.run_here(lambda connection: queue.settle(connection, token, verdicts, "run"))
+    return database.run_here(lambda connection: settling.settle(connection, token, verdicts, "run"))
 
 
 def rows(database: Database) -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ def test_a_pair_that_is_finished_while_it_is_queued_again_is_not_queued(server_u
         lease(worker, "a", batch=None)
 
         def settle_slowly(connection: Connection) -> Future[Enqueued]:
-            queue.settle(connection, "a", [Done(scan_rows(1))], "run")
+            settling.settle(connection, "a", [Done(scan_rows(1))], "run")
             filling = pool.submit(fill, filler, *pairs(1, 2, 3))
             while not watcher.run_here(lambda other: other.execute(waiting).scalar_one()):
                 assert not filling.done()
@@ -507,7 +508,7 @@ def test_in_a_settle_foreign_keys_go_by_keys(postgres_url: str) -> None:
     pair = Pair(120, 1)
 
     def seqscan_after(connection: Connection) -> Any:
-        queue.settle(connection, "token", [Done(scan_rows(1))], "run")
+        settling.settle(connection, "token", [Done(scan_rows(1))], "run")
         return connection.execute(text("SHOW enable_seqscan")).scalar()
 
     with closing(Database(postgres_url)) as database:

@@ -11,8 +11,9 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, event, text
 
-from etl import listings, queue
-from etl.database import Database, by_keys_alone
+from etl import listings, queue, settling
+from etl.database import Database
+from etl.dialects import by_keys_alone
 from etl.model import Dead, Done, Later, Pair, Released, Verdict
 
 ROWS = 20_000
@@ -53,7 +54,7 @@ def statements_of_settling(connection: Connection, pairs: list[Pair]) -> list[tu
             *(Later(pair, 60, 1, "kind", "error") for pair in later),
             *map(Released, rest),
         ]
-        assert queue.settle(connection, "token", verdicts, "run").lost == 0
+        assert settling.settle(connection, "token", verdicts, "run").lost == 0
         listings.wake(connection, pairs)
     return [(statement, parameters) for statement, parameters in statements if "fetch_queue" in statement]
 

@@ -11,8 +11,9 @@ import pytest
 from scan_rows import scan_rows
 from sqlalchemy import Connection, delete, text
 
-from etl import queue
-from etl.database import Database, insert_rows
+from etl import queue, settling
+from etl.database import Database
+from etl.dialects import insert_rows
 from etl.model import Dead, Done, Later, Lease, Released, Verdict
 from etl.schema import fetch_queue
 
@@ -156,7 +157,9 @@ def test_what_is_read_is_what_is_worked_on(database_url: str, fill_and_count: Ca
         pairs = [taken.pair for taken in of_whole]
         renew = partial(queue.renew, token="token", pairs=pairs, lease_seconds=60)
         renewed = measure("renewal", renew)
-        settled = measure("settle", partial(queue.settle, token="token", verdicts=verdicts_on(of_whole), run_id="run"))
+        settled = measure(
+            "settle", partial(settling.settle, token="token", verdicts=verdicts_on(of_whole), run_id="run")
+        )
 
     assert [sorted(each) for each in deployments] == [[120, 121]] * 3
     assert [each.remaining for each in left] == [OF_OURS + BACK_NOW] * 2

@@ -10,7 +10,7 @@ import pytest
 from queue_filling import enqueue
 from sqlalchemy import Connection, delete, insert, select, update
 
-from etl import queue, runs, scope, staging
+from etl import dropping, runs, scope, settling, staging
 from etl.database import Database
 from etl.errors import DatabaseError
 from etl.model import Dead, Enqueued, Pair
@@ -125,7 +125,7 @@ def test_shared_pairs_that_died_in_another_run_are_dead_for_both(database: Datab
     enqueue(database, pairs(1, 2, 3), batch="second")
     leased(database, "first")
     dead = [Dead(pair, 1, "not_found", "gone", 404) for pair in pairs(1, 2)]
-    database.run_here(partial(queue.settle, token="first", verdicts=dead, run_id="first"))
+    database.run_here(partial(settling.settle, token="first", verdicts=dead, run_id="first"))
     leased(database, "second")
 
     found = [ended(database, batch) for batch in ("first", "second")]
@@ -166,7 +166,7 @@ def test_expired_pairs_of_a_deployment_that_cant_be_fetched_are_given_up(databas
         )
 
     database.run_here(add)
-    count = database.run_here(partial(queue.bury_expired, deployment_id=120, reason="no token", run_id="run"))
+    count = database.run_here(partial(dropping.bury_expired, deployment_id=120, reason="no token", run_id="run"))
     in_order = select(dead_letters).order_by(dead_letters.c.scan_id)
     letters = database.run_here(lambda connection: connection.execute(in_order).all())
 
