@@ -39,6 +39,9 @@ MOST_PAGES = 100_000
 class Ports(Protocol):
     """What a walk asks of the floors below."""
 
+    def ended(self, deployment_id: int) -> None:
+        """The walk of a deployment is over, however it ended: what it has found may be fetched."""
+
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
         """One page; raises TransientError, ItemError, FatalError, StoppedError."""
 
@@ -179,6 +182,8 @@ class _Discovery:
             pass  # the stop is told of
         else:
             return True
+        finally:
+            self.ports.ended(self.deployment_id)
         return False
 
     async def find(self) -> None:

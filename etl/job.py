@@ -37,7 +37,7 @@ from etl.run_context import RunContext
 from etl.semgrep import Semgrep
 from etl.stop import Stop
 from etl.tokens import Tokens
-from etl.walking import walk_all
+from etl.walking import expect_walks, walk_all
 
 Report = Callable[[Mapping[str, Any]], None]
 """Shows a summary."""
@@ -189,18 +189,20 @@ async def _visible(this: RunContext, semgrep: Semgrep) -> set[int]:
 
 
 async def _find_and_fetch(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
-    """Walk the lists and drain the queue, side by side: what one deployment has found isn't to wait for another's walk.
+    """Walk the lists and drain the queue, side by side: a deployment is fetched as its walk ends, whatever others do.
 
     A budget of pairs counts from the end of the walks: it ends what is fetched, not what is found.
     """
     order = this.order
     try:
         async with asyncio.TaskGroup() as tasks:
-            walking = tasks.create_task(walk_all(this, semgrep, patient)) if order.discovers else None
-            if walking is not None and (order.limit or order.max_failures or not order.drains):
-                await walking
+            if order.discovers:
+                await expect_walks(this, patient)
+                walking = tasks.create_task(walk_all(this, semgrep, patient))
+                if order.limit or order.max_failures or not order.drains:
+                    await walking
             if order.drains and not this.stop.asked.is_set():
-                await _drain(this, semgrep, patient, lambda: walking is not None and not walking.done())
+                await _drain(this, semgrep, patient)
     except BaseExceptionGroup as group:
         raise foremost(group) from None
 
@@ -219,12 +221,10 @@ def _deadline(seconds: float | None, began_at: float, stop: Stop) -> Iterator[No
         timer.cancel()
 
 
-async def _drain(
-    this: RunContext, semgrep: Semgrep, patient: PatientDatabase, expects_more: Callable[[], bool]
-) -> None:
+async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     if not (this.order.files or this.order.forever):
         this.tally.to_do = (await patient.run(this.scope.left)).remaining
-    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, expects_more)
+    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, this.walking)
     policy = _policy(this.order, this.settings)
     await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 

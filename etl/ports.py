@@ -167,7 +167,7 @@ class RunPorts:
         run_id: str,
         scope: Scope,
         token: str,
-        expects_more: Callable[[], bool] = lambda: False,
+        walking: Collection[int] = (),
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
@@ -181,7 +181,7 @@ class RunPorts:
         self._scope = scope
         self._token = token
         self._semgrep = semgrep
-        self.expects_more = expects_more
+        self._walking = walking
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.hush = semgrep.hush
@@ -194,7 +194,7 @@ class RunPorts:
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""
         # Bound now: the pipeline may stop another deployment while this waits.
-        barred = frozenset(without)
+        barred = frozenset(without) | frozenset(self._walking)
         await self._disbelieve()
         return await self._database.run(
             lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
@@ -242,8 +242,13 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        next_due = partial(self._scope.next_due_seconds, without=frozenset(without), ours=self._token)
+        barred = frozenset(without) | frozenset(self._walking)
+        next_due = partial(self._scope.next_due_seconds, without=barred, ours=self._token)
         return await self._database.run(next_due)
+
+    def expects_more(self) -> bool:
+        """Whether lists are still walked."""
+        return bool(self._walking)
 
     async def awaited(self) -> tuple[int, int]:
         """How many pairs of this run back off after a failure, and how many somebody has leased."""
@@ -261,6 +266,7 @@ class DiscoverPorts:
         settings: Settings,
         tokens: Tokens,
         run_id: str,
+        walking: set[int],
         *,
         refresh: bool,
     ) -> None:
@@ -271,6 +277,7 @@ class DiscoverPorts:
         self._tokens = tokens
         self._run_id = run_id
         self._refresh = refresh
+        self.ended = walking.discard
         self.search = semgrep.search
 
     async def api_time(self) -> datetime:

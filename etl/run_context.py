@@ -30,6 +30,8 @@ class RunContext:
     began_at: float = field(default_factory=time.monotonic)
     halted: dict[int, FatalError] = field(default_factory=dict)
     unwalked: set[int] = field(default_factory=set)
+    walking: set[int] = field(default_factory=set)
+    """Whose lists are walked, so that nothing of them is fetched yet; with `NO_DEPLOYMENT` until all walks are over."""
 
     @property
     def scope(self) -> Scope:

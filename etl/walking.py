@@ -18,6 +18,19 @@ WALK_GRACE_SECONDS = 5.0
 """How long a page that is being read may take after a stop."""
 
 
+async def expect_walks(this: RunContext, patient: PatientDatabase) -> None:
+    """Note whose lists will be walked, as far as that is known before the API is asked."""
+    this.walking.update({NO_DEPLOYMENT, *_named(this)})
+    token = this.tokens.for_deployment(NO_DEPLOYMENT)
+    if token is not None and not this.settings.discover.deployments:
+        this.walking.update(await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token))))
+
+
+def _named(this: RunContext) -> set[int]:
+    """The deployments that the settings name, or else the tokens."""
+    return set(this.settings.discover.deployments or this.tokens.deployment_ids)
+
+
 async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Walk the lists, until a stop is asked for."""
     this.unwalked.add(NO_DEPLOYMENT)  # for it isn't known yet which there are
@@ -30,6 +43,7 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
         walking.cancel()
     stopping.cancel()
     await asyncio.wait({walking, stopping})
+    this.walking.clear()
     if not walking.cancelled():
         walking.result()
 
@@ -37,11 +51,10 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
 async def _walk(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Walk the lists of the deployments that the settings or the tokens name, and of the one that the token for all
     others sees."""
-    chosen = set(this.settings.discover.deployments)
-    named = chosen or set(this.tokens.deployment_ids)
+    named = _named(this)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_walk_lists(this, semgrep, patient, named))
-        if chosen or this.tokens.for_deployment(NO_DEPLOYMENT) is None:
+        if this.settings.discover.deployments or this.tokens.for_deployment(NO_DEPLOYMENT) is None:
             this.unwalked.discard(NO_DEPLOYMENT)
         else:
             await _walk_unnamed(this, semgrep, patient, named)
@@ -63,7 +76,10 @@ async def _walk_unnamed(this: RunContext, semgrep: Semgrep, patient: PatientData
 
 async def _walk_lists(this: RunContext, semgrep: Semgrep, patient: PatientDatabase, deployments: set[int]) -> None:
     this.unwalked.update(deployments)
-    ports = DiscoverPorts(patient, semgrep, this.settings, this.tokens, this.run_id, refresh=this.order.refresh)
+    this.walking.update(deployments)
+    ports = DiscoverPorts(
+        patient, semgrep, this.settings, this.tokens, this.run_id, this.walking, refresh=this.order.refresh
+    )
     left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
     this.unwalked.difference_update(deployments - left)
 

@@ -40,6 +40,7 @@ class MemoryPorts:
         self.known = history
         self.reached = reached
         self.asked: list[tuple[datetime | None, str]] = []
+        self.over: list[int] = []
         self.recorded: list[tuple[list[int], Walk, bool]] = []
 
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
@@ -56,6 +57,9 @@ class MemoryPorts:
     async def history(self, deployment_id: int, room: int) -> History | None:
         assert (deployment_id, room) == (120, ROOM)
         return self.known
+
+    def ended(self, deployment_id: int) -> None:
+        self.over.append(deployment_id)
 
     async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
         self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
@@ -229,9 +233,9 @@ async def test_a_walk_that_fails_half_way_moves_no_watermark() -> None:
 )
 async def test_what_ends_a_walk_is_said_where_it_belongs(error: Exception, halted: bool) -> None:
     """A bad token and an unavailable API stop this deployment, a refused search fails this walk, and no other."""
-    failed, _, stop, stopped, _ = await walk(MemoryPorts([error]))
+    failed, _, stop, stopped, _ = await walk(ports := MemoryPorts([error]))
 
-    assert failed == {120}
+    assert (failed, ports.over) == ({120}, [120])
     assert stop.exit_code is None
     assert (120 in stopped) is halted
 

@@ -63,7 +63,7 @@ async def walk(database: Database, api: ListOfScans, since: datetime | None = No
     settings = load_settings(config_file=None, flags={}, environ={}, directory=Path("/nowhere"))
     events, stop = list[Event](), Stop()
     patient = PatientDatabase(database, Patience(10, asyncio.Event(), events.append))
-    ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", refresh=False)
+    ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", set(), refresh=False)
     search = Search(7 * 86_400, since, 4_200, 3, 0.001, 0.002)
     failed = await discover(ports, [120], search, stop, {}, Tally(), events.append)
     assert failed == set()
