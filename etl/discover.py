@@ -57,6 +57,20 @@ class Ports(Protocol):
         refuses the page."""
 
 
+class OpenWalks:
+    """The deployments `of` which the lists are walked now, so that nothing of them is fetched yet; `NO_DEPLOYMENT` is
+    among them until all walks are over. `news` is set whenever one is."""
+
+    def __init__(self) -> None:
+        self.of = set[int]()
+        self.news = asyncio.Event()
+
+    def end(self, *deployments: int) -> None:
+        """The walks of these are over; without any, all are."""
+        self.of.difference_update(deployments or set(self.of))
+        self.news.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """How to walk. `since` is an instant, or so many seconds ago; None goes on where the last walk left off."""

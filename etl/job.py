@@ -224,7 +224,7 @@ def _deadline(seconds: float | None, began_at: float, stop: Stop) -> Iterator[No
 async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     if not (this.order.files or this.order.forever):
         this.tally.to_do = (await patient.run(this.scope.left)).remaining
-    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, this.walking)
+    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, this.walks)
     policy = _policy(this.order, this.settings)
     await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell, WorkAwaited
+from etl.halts import Halts
 from etl.lanes import Lane
 from etl.model import (
     Dead,
@@ -32,7 +33,6 @@ from etl.model import (
     pair_of,
 )
 from etl.outcomes import Policy, after_failure, after_nonsense, after_refusal, after_refused_row, after_unfinished
-from etl.pacing import backoff_seconds
 from etl.stop import Stop
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
@@ -40,8 +40,6 @@ POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 sooner: what is due may be locked by somebody else for a moment."""
 TOLD_AFTER_SECONDS = 1.0
 """A run that waits for longer says for what."""
-LONGEST_HALT_SECONDS = 1_800.0
-"""The longest time after which a worker asks again for a deployment that was refused."""
 FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
@@ -57,7 +55,10 @@ class _Answer(Struct, frozen=True):
 
 
 class Ports(Protocol):
-    """What the pipeline asks of the floors below."""
+    """What the pipeline asks of the floors below. `news` is set when the run itself has queued work, or is done with
+    that."""
+
+    news: asyncio.Event
 
     async def check(self, deployment_id: int) -> None:
         """Return when a deployment may be asked; raises FatalError, TransientError, StoppedError."""
@@ -96,13 +97,6 @@ class Ports(Protocol):
         """Send no more requests: fetches that wait for their turn raise StoppedError."""
 
 
-class _Halt(Struct, frozen=True):
-    """A deployment that was refused for the n-th time. A worker asks again at `until`, on the monotonic clock."""
-
-    times: int
-    until: float
-
-
 async def drain(
     ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
 ) -> None:
@@ -131,11 +125,11 @@ class _Run:
         self.working = set[asyncio.Task[None]]()
         self.answers: list[_Answer] = []
         self.verdicts: deque[Verdict] = deque()
-        self.halts: dict[int, _Halt] = {}
-        self.buried = set[int]()
+        self.halts = Halts(halted, policy.first_halt_seconds)
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
         self.idle_since, self.is_wait_told = math.inf, False
+        self.looked_at = -math.inf
         self.flush = asyncio.Event()
         self.changed = asyncio.Event()
         self.closing = False
@@ -153,12 +147,11 @@ class _Run:
 
     async def lease_pairs(self) -> None:
         """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
-        looked_at = -math.inf
         while not self.stop.asked.is_set():
             await self.look_after_halted()
             rooms = {number: lane.room() for number, lane in self.lanes.items() if number not in self.halted}
             room = sum(rooms.values())
-            if not room and time.monotonic() >= looked_at + POLL_SECONDS:
+            if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
                 room = 2 * self.policy.concurrency  # for deployments that have no lane yet
             if self.policy.limit is not None:
                 room = min(room, self.policy.limit - self.leased)
@@ -169,7 +162,7 @@ class _Run:
             if room > 0:
                 full = {number for number, lane_room in rooms.items() if not lane_room}
                 leases = await self.ports.lease(room, self.halted.keys() | full)
-                looked_at = time.monotonic()
+                self.looked_at = time.monotonic()
             if leases:
                 self.take(leases)
             elif not await self.has_more():
@@ -180,12 +173,14 @@ class _Run:
         if self.held:
             await self.pause(POLL_SECONDS)
             return True
+        self.looked_at = -math.inf
         if self.policy.forever:
             # Workers that were started together shouldn't all ask at the same moments.
             await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
             return True
+        expects_more = self.ports.expects_more()  # before the question, whose answer would be too old after it
         seconds = await self.ports.next_due_seconds(self.halted)
-        if seconds is None and not self.ports.expects_more():
+        if seconds is None and not expects_more:
             await self.look_after_halted()
             return False
         least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
@@ -204,15 +199,10 @@ class _Run:
             self.tell(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
 
     async def look_after_halted(self) -> None:
-        """Bury what has expired of deployments that can't be asked. A worker asks again when it is time."""
-        for deployment_id in self.halted.keys() - self.buried:
-            self.buried.add(deployment_id)
+        """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
+        for deployment_id in self.halts.to_bury():
             self.tally.dead += await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
-        now = time.monotonic()
-        due = [number for number in self.halted if number in self.halts and self.halts[number].until <= now]
-        for deployment_id in due if self.policy.forever else ():
-            del self.halted[deployment_id]
-            self.buried.discard(deployment_id)
+        for deployment_id in self.halts.release(time.monotonic()) if self.policy.forever else ():
             self.ports.ask_again(deployment_id)
 
     def take(self, leases: Sequence[Lease]) -> None:
@@ -240,11 +230,12 @@ class _Run:
 
     async def pause(self, seconds: float) -> None:
         """Wait until there is room for more, a stop is asked for, or the time is over."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.stop.asked)]
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.ports.news, self.stop.asked)]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         self.changed.clear()
+        self.ports.news.clear()
 
     async def end(self) -> None:
         """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
@@ -313,14 +304,10 @@ class _Run:
         """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
         if (lane := self.lanes.pop(deployment_id, None)) is not None:
             lane.close()
-        if deployment_id in self.halted:
-            return
-        self.halted[deployment_id] = error
-        times = self.halts[deployment_id].times + 1 if deployment_id in self.halts else 1
-        seconds = backoff_seconds(times, self.policy.first_halt_seconds, LONGEST_HALT_SECONDS)
-        self.halts[deployment_id] = _Halt(times, time.monotonic() + seconds)
-        self.tell(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
-        self.changed.set()
+        seconds = self.halts.add(deployment_id, error, time.monotonic())
+        if seconds is not None:
+            self.tell(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
+            self.changed.set()
 
     def decide(self, lane: Lane, found: Verdict | _Answer) -> None:
         if isinstance(found, _Answer):

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from etl import budgets, dropping, listings, queue, runs, settling, watermarks
 from etl.config import ApiSettings, Settings
 from etl.database import Database
+from etl.discover import OpenWalks
 from etl.errors import DatabaseAwayError, RefusedError
 from etl.events import DatabaseAway, DatabaseBack, Tell
 from etl.flatten import flatten
@@ -167,7 +168,7 @@ class RunPorts:
         run_id: str,
         scope: Scope,
         token: str,
-        walking: Collection[int] = (),
+        walks: OpenWalks,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.queue.lease_seconds
@@ -181,7 +182,8 @@ class RunPorts:
         self._scope = scope
         self._token = token
         self._semgrep = semgrep
-        self._walking = walking
+        self._walks = walks
+        self.news = walks.news
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.hush = semgrep.hush
@@ -194,7 +196,7 @@ class RunPorts:
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""
         # Bound now: the pipeline may stop another deployment while this waits.
-        barred = frozenset(without) | frozenset(self._walking)
+        barred = frozenset(without) | frozenset(self._walks.of)
         await self._disbelieve()
         return await self._database.run(
             lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
@@ -242,13 +244,13 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        barred = frozenset(without) | frozenset(self._walking)
+        barred = frozenset(without) | frozenset(self._walks.of)
         next_due = partial(self._scope.next_due_seconds, without=barred, ours=self._token)
         return await self._database.run(next_due)
 
     def expects_more(self) -> bool:
         """Whether lists are still walked."""
-        return bool(self._walking)
+        return bool(self._walks.of)
 
     async def awaited(self) -> tuple[int, int]:
         """How many pairs of this run back off after a failure, and how many somebody has leased."""
@@ -266,7 +268,7 @@ class DiscoverPorts:
         settings: Settings,
         tokens: Tokens,
         run_id: str,
-        walking: set[int],
+        walks: OpenWalks,
         *,
         refresh: bool,
     ) -> None:
@@ -277,7 +279,7 @@ class DiscoverPorts:
         self._tokens = tokens
         self._run_id = run_id
         self._refresh = refresh
-        self.ended = walking.discard
+        self.ended = walks.end
         self.search = semgrep.search
 
     async def api_time(self) -> datetime:

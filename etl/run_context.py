@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from etl.config import Settings
+from etl.discover import OpenWalks
 from etl.errors import FatalError
 from etl.events import Tally
 from etl.intake import Order
@@ -30,8 +31,7 @@ class RunContext:
     began_at: float = field(default_factory=time.monotonic)
     halted: dict[int, FatalError] = field(default_factory=dict)
     unwalked: set[int] = field(default_factory=set)
-    walking: set[int] = field(default_factory=set)
-    """Whose lists are walked, so that nothing of them is fetched yet; with `NO_DEPLOYMENT` until all walks are over."""
+    walks: OpenWalks = field(default_factory=OpenWalks)
 
     @property
     def scope(self) -> Scope:

@@ -20,10 +20,10 @@ WALK_GRACE_SECONDS = 5.0
 
 async def expect_walks(this: RunContext, patient: PatientDatabase) -> None:
     """Note whose lists will be walked, as far as that is known before the API is asked."""
-    this.walking.update({NO_DEPLOYMENT, *_named(this)})
+    this.walks.of.update({NO_DEPLOYMENT, *_named(this)})
     token = this.tokens.for_deployment(NO_DEPLOYMENT)
     if token is not None and not this.settings.discover.deployments:
-        this.walking.update(await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token))))
+        this.walks.of.update(await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token))))
 
 
 def _named(this: RunContext) -> set[int]:
@@ -43,7 +43,7 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
         walking.cancel()
     stopping.cancel()
     await asyncio.wait({walking, stopping})
-    this.walking.clear()
+    this.walks.end()
     if not walking.cancelled():
         walking.result()
 
@@ -76,9 +76,9 @@ async def _walk_unnamed(this: RunContext, semgrep: Semgrep, patient: PatientData
 
 async def _walk_lists(this: RunContext, semgrep: Semgrep, patient: PatientDatabase, deployments: set[int]) -> None:
     this.unwalked.update(deployments)
-    this.walking.update(deployments)
+    this.walks.of.update(deployments)
     ports = DiscoverPorts(
-        patient, semgrep, this.settings, this.tokens, this.run_id, this.walking, refresh=this.order.refresh
+        patient, semgrep, this.settings, this.tokens, this.run_id, this.walks, refresh=this.order.refresh
     )
     left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
     this.unwalked.difference_update(deployments - left)

@@ -54,6 +54,7 @@ class MemoryPorts:
         self.expired = set[Pair]()
         self.asked_again: list[int] = []
         self.more_to_come = False
+        self.news = asyncio.Event()
         self.queue: dict[Pair, Row] = {}
         self.stored: dict[Pair, ScanRows] = {}
         self.dead: dict[Pair, Dead] = {}

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, text
 from etl import runs
 from etl.config import Settings
 from etl.database import Database
+from etl.discover import OpenWalks
 from etl.model import Dead, Done, Pair, Verdict, Waiting
 from etl.ports import Patience, PatientDatabase, RunPorts
 from etl.sandbox import Behaviour, Fault
@@ -45,7 +46,7 @@ async def settled_by(url: str, verdicts: list[Verdict], lose: Any = lambda: None
         await database.run(begin)
         patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
         async with asking_at("http://127.0.0.1:1") as asking:
-            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN)
+            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN, OpenWalks())
             await ports.lease(10, ())
             lose()
             settled = await ports.settle(verdicts)

@@ -474,14 +474,14 @@ async def test_a_worker_asks_again_for_a_deployment_that_was_refused() -> None:
     assert ports.asked_again == [120]
 
 
-async def test_expired_pairs_of_a_deployment_that_cant_be_asked_are_dead() -> None:
-    """Nobody could fetch them any more, and they would stay queued otherwise; the others wait for a token."""
-    ports = MemoryPorts(pairs(4) + pairs(2, 121))
-    ports.barred, ports.expired = {120: fatal()}, set(pairs(2))
+async def test_expired_pairs_of_a_deployment_that_no_token_may_ask_for_are_dead() -> None:
+    """Nobody could fetch them; others wait for a token, or for an outage to end."""
+    ports = MemoryPorts(pairs(4) + pairs(2, 121) + pairs(2, 122))
+    ports.barred, ports.expired = {120: fatal(), 122: fatal(stop_code=4)}, {*pairs(2), *pairs(2, 122)}
     ended = await drained(ports)
 
     assert sorted(ports.dead) == pairs(2)
-    assert sorted(ports.queue) == pairs(4)[2:]
+    assert sorted(ports.queue) == pairs(4)[2:] + pairs(2, 122)
     assert ended.tally.dead == 2
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Table, select, text
 
 from etl.config import load_settings
 from etl.database import Database
-from etl.discover import Search, discover
+from etl.discover import OpenWalks, Search, discover
 from etl.events import Event, ListingSkipped, Tally, Walked
 from etl.model import Drift, Found, Pair
 from etl.ports import DiscoverPorts, Patience, PatientDatabase
@@ -63,7 +63,7 @@ async def walk(database: Database, api: ListOfScans, since: datetime | None = No
     settings = load_settings(config_file=None, flags={}, environ={}, directory=Path("/nowhere"))
     events, stop = list[Event](), Stop()
     patient = PatientDatabase(database, Patience(10, asyncio.Event(), events.append))
-    ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", set(), refresh=False)
+    ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", OpenWalks(), refresh=False)
     search = Search(7 * 86_400, since, 4_200, 3, 0.001, 0.002)
     failed = await discover(ports, [120], search, stop, {}, Tally(), events.append)
     assert failed == set()
