@@ -163,8 +163,13 @@ def by_keys_alone(connection: Connection) -> None:
     a lease from 20,000 rows took 24 s. And one that it has never counted seems to hold few that are due: it sorted
     700,000 for each lease.
     """
-    if connection.dialect.name == "postgresql":
+    if connection.dialect.name != "postgresql":
+        return
+    # Many callers in one transaction, a round trip each: said once, it holds to its end.
+    transaction = connection.get_nested_transaction() or connection.get_transaction()
+    if connection.info.get(by_keys_alone) is not transaction:
         connection.execute(_BY_KEYS_ALONE)
+        connection.info[by_keys_alone] = transaction
 
 
 # Before PostgreSQL 18 a step that is off and can't be done without is said to cost so much that the plan is worth

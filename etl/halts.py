@@ -1,5 +1,7 @@
 """The deployments of which nothing is asked, and when a worker may ask again. Nothing here reads a clock."""
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from etl.answers import TOKEN_EXIT
@@ -37,9 +39,10 @@ class Halts:
         self._halts[deployment_id] = _Halt(times, now + seconds)
         return seconds
 
-    def to_bury(self) -> list[int]:
-        """The deployments that no token may ask for, each once: what an outage keeps from us may be had after it."""
-        refused = {number for number, error in self.errors.items() if error.stop_code == TOKEN_EXIT}
+    def to_bury(self, busy: Collection[int]) -> list[int]:
+        """The deployments that no token may ask for, each once, and not while it is `busy`: what an outage keeps back
+        can be fetched after it."""
+        refused = {number for number, error in self.errors.items() if error.stop_code == TOKEN_EXIT} - set(busy)
         found = sorted(refused - self._buried)
         self._buried |= refused
         return found

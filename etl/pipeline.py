@@ -200,7 +200,8 @@ class _Run:
 
     async def look_after_halted(self) -> None:
         """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
-        for deployment_id in self.halts.to_bury():
+        held = {pair.deployment_id for pair in self.held} if self.halted else set()
+        for deployment_id in self.halts.to_bury(held):
             self.tally.dead += await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
         for deployment_id in self.halts.release(time.monotonic()) if self.policy.forever else ():
             self.ports.ask_again(deployment_id)

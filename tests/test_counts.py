@@ -69,6 +69,27 @@ async def test_a_commit_whose_answer_is_lost_is_counted_once(server_url: str) ->
     assert settled.lost == 0
 
 
+async def test_a_lease_whose_answer_is_lost_is_waited_for(server_url: str) -> None:
+    """Its pairs are leased by nobody else than the run itself, which would leave them to itself otherwise."""
+
+    def begin(connection: Connection) -> None:
+        connection.execute(insert(fetch_queue), [{"deployment_id": 120, "scan_id": number} for number in (1, 2)])
+
+    with cutting_proxy(server_url) as proxy, closing(Database(proxy.url(server_url))) as database:
+        await database.run(begin)
+        patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
+        async with asking_at("http://127.0.0.1:1") as asking:
+            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN, OpenWalks())
+            await ports.lease(0, ())
+            proxy.trap(b"COMMIT", "cut after")
+            leases = await ports.lease(10, ())
+            seconds = await ports.next_due_seconds(())
+
+    assert leases == []
+    assert seconds is not None
+    assert 0 < seconds <= 60
+
+
 async def test_a_scan_that_is_looked_at_again_counts_once(database_url: str) -> None:
     """A run that lasts for hours looks at a running scan many times, and has fetched one."""
     first, second = scan_rows(1), scan_rows(2)

@@ -1,6 +1,8 @@
 """Several deployments in one run: what is wrong with one of them doesn't reach the others."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,8 +10,11 @@ from aiohttp import web
 from command import Command
 from scan_rows import document
 from small_api import SmallApi, in_thread, json_answer, never
+from sqlalchemy import select, update
 
+from etl.database import Database
 from etl.model import Pair
+from etl.schema import dead_letters, fetch_queue
 
 WELL, ILL = 120, 150
 SCANS = 5
@@ -92,3 +97,55 @@ def test_an_outage_of_one_deployment_in_the_middle_of_a_run_stops_that_one_alone
     assert 40 <= summary["fetched"] < 80
     assert (summary["dead"], summary["remaining"]) == (0, 80 - summary["fetched"])
     assert f"deployment_id={ILL}" in outcome.stderr
+
+
+def test_a_file_with_swapped_columns_stops_at_once(cli: Command, sqlite_url: str) -> None:
+    """Nothing of it is queued and no scan is asked for: no token sees any of what stands for its deployments."""
+    swapped = "".join(f"{scan_id} {WELL}\n" for scan_id in range(1_000, 3_000))
+    api = TwoDeployments(fails)
+    with in_thread(api) as base_url:
+        given = environment(base_url, sqlite_url)
+        named = cli("run", "-", "--json", stdin=swapped, environment=given)
+        del given["SEMGREP_APP_TOKEN__120"], given["SEMGREP_APP_TOKEN__150"]
+        unnamed = cli("run", "-", "--json", stdin=swapped, environment=given | {"SEMGREP_APP_TOKEN": "token-of-120"})
+
+    for outcome in (named, unnamed):
+        assert (outcome.exit_code, outcome.json()["remaining"], outcome.json()["requested"]) == (3, 2_000, 2_000), (
+            outcome
+        )
+        assert "such as 1000, 1001, 1002" in outcome.stderr
+        assert "are the columns swapped?" in outcome.stderr
+    assert dict(api.times) == {"/api/v1/deployments": 1}
+    assert rows(sqlite_url, fetch_queue) == []
+
+
+def test_pairs_that_no_token_may_ask_for_die_when_they_expire(cli: Command, sqlite_url: str) -> None:
+    """Until then each run ends with 3 and leaves them; `queue drop` takes them away before that."""
+    with in_thread(TwoDeployments(fails)) as base_url:
+        given = environment(base_url, sqlite_url)
+        cli("enqueue", "-", stdin="120 1\n999 1\n999 2\n999 3\n", environment=given)
+        expired = datetime.now(UTC) - timedelta(seconds=1)
+        change(sqlite_url, update(fetch_queue).where(fetch_queue.c.scan_id == 2).values(expires_at=expired))
+        outcome = cli("run", "--json", environment=given)
+        letters = rows(sqlite_url, dead_letters)
+        again = cli("run", "--json", environment=given)
+        dropped = cli("queue", "drop", "--deployment", "999", "--yes", "--json", environment=given)
+        last = cli("run", "--json", environment=given)
+
+    assert outcome.exit_code == 3, outcome
+    assert [outcome.json()[name] for name in ("fetched", "dead", "remaining")] == [1, 1, 2]
+    assert [(row.scan_id, row.error_kind) for row in letters] == [(2, "expired")]
+    assert "no token for deployment 999" in letters[0].error
+    assert (again.exit_code, again.json()["dead"]) == (3, 0)
+    assert dropped.json() == {"dropped": 2, "in_work": 0}
+    assert (last.exit_code, rows(sqlite_url, fetch_queue)) == (0, [])
+
+
+def change(url: str, statement: Any) -> None:
+    with closing(Database(url)) as database:
+        database.run_here(lambda connection: connection.execute(statement).close())
+
+
+def rows(url: str, table: Any) -> list[Any]:
+    with closing(Database(url)) as database:
+        return database.run_here(lambda connection: list(connection.execute(select(table))))
