@@ -60,7 +60,7 @@ coverage: $(DEV)
 wheel-test: $(DEV) ## build the wheel and use it in a venv of its own, away from this folder
 	@bash .ci/wheel $(BIN)/python
 
-migration: $(DEV) ## write the next migration from etl/schema.py: make migration MESSAGE="add scans.engine"
+migration: $(DEV) ## write the next migration from etl/database/schema.py: make migration MESSAGE="add scans.engine"
 	@test -n "$(MESSAGE)" || { echo 'Say what it does: make migration MESSAGE="add scans.engine"' >&2; exit 1; }
 	@$(BIN)/python .ci/migration.py "$(MESSAGE)"
 

@@ -1,4 +1,4 @@
-"""Writes the next migration: what `etl/schema.py` says beyond what the migrations so far make.
+"""Writes the next migration: what `etl/database/schema.py` says beyond what the migrations so far make.
 
 Call it by `make migration MESSAGE="add scans.engine"`, then read and mend what it wrote: it doesn't see
 views, server defaults or CHECK constraints.
@@ -12,8 +12,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from etl.engine import make_engine
-from etl.migrate import upgrade
+from etl.database.engine import make_engine
+from etl.database.migrate import upgrade
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from etl.migrate import upgrade
+from etl.database.migrate import upgrade
 
 # The server is the one that the tests start for themselves.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -24,14 +24,16 @@ from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection, delete
 
-from etl import queue, settling, staging
-from etl.cleaning import decode
-from etl.database import Database
-from etl.dialects import in_pairs, insert_rows
-from etl.flatten import flatten
-from etl.intake import Order, fill
+from etl.app.intake import Order, fill
+from etl.database.connection import Database
+from etl.database.dialects import in_pairs, insert_rows
+from etl.database.schema import fetch_queue
 from etl.model import Done, Lease, Pair, Released
-from etl.schema import fetch_queue
+from etl.store import enqueue as staging
+from etl.store import queue
+from etl.store import settle as settling
+from etl.transform.sanitize import decode
+from etl.transform.scan import flatten
 
 SHORT_QUEUE_ROWS = 10_000
 LEASED = 100

@@ -9,7 +9,7 @@ def main() -> NoReturn:
     """Import the command and run it."""
     gc.disable()  # until the command is imported: `cli` says why
     try:
-        from etl.cli import main as run_command  # noqa: PLC0415 - half a second, in which somebody may press Ctrl-C
+        from etl.cli.main import main as run_command  # noqa: PLC0415 - half a second, in which somebody may press Ctrl-C
     except KeyboardInterrupt:
         sys.exit(130)  # as `cli` does later on, which has more to say then
     run_command()

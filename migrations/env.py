@@ -5,7 +5,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy.engine import make_url
 
-from etl import schema
+from etl.database import schema
 
 config = context.config
 connection = config.attributes.get("connection")

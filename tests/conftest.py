@@ -21,7 +21,7 @@ from own_server import OwnServer, ServerUnavailableError
 from postgres_databases import PostgresDatabases, plain_url
 from postgres_server import PostgresServer, StartPostgres, accepts_connections, find_binaries
 
-from etl.migrate import upgrade
+from etl.database.migrate import upgrade
 
 # What the tests of workers share has asserts of its own, which should show what they compared too.
 pytest.register_assert_rewrite("worker_scenes")

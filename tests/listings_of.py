@@ -3,7 +3,7 @@
 from typing import Any
 
 from etl.model import Listing, Pair
-from etl.pages import read_page
+from etl.transform.search_page import read_page
 
 
 def entry(scan_id: int, **changes: Any) -> dict[str, Any]:

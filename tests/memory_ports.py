@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from scan_rows import document
 
 from etl.errors import RefusedError, StoppedError
-from etl.flatten import flatten
 from etl.model import Dead, Done, Later, Lease, Pair, Released, ScanRows, Settled, Verdict, Waiting, pair_of
+from etl.transform.scan import flatten
 
 US, OTHERS = "us", "others"
 FAR_AWAY = datetime(9999, 1, 1, tzinfo=UTC)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from etl import staging
-from etl.database import Database
+from etl.database.connection import Database
 from etl.model import Enqueued, Pair
+from etl.store import enqueue as staging
 
 
 def enqueue(database: Database, pairs: Sequence[Pair], *, batch: str | None = None, refresh: bool = False) -> Enqueued:

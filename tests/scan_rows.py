@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from etl.flatten import flatten
 from etl.model import Pair, ScanRows
+from etl.transform.scan import flatten
 
 BEGAN_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from memory_budget import MemoryBudget
 
-from etl.config import ApiSettings
-from etl.events import Event, Tally
-from etl.semgrep import Semgrep
-from etl.tokens import load_tokens
+from etl.config.settings import ApiSettings
+from etl.config.tokens import load_tokens
+from etl.semgrep.client import Semgrep
+from etl.telemetry.events import Event, Tally
 
 TOKEN = "s3cret-token"
 

@@ -18,18 +18,18 @@ from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
 
-from etl.config import QueueSettings, load_settings
-from etl.database import Database
-from etl.flatten import flatten
-from etl.intake import Order
-from etl.job import run
+from etl.app.intake import Order
+from etl.app.run import run
+from etl.config.settings import QueueSettings, load_settings
+from etl.config.tokens import load_tokens
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
 from etl.model import PERISHES_AFTER, Pair
-from etl.pacing import LONGEST_SNOOZE
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at
-from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
-from etl.tokens import load_tokens
+from etl.semgrep.rate_limiter import LONGEST_SNOOZE
+from etl.transform.scan import flatten
 
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
 SETTLED = timedelta(days=4)

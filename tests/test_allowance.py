@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.allowance import SLOWEST_RATE, Allowance
+from etl.semgrep.adaptive_limit import SLOWEST_RATE, Allowance
 
 LATENCY_SECONDS = 0.05
 WAIT_SECONDS = 1.0

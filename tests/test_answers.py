@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.answers import (
+from etl.errors import MESSAGE_CHARACTERS, FatalError, ItemError, TransientError
+from etl.semgrep.responses import (
     QUOTED_CHARACTERS,
     NotFoundError,
     deployment_ids,
@@ -21,7 +22,6 @@ from etl.answers import (
     token_of_another,
     token_without_scope,
 )
-from etl.errors import MESSAGE_CHARACTERS, FatalError, ItemError, TransientError
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 STATUSES = st.integers(100, 599).filter(lambda status: status != 200)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.arrays import BrokenArrayError, Elements
 from etl.model import Pair
-from etl.pairs import BadLine, read_pairs
+from etl.pairs.arrays import BrokenArrayError, Elements
+from etl.pairs.pairs_file import BadLine, read_pairs
 
 
 def read(path: Path) -> tuple[list[Pair], list[BadLine]]:

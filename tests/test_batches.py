@@ -15,9 +15,9 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from worker_processes import wait_until
 
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue, scans, staged_pairs, workers
 from etl.sandbox import Behaviour
-from etl.schema import fetch_queue, scans, staged_pairs, workers
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 UNKNOWN = 9_000_000

@@ -12,11 +12,12 @@ from sandbox_thread import TOKEN, finished_world, running_sandbox
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, insert, select, update
 
-from etl import budgets, queue, runs, status
-from etl.database import Database
-from etl.load import load_scans
+from etl.database.connection import Database
+from etl.database.schema import RUN_COUNTS, fetch_queue, rate_budgets, scans, workers
 from etl.model import STILL_RUNNING
-from etl.schema import RUN_COUNTS, fetch_queue, rate_budgets, scans, workers
+from etl.store import queue, runs, status
+from etl.store import rate_slots as budgets
+from etl.store.scans import load_scans
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC) - datetime.now(UTC)

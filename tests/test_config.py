@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.config import Origin, Settings, load_settings, mask_url, origins
-from etl.engine import parse_url
+from etl.config.settings import Origin, Settings, load_settings, mask_url, origins
+from etl.config.tokens import load_tokens
+from etl.database.engine import parse_url
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
-from etl.tokens import load_tokens
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 NOWHERE = Path("/folder/that/is/not/there")

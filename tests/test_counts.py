@@ -16,15 +16,15 @@ from scan_rows import scan_rows
 from semgrep_client import TOKEN, asking_at
 from sqlalchemy import Connection, insert, text
 
-from etl import runs
-from etl.config import Settings
-from etl.database import Database
-from etl.discover import OpenWalks
+from etl.app.adapters import Patience, PatientDatabase, RunPorts
+from etl.config.settings import Settings
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue
 from etl.model import Dead, Done, Pair, Verdict, Waiting
-from etl.ports import Patience, PatientDatabase, RunPorts
+from etl.pipeline.discovery import OpenWalks
 from etl.sandbox import Behaviour, Fault
-from etl.schema import fetch_queue
-from etl.scope import Scope
+from etl.store import runs
+from etl.store.scope import Scope
 
 RUN = "5" * 32
 

@@ -20,17 +20,24 @@ from sqlalchemy import Connection, Delete, Select, Update, delete, insert, selec
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from etl import queue
-from etl.database import Database
-from etl.dialects import distinct, in_pairs, insert_rows
-from etl.engine import MOST_LOST, MOST_UNKNOWN, make_engine
+from etl.app.adapters import Patience, PatientDatabase, TokenBudget
+from etl.database.connection import Database
+from etl.database.dialects import distinct, in_pairs, insert_rows
+from etl.database.engine import MOST_LOST, MOST_UNKNOWN, make_engine
+from etl.database.schema import (
+    KEY_TEXT_LENGTH,
+    NAME_TEXT_LENGTH,
+    fetch_queue,
+    rate_budgets,
+    scan_stat_items,
+    schema_drift,
+)
+from etl.database.types import utc_now
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
-from etl.events import DatabaseAway, DatabaseBack, Event
-from etl.load import load_scans
 from etl.model import Pair
-from etl.ports import Patience, PatientDatabase, TokenBudget
-from etl.schema import KEY_TEXT_LENGTH, NAME_TEXT_LENGTH, fetch_queue, rate_budgets, scan_stat_items, schema_drift
-from etl.types import utc_now
+from etl.store import queue
+from etl.store.scans import load_scans
+from etl.telemetry.events import DatabaseAway, DatabaseBack, Event
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from etl.deadline import Deadline
+from etl.semgrep.deadline import Deadline
 
 
 async def test_who_is_late_is_ended() -> None:

@@ -17,15 +17,16 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, literal, select, update
 
-from etl import dropping, queue, runs, settling, status
-from etl.database import Database
-from etl.dialects import upsert
-from etl.listings import Piece, record
+from etl.database.connection import Database
+from etl.database.dialects import upsert
+from etl.database.schema import dead_letters, fetch_queue, scans, workers
+from etl.database.types import at_once, moved
 from etl.model import Dead, Done, Later, Pair, Released, Verdict, Waiting
-from etl.pages import Page
-from etl.schema import dead_letters, fetch_queue, scans, workers
-from etl.scope import Scope
-from etl.types import at_once, moved
+from etl.store import dropping, queue, runs, status
+from etl.store import settle as settling
+from etl.store.listings import Piece, record
+from etl.store.scope import Scope
+from etl.transform.search_page import Page
 
 T = TypeVar("T")
 

@@ -15,14 +15,14 @@ import click
 import pytest
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 
-from etl.cli import cli
-from etl.config import load_settings, origins
-from etl.database import Database
-from etl.job import LONGEST_STOP_SECONDS
-from etl.options import Duration
+from etl.app.run import LONGEST_STOP_SECONDS
+from etl.cli.main import cli
+from etl.cli.options import Duration
+from etl.config.settings import load_settings, origins
+from etl.config.tokens import load_tokens
+from etl.database.connection import Database
 from etl.sandbox import Behaviour
 from etl.sandbox.faults import Fault
-from etl.tokens import load_tokens
 
 ROOT = Path(__file__).parent.parent
 GUIDE = "docs/deploy.md"

@@ -12,9 +12,9 @@ from scan_rows import document
 from small_api import SmallApi, in_thread, json_answer, never
 from sqlalchemy import select, update
 
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue
 from etl.model import Pair
-from etl.schema import dead_letters, fetch_queue
 
 WELL, ILL = 120, 150
 SCANS = 5

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings_of import entry
 
-from etl.discover import (
+from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
+from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
+from etl.pipeline.discovery import (
     DEEPER_SHARE,
     ROOM,
     Search,
@@ -19,11 +21,9 @@ from etl.discover import (
     start_of_deeper_walk,
     start_of_walk,
 )
-from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.events import Event, ListingSkipped, NothingNew, OutOfReach, Tally, Walked, WalkFailed
-from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
-from etl.pages import Page, read_page
-from etl.stop import Stop
+from etl.pipeline.stop import Stop
+from etl.telemetry.events import Event, ListingSkipped, NothingNew, OutOfReach, Tally, Walked, WalkFailed
+from etl.transform.search_page import Page, read_page
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -10,11 +10,11 @@ import click
 import pytest
 from sqlalchemy import Connection, inspect
 
-from etl.cli import cli
-from etl.database import Database
-from etl.events import Event
-from etl.observe import LINES
-from etl.schema import metadata
+from etl.cli.main import cli
+from etl.database.connection import Database
+from etl.database.schema import metadata
+from etl.telemetry.events import Event
+from etl.telemetry.reporter import LINES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,10 +16,10 @@ from command import Command, Outcome
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 from sqlalchemy import Connection, func, select, text
 
-from etl.database import Database
-from etl.doctor import clock_finding, disk_finding
+from etl.app.doctor import clock_finding, disk_finding
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue
 from etl.sandbox.world import Deployment, Token
-from etl.schema import fetch_queue
 
 AWAY = "http://127.0.0.1:1"
 SECRET = "hunter2hunter2"

@@ -11,8 +11,8 @@ import pytest
 from command import Command
 from sqlalchemy import Connection, insert, select
 
-from etl.database import Database
-from etl.schema import dead_letters, fetch_queue
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue
 
 NOW = datetime.now(UTC)
 HOUR = timedelta(hours=1)

@@ -18,12 +18,12 @@ from small_api import EXPIRED, UNTRUSTED, Call, SmallApi, found, in_thread, json
 from sqlalchemy import Table, insert, select
 from worker_processes import wait_until
 
-from etl.database import Database
-from etl.flatten import flatten
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue, scan_meta, scan_stats, scans
 from etl.model import Pair
 from etl.sandbox import FAULTS, Behaviour, Fault, World
 from etl.sandbox.faults import chosen_fault
-from etl.schema import dead_letters, fetch_queue, scan_meta, scan_stats, scans
+from etl.transform.scan import flatten
 
 SCANS = 20
 QUICK = {

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from etl import flatten as flattening
-from etl import schema
-from etl.cleaning import MAX_DEPTH, decode
+from etl.database import schema
 from etl.errors import ItemError
-from etl.flatten import MAX_DRIFT, flatten
 from etl.model import Drift, Pair, ScanRows
+from etl.transform import scan as flattening
+from etl.transform.sanitize import MAX_DEPTH, decode
+from etl.transform.scan import MAX_DRIFT, flatten
 
 PAIR = Pair(120, 123)
 FETCHED_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

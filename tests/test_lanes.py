@@ -3,8 +3,8 @@
 import asyncio
 from datetime import UTC, datetime
 
-from etl.lanes import Lane
 from etl.model import Lease, Pair
+from etl.pipeline.prefetch import Lane
 
 
 def lease(scan_id: int) -> Lease:

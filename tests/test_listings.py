@@ -12,10 +12,10 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, insert, select, text, update
 
-from etl import queue, settling, watermarks
-from etl.database import Database
-from etl.listings import DISCOVERED_PRIORITY, Piece, record
-from etl.load import load_scans
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, schema_drift
+from etl.database.schema import watermarks as marks
+from etl.database.types import at_once
 from etl.model import (
     STILL_RUNNING,
     Dead,
@@ -30,11 +30,12 @@ from etl.model import (
     Waiting,
     Walk,
 )
-from etl.pages import Page
-from etl.schema import fetch_queue, listing_gaps, scan_listings, scans, schema_drift
-from etl.schema import watermarks as marks
-from etl.status import Which, drop_dead
-from etl.types import at_once
+from etl.store import queue, watermarks
+from etl.store import settle as settling
+from etl.store.listings import DISCOVERED_PRIORITY, Piece, record
+from etl.store.scans import load_scans
+from etl.store.status import Which, drop_dead
+from etl.transform.search_page import Page
 
 BEGAN_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LISTED_AT = BEGAN_AT + timedelta(hours=2)

@@ -10,11 +10,11 @@ import pytest
 from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, Table, func, select
 
-from etl.database import Database
-from etl.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, Met, count_drift
-from etl.load import load_scans
+from etl.database.connection import Database
+from etl.database.schema import metadata, scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
 from etl.model import Drift, Pair, ScanRows
-from etl.schema import metadata, scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
+from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, Met, count_drift
+from etl.store.scans import load_scans
 
 
 @pytest.fixture

@@ -13,14 +13,16 @@ from listings_of import listing, running
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, delete, event, insert, select
 
-from etl import queue, settling, staging, watermarks
-from etl.database import Database
-from etl.dialects import lock, on_pairs
-from etl.listings import Piece, record
+from etl.database.connection import Database
+from etl.database.dialects import lock, on_pairs
+from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import Dead, Done, Later, Listing, Pair, Released, Verdict, Waiting, Walk
-from etl.pages import Page
-from etl.schema import dead_letters, fetch_queue, scan_listings, scans
-from etl.status import Which, drop_dead, requeue_dead
+from etl.store import enqueue as staging
+from etl.store import queue, watermarks
+from etl.store import settle as settling
+from etl.store.listings import Piece, record
+from etl.store.status import Which, drop_dead, requeue_dead
+from etl.transform.search_page import Page
 
 LISTED_AT = datetime(2026, 3, 1, 14, tzinfo=UTC)
 EXPIRES_AT = LISTED_AT + timedelta(days=30)

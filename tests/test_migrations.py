@@ -10,10 +10,10 @@ from alembic.script import ScriptDirectory
 from command import Command
 from sqlalchemy import Connection, inspect, text
 
-from etl import migrate as db
-from etl.database import Database
+from etl.database import migrate as db
+from etl.database.connection import Database
+from etl.database.schema import HEAD, metadata
 from etl.errors import DatabaseError
-from etl.schema import HEAD, metadata
 
 
 def names(url: str) -> set[str]:

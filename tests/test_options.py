@@ -6,9 +6,9 @@ import click
 import pytest
 from command import Command
 
+from etl.cli.queue import failures_list
+from etl.cli.run import Since
 from etl.model import INT64_MAX
-from etl.running import Since
-from etl.upkeep import failures_list
 
 
 @pytest.mark.parametrize(

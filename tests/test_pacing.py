@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory_budget import MemoryBudget
 
 from etl.errors import StoppedError
-from etl.pacing import LATE_SECONDS, Pace, backoff_seconds, make_limiter, retry_after_seconds
+from etl.semgrep.rate_limiter import LATE_SECONDS, Pace, backoff_seconds, make_limiter, retry_after_seconds
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 EARLY_SECONDS = 0.01

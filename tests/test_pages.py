@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings_of import PAIR, entry, listing
 
+from etl.database.schema import scan_listings
 from etl.errors import TransientError
 from etl.model import Drift, Listing, Pair
-from etl.pages import STATUS_MAX_CHARACTERS, finality, read_page
-from etl.schema import scan_listings
+from etl.transform.search_page import STATUS_MAX_CHARACTERS, finality, read_page
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from etl.errors import ConfigError
-from etl.lines import MAX_LINE_BYTES
 from etl.model import INT64_MAX, Pair
-from etl.pairs import BadLine, read_pairs
+from etl.pairs.lines import MAX_LINE_BYTES
+from etl.pairs.pairs_file import BadLine, read_pairs
 
 ROOT = Path(__file__).parent.parent
 BLOCK_BYTES = 65_536
@@ -407,7 +407,7 @@ def test_what_stands_before_a_break_in_gzip_data_is_yielded(tmp_path: Path) -> N
 READ_STDIN = """
 import json
 from etl.errors import ConfigError
-from etl.pairs import read_pairs
+from etl.pairs.pairs_file import read_pairs
 try:
     for chunk in read_pairs("-"):
         print(json.dumps([chunk.pairs, [str(bad) for bad in chunk.bad_lines]]))

@@ -12,12 +12,12 @@ from command import Command, Outcome
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, insert, select
 
-from etl import planning
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue, metadata, scans
 from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
-from etl.planning import Share, plan_queue, plan_staged, spelled
 from etl.sandbox.world import Deployment, Token
-from etl.schema import fetch_queue, metadata, scans
+from etl.store import plan as planning
+from etl.store.plan import Share, plan_queue, plan_staged, spelled
 
 COUNTS = ("requested", "invalid", "duplicate", "already_final", "not_due", "to_fetch", "expiring", "expiry_unknown")
 

@@ -12,8 +12,9 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from etl import queue, settling, status
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue, scans
+from etl.database.types import utc_now
 from etl.model import (
     PERISHES_AFTER,
     STILL_RUNNING,
@@ -28,8 +29,8 @@ from etl.model import (
     Verdict,
     Waiting,
 )
-from etl.schema import dead_letters, fetch_queue, scans
-from etl.types import utc_now
+from etl.store import queue, status
+from etl.store import settle as settling
 
 NOTHING = Settled(inserted=0, updated=0, unchanged=0, waiting=0, later=0, dead=0, released=0, lost=0)
 

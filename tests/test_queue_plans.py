@@ -11,10 +11,11 @@ from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, event, text
 
-from etl import listings, queue, settling
-from etl.database import Database
-from etl.dialects import by_keys_alone
+from etl.database.connection import Database
+from etl.database.dialects import by_keys_alone
 from etl.model import Dead, Done, Later, Pair, Released, Verdict
+from etl.store import listings, queue
+from etl.store import settle as settling
 
 ROWS = 20_000
 """So many that no planner would rather read them all."""

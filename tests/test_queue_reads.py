@@ -11,11 +11,12 @@ import pytest
 from scan_rows import scan_rows
 from sqlalchemy import Connection, delete, text
 
-from etl import queue, settling
-from etl.database import Database
-from etl.dialects import insert_rows
+from etl.database.connection import Database
+from etl.database.dialects import insert_rows
+from etl.database.schema import fetch_queue
 from etl.model import Dead, Done, Later, Lease, Released, Verdict
-from etl.schema import fetch_queue
+from etl.store import queue
+from etl.store import settle as settling
 
 ROWS, OF_OURS, PUT_OFF, BACK_NOW = 20_000, 40, 2_000, 10
 LINE, LONG_AGO, NEXT_CENTURY = (datetime(year, 1, 1, tzinfo=UTC) for year in (1970, 2020, 2100))

@@ -7,7 +7,7 @@ import pytest
 from listings_of import listing, running
 
 from etl.model import STILL_RUNNING, Drift
-from etl.reconcile import Ask, Known, Stored, ask, differences, kept
+from etl.transform.reconcile import Ask, Known, Stored, ask, differences, kept
 
 DONE, OPEN = listing(), running()
 NEVER = running(status="SCAN_STATUS_NEVER_FINISHED")

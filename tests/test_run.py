@@ -18,13 +18,22 @@ from cutting_proxy import cutting_proxy
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, Table, select, text
 
-from etl.database import Database
-from etl.flatten import flatten
+from etl.database.connection import Database
+from etl.database.schema import (
+    dead_letters,
+    fetch_queue,
+    runs,
+    scan_meta,
+    scan_products,
+    scan_stat_items,
+    scan_stats,
+    scans,
+)
 from etl.model import Pair
 from etl.sandbox import Behaviour
 from etl.sandbox.faults import Fault
 from etl.sandbox.world import Deployment, Token
-from etl.schema import dead_letters, fetch_queue, runs, scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.transform.scan import flatten
 
 SUMMARY = (
     "run_id command requested invalid duplicate already_final discovered requests fetched inserted updated unchanged"
@@ -232,7 +241,7 @@ CTRL_C_AT_THE_IMPORT_OF_CONFIG = """
 import os, signal, sys
 class Person:
     def find_spec(self, name, path=None, target=None):
-        if name == "etl.config":
+        if name == "etl.config.settings":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Person())
 """

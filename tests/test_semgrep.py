@@ -31,10 +31,11 @@ from small_api import (
     until,
 )
 
-from etl import __version__, http
+from etl import __version__
 from etl.errors import ApiError, FatalError, ItemError, StoppedError, TransientError
 from etl.model import Pair
 from etl.sandbox import Deployment, Sandbox, Token, World
+from etl.semgrep import transport as http
 
 ONE = Pair(120, 1)
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -15,8 +15,8 @@ from semgrep_client import Asking, asking_at
 from small_api import DEPLOYMENTS, Answer, Call, SmallApi, found, json_answer, sees_120, until
 
 from etl.errors import FatalError, ItemError, StoppedError, TransientError
-from etl.events import ApiAway, ApiBack, GateClosed, GateOpened
 from etl.model import Pair
+from etl.telemetry.events import ApiAway, ApiBack, GateClosed, GateOpened
 
 ONE = Pair(120, 1)
 EARLY_SECONDS = 0.05

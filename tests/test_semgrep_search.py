@@ -7,8 +7,8 @@ from sandbox_client import OPENED_AT, SANDBOX_TOKEN, Time, asking
 from semgrep_client import asking_at
 
 from etl.errors import FatalError, ItemError, TransientError
-from etl.pages import read_page
 from etl.sandbox import Behaviour, Deployment, Fault, Token, World
+from etl.transform.search_page import read_page
 
 TOKENS = {"SEMGREP_APP_TOKEN": SANDBOX_TOKEN}
 

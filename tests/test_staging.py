@@ -10,12 +10,14 @@ import pytest
 from queue_filling import enqueue
 from sqlalchemy import Connection, delete, insert, select, update
 
-from etl import dropping, runs, scope, settling, staging
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue, workers
 from etl.errors import DatabaseError
 from etl.model import Dead, Enqueued, Pair
-from etl.schema import dead_letters, fetch_queue, workers
-from etl.scope import Scope
+from etl.store import dropping, runs, scope
+from etl.store import enqueue as staging
+from etl.store import settle as settling
+from etl.store.scope import Scope
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,11 +10,11 @@ import pytest
 from command import Command
 from sqlalchemy import Connection, insert, select
 
-from etl import runs
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import RUN_COUNTS, dead_letters, fetch_queue, rate_budgets, watermarks
 from etl.model import STILL_RUNNING
-from etl.schema import RUN_COUNTS, dead_letters, fetch_queue, rate_budgets, watermarks
-from etl.status import Which, drop_dead, list_dead, requeue_dead
+from etl.store import runs
+from etl.store.status import Which, drop_dead, list_dead, requeue_dead
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)

@@ -15,10 +15,10 @@ from sandbox_client import OPENED_AT, Time
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from etl.database import Database
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue, runs, scan_listings, scans, watermarks, workers
 from etl.sandbox import Behaviour, Deployment, Fault, Token, World
 from etl.sandbox.world import newest_id, scan
-from etl.schema import dead_letters, fetch_queue, runs, scan_listings, scans, watermarks, workers
 
 DAY = timedelta(days=1)
 

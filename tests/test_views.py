@@ -7,10 +7,10 @@ from typing import Any
 from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, insert, text, update
 
-from etl.database import Database
-from etl.load import load_scans
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import ScanRows
-from etl.schema import dead_letters, fetch_queue, scan_listings, scans
+from etl.store.scans import load_scans
 
 DAY = timedelta(days=1)
 

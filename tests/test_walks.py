@@ -11,16 +11,16 @@ import pytest
 from listings_of import entry
 from sqlalchemy import Table, select, text
 
-from etl.config import load_settings
-from etl.database import Database
-from etl.discover import OpenWalks, Search, discover
-from etl.events import Event, ListingSkipped, Tally, Walked
+from etl.app.adapters import DiscoverPorts, Patience, PatientDatabase
+from etl.config.settings import load_settings
+from etl.config.tokens import load_tokens
+from etl.database.connection import Database
+from etl.database.schema import fetch_queue, listing_gaps, scan_listings, schema_drift, watermarks
 from etl.model import Drift, Found, Pair
-from etl.ports import DiscoverPorts, Patience, PatientDatabase
-from etl.schema import fetch_queue, listing_gaps, scan_listings, schema_drift, watermarks
-from etl.semgrep import Semgrep
-from etl.stop import Stop
-from etl.tokens import load_tokens
+from etl.pipeline.discovery import OpenWalks, Search, discover
+from etl.pipeline.stop import Stop
+from etl.semgrep.client import Semgrep
+from etl.telemetry.events import Event, ListingSkipped, Tally, Walked
 
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC).replace(microsecond=0)

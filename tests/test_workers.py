@@ -40,7 +40,7 @@ from worker_scenes import (
     queue_up,
 )
 
-from etl.migrate import upgrade
+from etl.database.migrate import upgrade
 from etl.sandbox.faults import chosen_fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_SECONDS)]

@@ -16,12 +16,12 @@ from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, Table, select
 from worker_processes import Workers, wait_until
 
-from etl.database import Database
-from etl.flatten import flatten
+from etl.database.connection import Database
+from etl.database.schema import dead_letters, scan_meta, scan_products, scan_stat_items, scan_stats, scans
 from etl.model import Pair, ScanRows
 from etl.sandbox import Behaviour
 from etl.sandbox.faults import TIMES_MOST, Fault, chosen_fault
-from etl.schema import dead_letters, scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.transform.scan import flatten
 
 SOAK_SECONDS = float(os.environ.get("SCAN_ETL_SOAK_SECONDS", "0"))
 DISTURBED_SECONDS = max(6.0, SOAK_SECONDS)

@@ -1,0 +1,311 @@
+"""What the pipeline asks for, answered by the database and the API: the seam between the two floors."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from etl.config.settings import ApiSettings, Settings
+from etl.config.tokens import Tokens
+from etl.database.connection import Database
+from etl.errors import DatabaseAwayError, RefusedError
+from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
+from etl.pipeline.discovery import OpenWalks
+from etl.semgrep.client import Semgrep
+from etl.semgrep.rate_limiter import LONGEST_SNOOZE, WINDOW_SECONDS, backoff_seconds
+from etl.store import dropping, listings, queue, runs, watermarks
+from etl.store import rate_slots as budgets
+from etl.store import settle as settling
+from etl.store.scope import Scope
+from etl.telemetry.events import DatabaseAway, DatabaseBack, Tell
+from etl.transform.scan import flatten
+from etl.transform.search_page import Page
+
+T = TypeVar("T")
+
+PATIENCE_AFTER_STOP_SECONDS = 3.0
+"""A process ends ten seconds after a stop at the latest, and requests in flight have a grace period before this."""
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+DISBELIEVE_INTERVAL_SECONDS = 60.0
+MANY_WORKERS = 100
+"""So many may have reserved a token's time, two windows each."""
+
+
+class Patience:
+    """With a database that may go away and come back: the same work is tried again until then.
+
+    Each piece of work has the patience to itself. An outage is told of once, however much work it holds up.
+    """
+
+    def __init__(self, seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
+        self._seconds = seconds
+        self._stopping = stopping
+        self._tell = tell
+        self._held_up = 0
+        self._away_since = 0.0
+
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of the first attempt that finds the database. DatabaseAwayError once patience is over, soon
+        after a stop; RefusedError when the database answers and the work fails all the same."""
+        try:
+            return await attempt()
+        except DatabaseAwayError as error:
+            with self._outage(error):
+                return await self._retry_after(error, attempt)
+
+    @contextmanager
+    def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
+        """Tell of the failure of the first work that is held up, and of the end of that for the last."""
+        if not self._held_up:
+            self._away_since = time.monotonic()
+            self._tell(DatabaseAway(str(error)))
+        self._held_up += 1
+        is_back = False
+        try:
+            yield
+            is_back = True
+        except RefusedError:
+            is_back = True
+            raise
+        finally:
+            self._held_up -= 1
+            if is_back and not self._held_up:
+                self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+
+    async def _retry_after(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
+        began_at, tries, suspicious = time.monotonic(), 0, 0
+        while True:
+            tries += 1
+            suspicious = suspicious + 1 if error.most_failures < math.inf else 0
+            if suspicious >= error.most_failures:
+                raise RefusedError(f"the database answers, but this has failed {suspicious} times: {error}") from error
+            if time.monotonic() - began_at > self._patience_seconds():
+                raise error
+            await self._sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
+            try:
+                return await attempt()
+            except DatabaseAwayError as failure:
+                error = failure
+
+    def _patience_seconds(self) -> float:
+        return PATIENCE_AFTER_STOP_SECONDS if self._stopping.is_set() else self._seconds
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep; a stop ends it, or comes before the last tries."""
+        if self._stopping.is_set():
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+
+class PatientDatabase:
+    """A database with patience.
+
+    That is safe for all work of a run: what has been committed without our hearing of it has taken the lease
+    with it, so that it isn't done twice.
+    """
+
+    def __init__(self, database: Database, patience: Patience) -> None:
+        self._database = database
+        self._patience = patience
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, committed. DatabaseAwayError once patience is over, RefusedError as `Patience` says."""
+        return await self._patience.retry(lambda: self._database.run(work))
+
+
+def longest_wait_seconds(api: ApiSettings) -> float:
+    """The longest that a token may have to wait by these settings or the usual ones, for others may have those."""
+    reserved_seconds = MANY_WORKERS * 2 * max(WINDOW_SECONDS, 1 / api.rate)
+    return max(api.max_wait_seconds + reserved_seconds, budgets.LONGEST_WAIT_SECONDS)
+
+
+class TokenBudget:
+    """One token's line of time, in the database."""
+
+    def __init__(
+        self,
+        database: PatientDatabase,
+        token: str,
+        longest_wait_seconds: float = budgets.LONGEST_WAIT_SECONDS,
+    ) -> None:
+        self._database = database
+        self._longest_wait_seconds = longest_wait_seconds
+        self._key = budgets.key_of(token)
+        self._is_open = False
+
+    async def reserve(self, seconds: float) -> float:
+        """Take the next free piece of `seconds`; returns in how many it begins."""
+        begins_in = await self._database.run(partial(self._reserve, seconds=seconds))
+        self._is_open = True  # not before the row is committed: what is rolled back is done again
+        return begins_in
+
+    def _reserve(self, connection: Connection, seconds: float) -> float:
+        if not self._is_open:
+            budgets.open_budget(connection, self._key)
+        return budgets.reserve(connection, self._key, seconds, self._longest_wait_seconds)
+
+    async def hold(self, seconds: float) -> None:
+        """Let no piece begin in the next `seconds`."""
+        longest = self._longest_wait_seconds
+        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds, longest_wait_seconds=longest))
+
+
+class RunPorts:
+    """What the pipeline needs, bound to one run's lease token, scope and settings."""
+
+    def __init__(
+        self,
+        database: PatientDatabase,
+        semgrep: Semgrep,
+        settings: Settings,
+        run_id: str,
+        scope: Scope,
+        token: str,
+        walks: OpenWalks,
+    ) -> None:
+        self._database = database
+        self._lease_seconds = settings.queue.lease_seconds
+        self._longest_waits = queue.LongestWaits(
+            settings.queue.lease_seconds,
+            settings.queue.backoff_max_seconds,
+            settings.queue.snooze_seconds * LONGEST_SNOOZE,
+        )
+        self._disbelieved_at = -math.inf
+        self._run_id = run_id
+        self._scope = scope
+        self._token = token
+        self._semgrep = semgrep
+        self._walks = walks
+        self.news = walks.news
+        self.fetch = semgrep.scan
+        self.ask_again = semgrep.ask_again
+        self.hush = semgrep.hush
+        self.flatten = partial(flatten, author=settings.privacy.author)
+
+    async def check(self, deployment_id: int) -> None:
+        """FatalError if the token for this deployment can't fetch anything of it."""
+        await self._semgrep.check_token(deployment_id)
+
+    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+        """Up to `limit` pairs that are due."""
+        # Bound now: the pipeline may stop another deployment while this waits.
+        barred = frozenset(without) | frozenset(self._walks.of)
+        await self._disbelieve()
+        return await self._database.run(
+            lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
+        )
+
+    async def _disbelieve(self) -> None:
+        """Now and then, bring back what was put off while the clock was ahead."""
+        if time.monotonic() < self._disbelieved_at + DISBELIEVE_INTERVAL_SECONDS:
+            return
+        brought_back = await self._database.run(partial(queue.disbelieve, longest=self._longest_waits))
+        if brought_back < queue.DISBELIEVED_AT_ONCE:  # or there are more
+            self._disbelieved_at = time.monotonic()
+
+    async def renew(self, pairs: Sequence[Pair]) -> None:
+        """Lengthen the leases of these pairs."""
+        await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        """Write verdicts, those whose lease is still ours, and count them in `runs`; RefusedError if the database
+        refuses one of the rows."""
+        tries = 0
+
+        def work(connection: Connection) -> Settled:
+            nonlocal tries
+            tries += 1
+            settled = settling.settle(connection, self._token, verdicts, self._run_id)
+            fetched = settled.inserted + settled.updated + settled.unchanged
+            counts = {name: getattr(settled, name) for name in ("inserted", "updated", "unchanged", "dead")}
+            runs.count(connection, self._run_id, fetched=fetched, **counts)
+            return settled
+
+        settled = await self._database.run(work)
+        # A second try may miss the leases because the first one has settled them, and its answer was lost.
+        return settled if tries == 1 else settled._replace(lost=0)
+
+    async def bury_expired(self, deployment_id: int, reason: str) -> int:
+        """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
+
+        def work(connection: Connection) -> int:
+            buried = dropping.bury_expired(connection, deployment_id, reason, self._run_id)
+            runs.count(connection, self._run_id, dead=buried)
+            return buried
+
+        return await self._database.run(work)
+
+    async def next_due_seconds(self, without: Collection[int]) -> float | None:
+        """Seconds until work of this run is due again; None if none will come back."""
+        barred = frozenset(without) | frozenset(self._walks.of)
+        next_due = partial(self._scope.next_due_seconds, without=barred, ours=self._token)
+        return await self._database.run(next_due)
+
+    def expects_more(self) -> bool:
+        """Whether lists are still walked."""
+        return bool(self._walks.of)
+
+    async def awaited(self) -> tuple[int, int]:
+        """How many pairs of this run back off after a failure, and how many somebody has leased."""
+        left = await self._database.run(self._scope.left)
+        return left.retrying, left.leased
+
+
+class DiscoverPorts:
+    """What discovery needs."""
+
+    def __init__(
+        self,
+        database: PatientDatabase,
+        semgrep: Semgrep,
+        settings: Settings,
+        tokens: Tokens,
+        run_id: str,
+        walks: OpenWalks,
+        *,
+        refresh: bool,
+    ) -> None:
+        self._database = database
+        self._semgrep = semgrep
+        self._snooze_seconds = settings.queue.snooze_seconds
+        self._overlap_seconds = settings.discover.overlap_seconds
+        self._tokens = tokens
+        self._run_id = run_id
+        self._refresh = refresh
+        self.ended = walks.end
+        self.search = semgrep.search
+
+    async def api_time(self) -> datetime:
+        """What time it is for the API; for us, if it doesn't say."""
+        return (await self._semgrep.ping()).server_time or datetime.now(UTC)
+
+    async def history(self, deployment_id: int, room: int) -> History | None:
+        """What is known of the walks before."""
+        work = partial(
+            watermarks.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room
+        )
+        return await self._database.run(work)
+
+    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+        """Store a page and queue what it asks for, and after the last one move the watermark."""
+        token_key = budgets.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
+        piece = listings.Piece(page, walk.walked_at, self._refresh, self._snooze_seconds)
+
+        def work(connection: Connection) -> int:
+            queued = listings.record(connection, piece)
+            runs.count(connection, self._run_id, discovered=queued)
+            return queued
+
+        queued = await self._database.run(work)
+        if not is_last:
+            return queued, None
+        return queued, await self._database.run(partial(watermarks.finish, walk=walk, token_key=token_key))

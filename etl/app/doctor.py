@@ -1,0 +1,282 @@
+"""Whether everything is in place for a run: one finding for each thing that may be missing."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from etl.config.settings import ApiSettings, Settings
+from etl.config.tokens import Tokens, load_tokens
+from etl.database.connection import Database, schema_problem
+from etl.database.dialects import product
+from etl.database.engine import place, sqlite_path
+from etl.database.schema import HEAD
+from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
+from etl.model import NO_DEPLOYMENT
+from etl.semgrep.client import Semgrep
+from etl.semgrep.requests import Ping
+from etl.semgrep.responses import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
+from etl.store import status
+from etl.telemetry.events import Tally
+
+T = TypeVar("T")
+
+LARGEST_SKEW_SECONDS = 30
+LEAST_FREE_BYTES = 2**30
+LIVING_STATUSES = frozenset({200, 401, 403, 429})
+"""What an API that lives may say to a ping, whatever it thinks of one without a token."""
+SETTINGS_EXIT, DATABASE_EXIT = ConfigError.exit_code, DatabaseError.exit_code
+NO_TOKENS = load_tokens({})
+EXIT_CODES = (SETTINGS_EXIT, TOKEN_EXIT, DATABASE_EXIT, UNAVAILABLE_EXIT)
+"""Of several failures, the first in this order gives the exit code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `sentence` says how it is, or what to do. `exit_code` is 0 where a run can do with it.
+
+    What should be looked at all the same is a `warning`.
+    """
+
+    name: str
+    sentence: str
+    exit_code: int = 0
+    warning: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run can do with it."""
+        return self.exit_code == 0
+
+
+class _OwnTime:
+    """A line of time that nobody shares: the few requests here shouldn't queue behind those of a run."""
+
+    async def reserve(self, seconds: float) -> float:  # noqa: ARG002 - as pacing.Budget has it
+        return 0.0
+
+    async def hold(self, seconds: float) -> None:
+        pass
+
+
+def exit_code_of(findings: Iterable[Finding]) -> int:
+    """0 if a run could start, else the code of the failure that would stop it first."""
+    found = {finding.exit_code for finding in findings}
+    return next((code for code in EXIT_CODES if code in found), 0)
+
+
+async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[], Tokens]) -> list[Finding]:
+    """Make all checks. What can't be looked at before something else is mended says so. No sentence holds a secret."""
+    settings, tokens = _loaded("settings", read_settings), _loaded("tokens", read_tokens)
+    findings = [
+        settings if isinstance(settings, Finding) else Finding("settings", sources(settings)),
+        tokens if isinstance(tokens, Finding) else tokens_finding(tokens),
+    ]
+    if isinstance(settings, Finding):
+        return findings + unchecked(["api", "database"], "settings", SETTINGS_EXIT)
+    usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
+    about_api, seen = await _examine_api(settings.api, usable)
+    try:
+        about_database = _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
+    except ConfigError as error:  # its driver isn't installed
+        about_database = [Finding("database", str(error), SETTINGS_EXIT)]
+    return findings + about_api + about_database
+
+
+def _loaded(name: str, read: Callable[[], T]) -> T | Finding:
+    try:
+        return read()
+    except ConfigError as error:
+        return Finding(name, "; ".join(str(error).splitlines()), SETTINGS_EXIT)
+
+
+def unchecked(names: Iterable[str], cause: str, exit_code: int) -> list[Finding]:
+    """Findings about what can't be looked at before `cause` is mended."""
+    return [Finding(name, f"not checked: mend the {cause} first", exit_code) for name in names]
+
+
+# Settings and tokens
+
+
+def sources(settings: Settings) -> str:
+    """Which settings came from where."""
+    keys: dict[str, list[str]] = {}
+    for key, source in settings.sources.items():
+        keys.setdefault("the environment" if source.startswith("environment ") else source, []).append(key)
+    given = [f"{', '.join(names)} from {source}" for source, names in keys.items()]
+    return "; ".join([*given, "the rest are defaults"]) if given else "all are defaults"
+
+
+def tokens_finding(tokens: Tokens) -> Finding:
+    """Whether there is a token at all."""
+    if tokens:
+        return Finding("tokens", ", ".join(tokens.variables))
+    sentence = "none: set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN_FILE to a token with the Web API scope"
+    return Finding("tokens", sentence, TOKEN_EXIT)
+
+
+# The API
+
+
+async def _examine_api(settings: ApiSettings, tokens: Tokens) -> tuple[list[Finding], frozenset[int]]:
+    """What the API says, and the deployments that the token for all of them sees."""
+    once = settings.model_copy(update={"retries": 0})
+    whose = [*tokens.deployment_ids, *([NO_DEPLOYMENT] if tokens.for_deployment(NO_DEPLOYMENT) else [])]
+    async with Semgrep(once, tokens, lambda _: _OwnTime(), Tally(), lambda _: None) as semgrep:
+        about_api = await _ping(semgrep, settings.base_url)
+        if not about_api[0].ok:
+            names = [_token_name(deployment_id) for deployment_id in whose]
+            return about_api + unchecked(names, "api", UNAVAILABLE_EXIT), frozenset()
+        asked = await asyncio.gather(*(_ask_about(semgrep, deployment_id) for deployment_id in whose))
+    seen = asked[-1][1] if whose[-1:] == [NO_DEPLOYMENT] else frozenset()
+    return about_api + [finding for finding, _ in asked], seen
+
+
+async def _ping(semgrep: Semgrep, base_url: str) -> list[Finding]:
+    try:
+        ping = await semgrep.ping()
+    except (TransientError, FatalError) as error:
+        return [
+            Finding("api", f"{base_url} doesn't answer: {error}", UNAVAILABLE_EXIT),
+            *unchecked(["clock"], "api", UNAVAILABLE_EXIT),
+        ]
+    return [api_finding(base_url, ping), clock_finding(ping.server_time, datetime.now(UTC))]
+
+
+def api_finding(base_url: str, ping: Ping) -> Finding:
+    """What the answer to a ping says."""
+    if ping.status in LIVING_STATUSES:
+        return Finding("api", f"{base_url} answers in {ping.seconds * 1000:.0f} ms")
+    sentence = f"{base_url} answers a ping with HTTP {ping.status}: look at api.base_url, or try again later"
+    return Finding("api", sentence, UNAVAILABLE_EXIT)
+
+
+def clock_finding(server_time: datetime | None, now: datetime) -> Finding:
+    """How far this machine's clock is from the API's."""
+    if server_time is None:
+        return Finding("clock", "the API doesn't say what time it is")
+    seconds = round((now - server_time).total_seconds())
+    if abs(seconds) <= LARGEST_SKEW_SECONDS:
+        return Finding("clock", f"within {max(abs(seconds), 1)} s of the API's")
+    side = "ahead of" if seconds > 0 else "behind"
+    return Finding("clock", f"{abs(seconds):,} s {side} the API's: set this machine's clock", warning=True)
+
+
+async def _ask_about(semgrep: Semgrep, deployment_id: int) -> tuple[Finding, frozenset[int]]:
+    name = _token_name(deployment_id)
+    try:
+        seen = await semgrep.seen_by_token_of(deployment_id)
+        if deployment_id != NO_DEPLOYMENT and seen and deployment_id not in seen:
+            raise token_of_another(deployment_id, seen)
+    except FatalError as error:
+        return Finding(name, str(error), error.stop_code), frozenset()
+    except (TransientError, ItemError) as error:
+        return Finding(name, f"not checked: {error}", UNAVAILABLE_EXIT), frozenset()
+    shown = ", ".join(map(str, sorted(seen))) or "that it doesn't name"
+    return Finding(name, f"accepted; it sees deployment {shown}"), seen
+
+
+def _token_name(deployment_id: int) -> str:
+    return "token" if deployment_id == NO_DEPLOYMENT else f"token for {deployment_id}"
+
+
+# The database
+
+
+def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Finding]:
+    """Look at the file, then connect and go on until something is missing."""
+    path = sqlite_path(url)
+    findings = [] if path is None else [_file(path)]
+    if path is not None and (folder := path.absolute().parent).is_dir():
+        findings.append(disk_finding(folder, shutil.disk_usage(folder).free))
+    checks: dict[str, Callable[[Connection], Finding]] = {
+        "database": lambda connection: Finding("database", f"{product(connection)}, {place(url)}"),
+        "schema": _schema,
+        "queue": partial(_queue, lacks_token=lacks_token),
+        "write": _write,
+    }
+    missing = next((finding.name for finding in findings if not finding.ok), None)
+    with closing(Database(url)) as database:
+        for name, check in checks.items():
+            if missing is not None:
+                findings += unchecked([name], missing, DATABASE_EXIT)
+                continue
+            try:
+                findings.append(database.run_here(check))
+            except DatabaseError as error:
+                findings.append(Finding(name, str(error), DATABASE_EXIT))
+                missing = name
+    return findings
+
+
+def _file(path: Path) -> Finding:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return Finding("file", f"there is no folder {folder}: make it, or change database.url", DATABASE_EXIT)
+    if not path.exists():
+        sentence = f"there is no {path.absolute()} yet: run `scan-etl db upgrade`; a run would make it, too"
+        return Finding("file", sentence, DATABASE_EXIT)
+    try:
+        with path.open("r+b"):
+            return Finding("file", f"{path.absolute()} can be written")
+    except OSError as error:
+        sentence = f"{path.absolute()} can't be written ({error.strerror}): look at its owner and permissions"
+        return Finding("file", sentence, DATABASE_EXIT)
+
+
+def disk_finding(folder: Path, free_bytes: int) -> Finding:
+    """Whether there is room for the rows to come."""
+    free = f"{free_bytes / 2**30:,.1f} GiB free in {folder}"
+    if free_bytes < LEAST_FREE_BYTES:
+        return Finding("disk", f"only {free}: make room", warning=True)
+    return Finding("disk", free)
+
+
+def _schema(connection: Connection) -> Finding:
+    if problem := schema_problem(connection):
+        raise DatabaseError(problem)
+    return Finding("schema", f"at {HEAD}, the newest")
+
+
+def _queue(connection: Connection, lacks_token: Callable[[int], bool]) -> Finding:
+    rows = status.depth(connection)
+    lacking = [
+        row["deployment_id"]
+        for row in rows
+        if any(row[state] for state in status.STATES) and lacks_token(row["deployment_id"])
+    ]
+    if lacking:
+        shown = ", ".join(map(str, lacking))
+        sentence = f"no token sees deployment {shown}, of which pairs are queued: set SEMGREP_APP_TOKEN__{lacking[0]}"
+        return Finding("queue", sentence, TOKEN_EXIT)
+    counts = {state: sum(row[state] for row in rows) for state in (*status.STATES, "dead")}
+    dead = counts.pop("dead")
+    queued = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count) or "empty"
+    letters = f"{dead:,} dead letters: see `scan-etl failures list`" if dead else "no dead letters"
+    waits = "".join(f"; {_wait(row)}" for row in status.held_paces(connection))
+    return Finding("queue", f"{queued}; {letters}{waits}", warning=bool(waits))
+
+
+def _wait(held: Mapping[str, Any]) -> str:
+    whose = "a token" if held["deployment_id"] is None else f"the token of deployment {held['deployment_id']}"
+    return f"nothing is asked with {whose} until {held['until_at']:%Y-%m-%d %H:%M:%S} UTC, for the API has refused it"
+
+
+def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bool:
+    """Whether none of the tokens is for a deployment. One that sees nothing for sure gets the benefit of the doubt."""
+    if deployment_id in tokens.deployment_ids:
+        return False
+    return bool(tokens) and (tokens.for_deployment(deployment_id) is None or (bool(seen) and deployment_id not in seen))
+
+
+def _write(connection: Connection) -> Finding:
+    if not status.rehearse(connection):
+        raise DatabaseError("a pair that was queued for a trial couldn't be leased")
+    return Finding("write", "a pair was queued and leased for a trial, and taken back")

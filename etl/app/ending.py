@@ -1,0 +1,98 @@
+"""How a run ends: its counts brought to what is in the tables, its exit code, its summary."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from etl.app.adapters import PatientDatabase
+from etl.app.context import RunContext
+from etl.database.connection import Database
+from etl.database.schema import RUN_COUNTS
+from etl.errors import FatalError, ScanEtlError
+from etl.pipeline.drain import BUDGET_EXIT
+from etl.store import enqueue as staging
+from etl.store import runs
+from etl.telemetry import prometheus as metrics
+from etl.telemetry.events import MetricsLost, Tally, Tell
+
+DEAD_EXIT = 1
+
+
+async def finish(
+    this: RunContext, database: Database | PatientDatabase, error: ScanEtlError | None = None
+) -> dict[str, Any]:
+    """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
+    left = await database.run(partial(_counted_at_the_end, this=this))
+    if error is None:
+        exit_code = _exit_code(this, is_done=not left and not this.unwalked)
+    else:
+        exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
+    summary = summary_of(this, exit_code)
+    await database.run(partial(runs.finish_run, summary=summary, token=this.token))
+    await database.run(partial(staging.clear, batch=this.run_id))
+    _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
+    return summary
+
+
+def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
+    """Bring the counts to what is in the tables, whatever was lost on the way; return how many pairs are to be fetched.
+
+    Of a run of files they add up to `requested`: what others have stored meanwhile counts as `already_final`, and a
+    pair that waits for its scan as `fetched` if this run has stored it as seen, else as `remaining`. So does what is
+    still in the files where the run ended before it had queued them.
+    """
+    tally = this.tally
+    for name, value in runs.counted(connection, this.run_id).items():
+        setattr(tally, name, value)
+    left = this.scope.left(connection)
+    tally.remaining, tally.waiting = left.remaining, left.waiting
+    if this.scope.batch is not None:
+        unqueued = tally.requested - tally.invalid - tally.duplicate - tally.already_final - tally.to_do
+        tally.remaining += max(0, left.waiting - tally.running) + unqueued
+        tally.dead = staging.died(connection, this.scope.batch)
+        known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
+        tally.already_final += max(0, tally.requested - known)
+    return left.remaining
+
+
+def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:
+    """The summary of a run by its counts so far."""
+    return {
+        "run_id": this.run_id,
+        "command": this.order.command,
+        **counts_of(this.tally),
+        "duration_seconds": round(time.monotonic() - this.began_at, 3),
+        "exit_code": exit_code,
+    }
+
+
+def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
+    """The metrics of a run that has ended, if they are wanted. Where they can't be written, the run is as good."""
+    if not file:
+        return
+    numbers = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
+    text = metrics.exposition(summary["command"], {**numbers, "finished_at_seconds": round(time.time(), 3)})
+    try:
+        metrics.write(Path(file), text)
+    except OSError as error:
+        tell(MetricsLost(file, error.strerror or str(error)))
+
+
+def _exit_code(this: RunContext, *, is_done: bool) -> int:
+    stop, halted = this.stop, this.halted
+    if stop.exit_code is not None and not (is_done and stop.exit_code == BUDGET_EXIT):
+        return stop.exit_code
+    if halted:
+        return min(error.stop_code for error in halted.values())  # the token's trouble first
+    if this.unwalked:
+        return BUDGET_EXIT
+    return DEAD_EXIT if this.tally.dead else 0
+
+
+def counts_of(tally: Tally) -> dict[str, int]:
+    """The counts of a summary."""
+    return {name: getattr(tally, name) for name in RUN_COUNTS}

@@ -1,0 +1,77 @@
+"""The command `db`: bring the tables up to date, look whether they are."""
+
+import click
+
+from etl.cli.options import as_json, common, settings_of, wants_json
+from etl.database import migrate
+from etl.database.engine import place
+from etl.database.schema import HEAD
+from etl.telemetry.reporter import print_result
+
+
+@click.group("db")
+def db_group() -> None:
+    """The tables: bring them up to date, look whether they are."""
+
+
+@db_group.command("upgrade")
+@as_json
+@common
+@click.pass_context
+def db_upgrade(ctx: click.Context) -> None:
+    """Create the tables, or bring them to the newest version."""
+    url = settings_of(ctx).database.url
+    migrate.upgrade(url)
+    _tell(ctx, f"{place(url)} is at {HEAD}", url, HEAD)
+
+
+@db_group.command("downgrade")
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@common
+@click.pass_context
+def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
+    """Take the tables back to REVISION (`base`: none at all). What the dropped ones held is lost."""
+    url = settings_of(ctx).database.url
+    if not yes:
+        click.confirm(f"Drop what came after {revision} in {place(url)}, with its data?", abort=True)
+    migrate.downgrade(url, revision)
+    click.echo(f"{place(url)} is at {revision}")
+
+
+@db_group.command("check")
+@as_json
+@common
+@click.pass_context
+def db_check(ctx: click.Context) -> None:
+    """Exit 0 if the tables are what this version needs, else 5."""
+    url = settings_of(ctx).database.url
+    migrate.check(url)
+    _tell(ctx, f"{place(url)} is at {HEAD}, as it should be", url, HEAD)
+
+
+@db_group.command("current")
+@as_json
+@common
+@click.pass_context
+def db_current(ctx: click.Context) -> None:
+    """Print the revision that the database is at, or `none`."""
+    url = settings_of(ctx).database.url
+    revision = migrate.current(url)
+    _tell(ctx, revision or "none", url, revision)
+
+
+@db_group.command("sql")
+@common
+@click.pass_context
+def db_sql(ctx: click.Context) -> None:
+    """Print the SQL of all migrations for this kind of database, without touching it."""
+    click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
+
+
+def _tell(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:
+    """The sentence on stdout, or with --json where the database is and which revision it is at."""
+    if wants_json(ctx):
+        print_result({"database": place(url), "revision": revision}, as_json=True)
+    else:
+        click.echo(sentence)

@@ -1,0 +1,194 @@
+"""The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial, reduce
+from typing import Any
+
+import click
+
+from etl.app.intake import Order, fill, open_database, read_files
+from etl.cli.options import Duration, all_of, as_json, common, files, is_interactive, settings_of, strict, wants_json
+from etl.database import connection as database
+from etl.database.engine import place
+from etl.model import INT64_MAX, Pair
+from etl.store import dropping, runs, status
+from etl.store.plan import spelled
+from etl.telemetry.events import Tally
+from etl.telemetry.reporter import Reporter, print_result, print_table
+
+kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found.")
+deployment = click.option(
+    "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
+)
+assent = click.option("--yes", is_flag=True, help="Don't ask.")
+which_dead = all_of(
+    kind,
+    deployment,
+    click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
+    click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
+)
+
+
+@click.command("enqueue")
+@click.argument("files", nargs=-1, required=True, metavar="FILE|-...")
+@click.option("--refresh", is_flag=True, help="Queue final scans too.")
+@strict
+@as_json
+@common
+@click.pass_context
+def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+    """Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."""
+    settings = settings_of(ctx)
+    with closing(open_database(settings.database.url, create=True)) as opened:
+        counts = fill(opened, Order("enqueue", files, **options), interactive=is_interactive(settings))
+    print_result(counts, as_json=wants_json(ctx))
+
+
+@click.group("queue")
+def queue_group() -> None:
+    """The pairs that are still to fetch: take some out."""
+
+
+@queue_group.command("drop")
+@files
+@deployment
+@kind
+@click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Queued for longer.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@assent
+@as_json
+@common
+@click.pass_context
+def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, yes: bool, **options: Any) -> None:
+    """Take pairs out of the queue for good: those of FILEs (`-` is stdin), or all that the options choose.
+
+    What a worker is just working on stays, and is counted as `in_work`.
+    """
+    if not (files or everything or any(value is not None for value in options.values())):
+        raise click.UsageError("say which pairs to drop (FILE, --deployment, --kind, --older-than), or --all")
+    choice = dropping.Choice(**options)
+    with closing(_open(ctx)) as opened:
+        _confirm(f"Take these pairs out of the queue in {place(opened.url)} for good?", yes)
+        found = _drop_pairs(opened, files, choice) if files else dropping.drop_chosen(opened, choice)
+    print_result(found._asdict(), as_json=wants_json(ctx))
+
+
+def _drop_pairs(opened: database.Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
+    tally, found = Tally(), [dropping.Dropped()]
+
+    def keep(pairs: Sequence[Pair]) -> None:
+        found.append(dropping.drop_pairs(opened, choice, pairs))
+
+    read_files(files, keep, tally, Reporter(tally, interactive=False).tell, lambda: False)
+    return reduce(dropping.Dropped.plus, found)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Go on if somebody says so, here or on the command line."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: say --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+@click.command("status")
+@as_json
+@common
+@click.pass_context
+def status_command(ctx: click.Context) -> None:
+    """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
+    with closing(_open(ctx)) as opened:
+        queue = opened.run_here(status.depth)
+        workers = opened.run_here(status.at_work)
+        paces = opened.run_here(status.held_paces)
+        dead = opened.run_here(status.dead_by_kind)
+        listed = {"coverage": opened.run_here(status.coverage), "gaps": opened.run_here(status.gaps)}
+        last = opened.run_here(partial(runs.last_runs, count=5))
+    pace = status.pace(queue, workers)
+    if wants_json(ctx):
+        found = {
+            "queue": queue,
+            "workers": workers,
+            **pace,
+            "held_paces": paces,
+            "dead_letters": dead,
+            **listed,
+            "runs": last,
+        }
+        print_result(found, as_json=True)
+        return
+    print_table("Queue", queue)
+    print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
+    seconds = pace.pop("seconds_to_drain")
+    print_result({**pace, "time to drain": "unknown" if seconds is None else spelled(seconds)}, as_json=False)
+    if paces:
+        print_table("Tokens with which nothing is asked until then", paces)
+    print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
+    print_table("Listed scans", listed["coverage"])
+    print_table("Gaps: scans that started then can't be had any more", listed["gaps"])
+    shown = ("started_at", "finished_at", "command", "fetched", "waiting", "dead", "remaining", "exit_code")
+    print_table("Last runs", [{name: row[name] for name in shown} for row in last])
+
+
+@click.group("failures")
+def failures_group() -> None:
+    """Dead letters: list them, send them round again, drop them."""
+
+
+@failures_group.command("list")
+@which_dead
+@click.option(
+    "--limit", type=click.IntRange(1, INT64_MAX), default=100, show_default=True, metavar="N", help="At most N."
+)
+@as_json
+@common
+@click.pass_context
+def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
+    """Show dead letters, the newest first."""
+    with closing(_open(ctx)) as opened:
+        letters = opened.run_here(partial(status.list_dead, which=status.Which(**options), limit=limit))
+    if wants_json(ctx):
+        print_result({"dead_letters": letters}, as_json=True)
+    else:
+        print_table("Dead letters", [{k: v for k, v in letter.items() if k != "run_id"} for letter in letters])
+
+
+def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[str, Any]) -> None:
+    if not everything and all(value is None for value in options.values()):
+        raise click.UsageError(f"say which dead letters to {verb} (--kind, --deployment, ...), or --all")
+    change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
+    with closing(_open(ctx)) as opened:
+        count = opened.run_here(partial(change, which=status.Which(**options)))
+    print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=wants_json(ctx))
+
+
+@failures_group.command("requeue")
+@which_dead
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@as_json
+@common
+@click.pass_context
+def failures_requeue(ctx: click.Context, /, everything: bool, **options: Any) -> None:
+    """Put dead letters back into the queue, with all their attempts."""
+    _change_dead(ctx, "requeue", everything, options)
+
+
+@failures_group.command("drop")
+@which_dead
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@assent
+@as_json
+@common
+@click.pass_context
+def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options: Any) -> None:
+    """Delete dead letters for good. With --all it asks first."""
+    if everything:
+        _confirm(f"Delete dead letters in {place(settings_of(ctx).database.url)} for good?", yes)
+    _change_dead(ctx, "drop", everything, options)
+
+
+def _open(ctx: click.Context) -> database.Database:
+    return open_database(settings_of(ctx).database.url, create=False)

@@ -1,0 +1,150 @@
+"""The commands that run the job: `run`, `worker`, `discover`, and `sync`, which is what cron calls."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NoReturn
+
+import click
+
+from etl.app import supervisor as fleet
+from etl.app.intake import Order
+from etl.app.run import run
+from etl.cli.options import (
+    Duration,
+    all_of,
+    as_json,
+    common,
+    files,
+    is_interactive,
+    pace,
+    run_async,
+    settings_of,
+    strict,
+    wants_json,
+)
+from etl.config.settings import seconds_of
+from etl.config.tokens import load_tokens
+from etl.database.engine import place
+from etl.telemetry.reporter import print_summary
+
+
+class Since(click.ParamType[float | datetime]):
+    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
+
+    name = "since"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
+        """So many seconds ago, or an instant in UTC; fails with an example of what is right. 20260301 is a day."""
+        text = str(value).strip()
+        try:
+            with suppress(ValueError):
+                instant = datetime.fromisoformat(text)
+                return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+            seconds = seconds_of(text)
+            if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
+                return seconds
+        except OverflowError:
+            pass
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
+            )
+        raise click.BadParameter(f"{value!r} is not between the years 1 and 9999", ctx, param)
+
+
+budget = all_of(
+    click.option("--refresh", is_flag=True, help="Fetch final scans again."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Fetch at most N pairs, then exit 4."),
+    click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop at N dead letters: exit 4."),
+    click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 2h: exit 4."),
+)
+since = click.option(
+    "--since",
+    type=Since(),
+    metavar="TIME",
+    help="Walk from here: 7d ago, or an instant. Moves the watermark only where that leaves nothing out.",
+)
+
+
+@click.command("run")
+@files
+@budget
+@strict
+@pace
+@as_json
+@common
+@click.pass_context
+def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
+    """Fetch the pairs of FILEs (`-` is stdin), or all that is due in the queue."""
+    order = Order("run", files, **_budget_of(options))
+    _report_run(ctx, order)
+
+
+@click.command("worker")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Processes.")
+@click.option("--end-with-stdin", is_flag=True, hidden=True, help="End when stdin ends, as it does with a parent.")
+@pace
+@as_json
+@common
+@click.pass_context
+def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> None:
+    """Drain the queue for ever, and wait when it is empty. Start as many as you like, on any machines.
+
+    SIGTERM or Ctrl-C end it: what is in flight finishes, the rest goes back to the queue.
+    """
+    if processes > 1:
+        port = settings_of(ctx).observe.metrics_port
+        ctx.exit(fleet.run_processes(processes, sys.argv[1:], port))
+    if end_with_stdin:
+        fleet.end_with_stdin()
+    _report_run(ctx, Order("worker", forever=True))
+
+
+@click.command("discover")
+@since
+@click.option("--refresh", is_flag=True, help="Queue final scans too.")
+@pace
+@as_json
+@common
+@click.pass_context
+def discover_command(ctx: click.Context, /, since: float | datetime | None, refresh: bool) -> None:
+    """Walk the API's list of scans, and queue those that are new or not final. Fetches nothing.
+
+    The list goes back 30 days. Each walk starts where the last complete one left off, less an overlap.
+    """
+    _report_run(ctx, Order("discover", refresh=refresh, discovers=True, drains=False, since=since))
+
+
+@click.command("sync")
+@since
+@click.option("--single", is_flag=True, help="Leave at once if another sync is at work.")
+@budget
+@pace
+@as_json
+@common
+@click.pass_context
+def sync_command(ctx: click.Context, /, since: float | datetime | None, single: bool, **options: Any) -> None:
+    """Discover, then fetch what is due: what cron calls every night. Safe to start twice at once.
+
+    While a `run FILE` is at work, its pairs are left to it, and the API's pace is shared with it.
+    """
+    _report_run(ctx, Order("sync", discovers=True, since=since, single=single, **_budget_of(options)))
+
+
+def _budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `budget` as an order has them."""
+    return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
+
+
+def _report_run(ctx: click.Context, order: Order) -> NoReturn:
+    """Do a run, print its summary and leave with its exit code."""
+    settings = settings_of(ctx)
+    report = partial(print_summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    interactive = is_interactive(settings)
+    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive, report=report))
+    report(summary)
+    ctx.exit(summary["exit_code"])

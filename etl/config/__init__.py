@@ -1,0 +1,1 @@
+"""Which setting? Flags, environment and file become settings and tokens."""

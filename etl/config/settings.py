@@ -1,0 +1,361 @@
+"""Settings: what is in force, where each one came from, and one sentence for each that is wrong.
+
+Flags win over the environment, that over `config.toml`, and that over the defaults below. `[api] rate` is
+`SCAN_ETL_API__RATE` in the environment.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from etl.config.tokens import TOKEN_VARIABLE
+from etl.errors import ConfigError
+from etl.model import INT64_MAX, PERISHES_AFTER
+
+DEFAULT_FILE = "config.toml"
+_PREFIX = "SCAN_ETL_"
+_SHOWN_CHARACTERS = 60
+
+# A week is longer than any wait makes sense, and short enough for a slip of the finger to be seen.
+_Seconds = Annotated[float, Field(gt=0, le=604_800)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("it must be a number or a text")  # or `rate = true` would mean 1
+        return value
+
+
+class ApiSettings(_Section):
+    """`[api]`: how the Semgrep API is asked."""
+
+    base_url: str = "https://semgrep.dev"
+    rate: float = Field(default=20.0, gt=0, le=1_000_000)
+    concurrency: int = Field(default=16, ge=1, le=1_000)
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3_600)
+    retries: int = Field(default=2, ge=0, le=10)
+    max_wait_seconds: _Seconds = 600.0
+    max_body_bytes: int = Field(default=10_485_760, ge=1_024, le=1_073_741_824)
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, url: str) -> str:
+        return _checked_base_url(url)
+
+
+class DatabaseSettings(_Section):
+    """`[database]`: where the rows go, and how many at a time. The password in `url` isn't shown by repr()."""
+
+    url: str = "sqlite:///scans.db"
+    batch_size: int = Field(default=1000, ge=1, le=10_000)
+    flush_seconds: float = Field(default=1.0, gt=0, le=60)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return _checked_database_url(url)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, mask_url(value) if name == "url" else value
+
+
+class QueueSettings(_Section):
+    """`[queue]`: how often and when a pair is tried again."""
+
+    max_attempts: int = Field(default=5, ge=1, le=100)
+    backoff_seconds: _Seconds = 5.0
+    backoff_max_seconds: _Seconds = 300.0
+    lease_seconds: _Seconds = 60.0
+    snooze_seconds: _Seconds = 300.0
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+
+
+def seconds_of(text: str) -> float:
+    """`90`, `90s`, `10m`, `2h` or `7d`, as seconds. ValueError with an example of what is right."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found or float(found[1]) == 0:
+        raise ValueError("it must be a duration such as 90s, 10m, 2h or 7d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+class DiscoverSettings(_Section):
+    """`[discover]`: which lists are walked, and how far back. No deployments mean those that the tokens see."""
+
+    deployments: tuple[Annotated[int, Field(ge=1, le=INT64_MAX)], ...] = ()
+    lookback: str = "30d"
+    overlap: str = "6h"
+
+    @field_validator("deployments", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """The environment has `120`, `120,121` or `[120, 121]`."""
+        if isinstance(value, str):
+            value = [part for part in re.split(r"[\s,\[\]]+", value) if part]
+        each = value if isinstance(value, list | tuple) else [value]
+        if not all(type(one) is int or (type(one) is str and one.isdecimal()) for one in each):
+            raise ValueError("it must be ids of deployments, such as [120, 121]")
+        return each
+
+    @field_validator("lookback", "overlap")
+    @classmethod
+    def _check_duration(cls, value: str) -> str:
+        if seconds_of(value) > PERISHES_AFTER.total_seconds():
+            raise ValueError("it must be 30d at most: the list goes back no further")
+        return value
+
+    @property
+    def lookback_seconds(self) -> float:
+        """How far back a first walk goes."""
+        return seconds_of(self.lookback)
+
+    @property
+    def overlap_seconds(self) -> float:
+        """How far each further walk goes back behind the one before, at the least."""
+        return seconds_of(self.overlap)
+
+
+class PrivacySettings(_Section):
+    """`[privacy]`: what is kept of the people in a scan."""
+
+    author: Literal["keep", "hash", "drop"] = "keep"
+
+
+class ObserveSettings(_Section):
+    """`[observe]`: logs and metrics. No metrics file and port 0 mean none."""
+
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics_file: str = ""
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+
+    @field_validator("metrics_file")
+    @classmethod
+    def _check_metrics_file(cls, file: str) -> str:
+        if "\0" in file or (file and Path(file).name in ("", "..")):
+            raise ValueError("it must be the name of a file, e.g. /var/lib/node_exporter/scan-etl.prom")
+        return file
+
+
+class Settings(BaseSettings):
+    """All settings, by section. `sources` says where each one came from that isn't a default."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
+
+    api: ApiSettings = ApiSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    queue: QueueSettings = QueueSettings()
+    discover: DiscoverSettings = DiscoverSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    observe: ObserveSettings = ObserveSettings()
+    sources: dict[str, str] = Field(default_factory=dict, repr=False)
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only. `load_settings` reads the other sources itself, to know which value came from where."""
+        return (sources["init_settings"],)
+
+
+_SECTIONS = [name for name in Settings.model_fields if name != "sources"]
+_KEYS = [f"{section}.{key}" for section in _SECTIONS for key, _ in getattr(Settings(), section)]
+
+
+class Origin(NamedTuple):
+    """A setting: its key, e.g. `api.rate`, its value, and where that came from, e.g. `config.toml`."""
+
+    key: str
+    value: object
+    source: str
+
+
+def load_settings(
+    *, config_file: Path | None, flags: Mapping[str, object], environ: Mapping[str, str], directory: Path
+) -> Settings:
+    """Read the settings. `flags` has keys like `api.rate`; one whose value is None wasn't given.
+
+    Without `config_file`, the `config.toml` in `directory` is read if there is one. Raises ConfigError, with one
+    line for each problem.
+    """
+    given = [*_from_file(config_file, directory), *_from_environment(environ)]
+    given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
+    problems = _unknown_variables(environ)
+    problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
+    known = {one.key: one for one in given if one.key in _KEYS}  # the last one of a key wins
+    values: dict[str, Any] = {section: {} for section in _SECTIONS}
+    for one in known.values():
+        section, _, key = one.key.partition(".")
+        values[section][key] = one.value
+    settings = None
+    try:
+        settings = Settings(**values, sources={one.key: one.source for one in known.values()})
+    except ValidationError as error:
+        problems += [_invalid(known["{}.{}".format(*each["loc"])], each["msg"]) for each in error.errors()]
+    if settings is None or problems:
+        raise ConfigError("\n".join(problems))  # not from the cause, which shows values as they are
+    return settings
+
+
+def origins(settings: Settings) -> list[Origin]:
+    """All settings in force, with passwords masked, and where each came from."""
+    return [
+        Origin(f"{section}.{key}", value, settings.sources.get(f"{section}.{key}", "default"))
+        for section in _SECTIONS
+        for key, value in getattr(settings, section).__repr_args__()
+    ]
+
+
+def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
+    name = str(config_file or DEFAULT_FILE)
+    path = config_file or directory / DEFAULT_FILE
+    try:
+        if not config_file and not path.exists():
+            return []
+        if not path.is_file():
+            raise ConfigError(f"{name} is not there, or is no regular file: check the path")
+        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{name} can't be read ({error.strerror}): check its permissions") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name} isn't UTF-8 (at line {line}): save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} isn't TOML: {error}") from error
+    given = []
+    for section, table in tables.items():
+        if section in _SECTIONS and isinstance(table, dict):
+            given += [Origin(f"{section}.{key}", value, name) for key, value in table.items()]
+        else:
+            given.append(Origin(section, table, name))
+    return given
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.replace(".", "__").upper()
+
+
+def _from_environment(environ: Mapping[str, str]) -> list[Origin]:
+    variables = {key: _variable(key) for key in _KEYS}
+    return [Origin(key, environ[name], f"environment {name}") for key, name in variables.items() if environ.get(name)]
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    variables = [_variable(key) for key in _KEYS]
+    return [
+        f"environment: {_unknown(name, variables)}"
+        for name, value in environ.items()
+        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in variables
+    ]
+
+
+def _means_setting(rest: str) -> bool:
+    """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
+    return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    if "token" in name.lower():
+        return f"{name} is not a setting; a token comes from the environment variable {TOKEN_VARIABLE}"
+    if name in _SECTIONS:
+        return f"{name} is not a setting but a table of them: write [{name}]"
+    return f"{name} is not a setting; the nearest is {get_close_matches(name, names, n=1, cutoff=0)[0]}"
+
+
+def _invalid(one: Origin, message: str) -> str:
+    """One sentence for pydantic's message, e.g. `Input should be greater than 0`."""
+    if isinstance(one.value, str):
+        shown = repr(mask_url(one.value)[:_SHOWN_CHARACTERS])
+    else:
+        shown = "not a single value" if isinstance(one.value, dict | list) else str(one.value)[:_SHOWN_CHARACTERS]
+    said = message.removeprefix("Value error, ").replace("Input should", "it must", 1).partition(", unable")[0]
+    return f"{one.source}: {one.key} is {shown}; {said}"
+
+
+def _checked_base_url(url: str) -> str:
+    if not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
+        raise ValueError("it must be a URL without user, query, fragment and blanks")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError("it must be a URL such as https://semgrep.dev") from error
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or ""))
+    if not is_safe or not host:
+        raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# What SQLAlchemy understands, too. A password may hold anything but `@`.
+_DATABASE_URL = re.compile(
+    r"sqlite:///.+|"
+    r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
+    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
+)
+
+
+def _checked_database_url(url: str) -> str:
+    if url == "sqlite:///:memory:":
+        raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
+    if url.startswith("sqlite:") and "?" in url:
+        raise ValueError("an SQLite URL has no parameters: it ends with the name of the file")
+    if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
+        raise ValueError(
+            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
+            "with special characters in the password as %XX"
+        )
+    return url
+
+
+_SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
+
+
+def mask_url(url: str) -> str:
+    """The URL with `***` for its password, and for what looks like one in its query.
+
+    Of a broken URL, all that might be a password is masked, at the price of some of the rest.
+    """
+    scheme, slashes, rest = url.partition("://")
+    if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
+        scheme, slashes, rest = "", "", url
+    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
+    if scheme != "sqlite" or not rest.startswith("/"):
+        user, at, place = rest.rpartition("@")
+        if at:
+            rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
+        else:  # a colon is followed by a port, or the `@` is missing
+            rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
+    return scheme + slashes + rest
+
+
+def _masked_parameter(match: re.Match[str]) -> str:
+    if not _SECRET_NAME.search(unquote(match[1])):
+        return match[0]
+    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

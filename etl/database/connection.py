@@ -1,0 +1,145 @@
+"""The thread that owns the connection, and the version of the schema that it finds."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import stamina
+from sqlalchemy import (
+    Connection,
+    exc,
+    func,
+    inspect,
+    select,
+    text,
+)
+
+from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
+from etl.database.schema import HEAD
+from etl.errors import DatabaseAwayError, DatabaseError
+
+T = TypeVar("T")
+
+UPGRADE_TIMEOUT_SECONDS = 3_600
+"""How long an upgrade of MySQL or MariaDB waits for another one to end."""
+
+
+# Uncounted in `runs`, untold: it is the ordinary price of many workers.
+_retrying = stamina.RetryingCaller(attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0).on(is_worth_another_try)
+
+
+class Database:
+    """One thread that owns the connection: `run(work)` calls `work(connection)` there, in a transaction.
+
+    One writer is what SQLite wants, and elsewhere it keeps the order of lease and settle plain. `work` is called
+    again when the database ends its transaction in favour of another one: what it does is in its connection alone.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = make_engine(url)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
+        return await self.on_thread(lambda: self.run_here(work))
+
+    async def on_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` on the database's thread. For work of several transactions, which calls `run_here`."""
+        task = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await task
+            raise
+
+    def run_here(self, work: Callable[[Connection], T]) -> T:
+        """The same on the calling thread, for commands that do one thing."""
+        try:
+            with translated(self.url):
+                return _retrying(self._transact, work)
+        except DatabaseAwayError as error:
+            self.engine.dispose()  # whoever tries again gets a new connection
+            if error.most_failures < math.inf and not self._answers():
+                error.most_failures = math.inf
+            raise
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        failure: exc.DBAPIError | None = None
+        try:
+            with self.engine.begin() as connection:
+                try:
+                    return work(connection)
+                except exc.DBAPIError as error:
+                    failure = error
+                    raise
+        except exc.DBAPIError as error:
+            # Where the connection ends with a statement, the rollback fails too, and would hide why.
+            raise failure or error from error.orig
+
+    def _answers(self) -> bool:
+        """Whether the database is there at all."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(select(1))
+        except exc.SQLAlchemyError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the thread and the connection."""
+        self._thread.shutdown()
+        self.engine.dispose()
+
+
+# The schema's version
+
+
+def schema_problem(connection: Connection) -> str | None:
+    """Why this version can't work with the database's schema, as a sentence with the mend; None if it can."""
+    found = revision(connection)
+    if found == HEAD:
+        return None
+    if found is None:
+        return "the database has no tables of scan-etl yet: run `scan-etl db upgrade`"
+    if found < HEAD:
+        return f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`"
+    return f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl"
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision that the database is at; None if no migration has run."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@contextlib.contextmanager
+def one_at_a_time(connection: Connection) -> Iterator[None]:
+    """Of twelve runs of four concurrent upgrades of an empty PostgreSQL database one died without it."""
+    match connection.dialect.name:
+        case "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(7233620170402)"))
+            yield
+        case "mysql":
+            # The names of locks are the whole server's, and end after 64 characters. A lock ends with its connection.
+            lock = func.concat("scan-etl ", func.left(func.sha2(func.database(), 256), 40))
+            if not connection.execute(select(func.get_lock(lock, UPGRADE_TIMEOUT_SECONDS))).scalar():
+                raise DatabaseError("another upgrade of this database is still going on: try again when it has ended")
+            try:
+                yield
+            except exc.DBAPIError as error:
+                raise DatabaseError(f"{first_line(error)}; {_HALF_DONE}") from error
+        case _:
+            yield
+
+
+_HALF_DONE = (
+    "MySQL and MariaDB can't take back a migration that fails midway, so the schema may now be between two revisions, "
+    "and remain there. Restore the backup; or undo what the last migration did (`scan-etl db sql` shows all "
+    "statements; a new database needs its tables and views dropped). Then run `scan-etl db upgrade` again"
+)

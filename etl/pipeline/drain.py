@@ -1,0 +1,394 @@
+"""One run: lease, fetch, flatten, settle, until nothing of it is left or something ends it.
+
+No HTTP and no SQL here: what a run needs is handed in as `Ports`. Each group of errors has one `except`. What
+a failure means for a pair is decided by the pure functions at the end of the file.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
+from etl.model import (
+    Dead,
+    Done,
+    Lease,
+    Pair,
+    Released,
+    ScanRows,
+    Settled,
+    Verdict,
+    Waiting,
+    pair_of,
+)
+from etl.pipeline.halts import Halts
+from etl.pipeline.outcomes import (
+    Policy,
+    after_failure,
+    after_nonsense,
+    after_refusal,
+    after_refused_row,
+    after_unfinished,
+)
+from etl.pipeline.prefetch import Lane
+from etl.pipeline.stop import Stop
+from etl.telemetry.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell, WorkAwaited
+
+POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
+"""How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
+sooner: what is due may be locked by somebody else for a moment."""
+TOLD_AFTER_SECONDS = 1.0
+"""A run that waits for longer says for what."""
+FLATTENED_AT_ONCE = 32
+"""One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
+take 33, 500 take 28, but would keep the requests waiting."""
+BUDGET_EXIT = 4
+
+
+class _Answer(Struct, frozen=True):
+    """What the API said of a pair, not flattened yet."""
+
+    lease: Lease
+    document: object
+    fetched_at: datetime
+
+
+class Ports(Protocol):
+    """What the pipeline asks of the floors below. `news` is set when the run itself has queued work, or is done with
+    that."""
+
+    news: asyncio.Event
+
+    async def check(self, deployment_id: int) -> None:
+        """Return when a deployment may be asked; raises FatalError, TransientError, StoppedError."""
+
+    async def fetch(self, pair: Pair) -> object:
+        """The decoded document of a pair; raises TransientError, ItemError, FatalError, StoppedError."""
+
+    def flatten(self, pair: Pair, document: object, fetched_at: datetime) -> ScanRows:
+        """The rows of a document; raises ItemError."""
+
+    async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
+        """Up to `limit` due pairs of this run, of all deployments but `without`."""
+
+    async def renew(self, pairs: Sequence[Pair]) -> None:
+        """Lengthen the leases of these pairs."""
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+        """Write verdicts; raises RefusedError if the database refuses one of the rows."""
+
+    async def next_due_seconds(self, without: Collection[int]) -> float | None:
+        """Seconds until work of this run is due again; None if none will come back."""
+
+    async def awaited(self) -> tuple[int, int]:
+        """How many pairs of this run back off after a failure, and how many somebody has leased."""
+
+    def expects_more(self) -> bool:
+        """Whether this run may still queue work itself, so that an empty queue isn't its end."""
+
+    async def bury_expired(self, deployment_id: int, reason: str) -> int:
+        """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
+
+    def ask_again(self, deployment_id: int) -> None:
+        """Forget that a deployment was refused: the next check asks anew."""
+
+    def hush(self) -> None:
+        """Send no more requests: fetches that wait for their turn raise StoppedError."""
+
+
+async def drain(
+    ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
+) -> None:
+    """Work off what the ports lease. How it ended is in `stop`, `halted` and `tally`.
+
+    `halted` has the deployments of which nothing is asked, and why; those found on the way are added.
+
+    Raises what no pair is to blame for: DatabaseError, and bugs.
+    """
+    try:
+        await _Run(ports, policy, stop, halted, tally, tell).drain()
+    except BaseExceptionGroup as group:
+        raise foremost(group) from None
+
+
+class _Run:
+    """The state that the tasks of one run share. `held` is every pair leased and not yet settled."""
+
+    def __init__(
+        self, ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
+    ) -> None:
+        self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
+        self.tally, self.tell = tally, tell
+        self.held: dict[Pair, Lease] = {}
+        self.lanes: dict[int, Lane] = {}
+        self.working = set[asyncio.Task[None]]()
+        self.answers: list[_Answer] = []
+        self.verdicts: deque[Verdict] = deque()
+        self.halts = Halts(halted, policy.first_halt_seconds)
+        self.running = set[Pair]()  # stored by this run while they ran: each counts once
+        self.leased = self.undone = self.looks = 0
+        self.idle_since, self.is_wait_told = math.inf, False
+        self.looked_at = -math.inf
+        self.flush = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.closing = False
+
+    async def drain(self) -> None:
+        async with asyncio.TaskGroup() as self.tasks:
+            renewer = self.tasks.create_task(self.renew_leases())
+            settler = self.tasks.create_task(self.settle_verdicts())
+            await self.lease_pairs()
+            await self.end()
+            self.closing = True
+            self.flush.set()
+            await settler
+            renewer.cancel()
+
+    async def lease_pairs(self) -> None:
+        """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
+        while not self.stop.asked.is_set():
+            await self.look_after_halted()
+            rooms = {number: lane.room() for number, lane in self.lanes.items() if number not in self.halted}
+            room = sum(rooms.values())
+            if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
+                room = 2 * self.policy.concurrency  # for deployments that have no lane yet
+            if self.policy.limit is not None:
+                room = min(room, self.policy.limit - self.leased)
+                if room <= 0 and not self.held:
+                    self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
+                    return
+            leases: list[Lease] = []
+            if room > 0:
+                full = {number for number, lane_room in rooms.items() if not lane_room}
+                leases = await self.ports.lease(room, self.halted.keys() | full)
+                self.looked_at = time.monotonic()
+            if leases:
+                self.take(leases)
+            elif not await self.has_more():
+                return
+
+    async def has_more(self) -> bool:
+        """Wait for a moment after an empty lease; False if nothing of this run is left."""
+        if self.held:
+            await self.pause(POLL_SECONDS)
+            return True
+        self.looked_at = -math.inf
+        if self.policy.forever:
+            # Workers that were started together shouldn't all ask at the same moments.
+            await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
+            return True
+        expects_more = self.ports.expects_more()  # before the question, whose answer would be too old after it
+        seconds = await self.ports.next_due_seconds(self.halted)
+        if seconds is None and not expects_more:
+            await self.look_after_halted()
+            return False
+        least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
+        self.looks += 1
+        if seconds is not None:
+            await self.tell_wait(seconds)
+        await self.pause(max(least, min(POLL_SECONDS if seconds is None else seconds, POLL_SECONDS)))
+        return True
+
+    async def tell_wait(self, seconds: float) -> None:
+        """Tell what is waited for, after a second of waiting, once until there is work again."""
+        now = time.monotonic()
+        self.idle_since = min(self.idle_since, now)
+        if now - self.idle_since >= TOLD_AFTER_SECONDS and not self.is_wait_told:
+            self.is_wait_told = True
+            self.tell(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
+
+    async def look_after_halted(self) -> None:
+        """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
+        held = {pair.deployment_id for pair in self.held} if self.halted else set()
+        for deployment_id in self.halts.to_bury(held):
+            self.tally.dead += await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
+        for deployment_id in self.halts.release(time.monotonic()) if self.policy.forever else ():
+            self.ports.ask_again(deployment_id)
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
+        self.looks, self.idle_since, self.is_wait_told = 0, math.inf, False
+        for lease in leases:
+            if min(lease.pair) < 1:
+                self.verdicts.append(after_nonsense(lease))
+                self.flush.set()
+                continue
+            if lease.pair not in self.held:
+                number = lease.pair.deployment_id
+                lane = self.lanes.get(number) or self.open_lane(number)
+                self.leased += 1
+                self.undone += 1
+                lane.put(lease)
+            self.held[lease.pair] = lease
+
+    def open_lane(self, deployment_id: int) -> Lane:
+        lane = self.lanes[deployment_id] = Lane(self.policy.concurrency, self.policy.ahead)
+        task = self.tasks.create_task(self.work(deployment_id, lane))
+        self.working.add(task)
+        task.add_done_callback(self.working.discard)
+        return lane
+
+    async def pause(self, seconds: float) -> None:
+        """Wait until there is room for more, a stop is asked for, or the time is over."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.ports.news, self.stop.asked)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self.changed.clear()
+        self.ports.news.clear()
+
+    async def end(self) -> None:
+        """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
+        if self.stop.asked.is_set():
+            self.ports.hush()
+        for lane in self.lanes.values():
+            while self.stop.asked.is_set() and lane.todo:
+                self.decide(lane, Released(lane.todo.popleft().pair))
+            lane.close()
+        if working := set(self.working):
+            _, late = await asyncio.wait(working, timeout=self.policy.grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(working)
+
+    async def work(self, deployment_id: int, lane: Lane) -> None:
+        """Work off one lane, if its deployment may be asked; else its pairs go back."""
+        try:
+            await self.ports.check(deployment_id)
+        except FatalError as error:
+            self.halt(deployment_id, error)
+        except StoppedError:
+            lane.close()
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.policy.concurrency):
+                    tasks.create_task(self.fetch_pairs(lane))
+        while lane.todo:
+            self.decide(lane, Released(lane.todo.popleft().pair))
+
+    async def fetch_pairs(self, lane: Lane) -> None:
+        while lane.todo or await lane.has_more():
+            lease = lane.todo.popleft()
+            pair = lease.pair
+            found: Verdict | _Answer = Released(pair)
+            try:
+                if pair.deployment_id not in self.halted and self.stop.exit_code is None:
+                    found = _Answer(lease, await self.ports.fetch(pair), datetime.now(UTC))
+            except TransientError as error:
+                found = after_failure(lease, error, self.policy)
+            except ItemError as error:
+                found = after_refusal(lease, error)
+            except FatalError as error:
+                self.halt(pair.deployment_id, error)
+            except StoppedError:
+                pass
+            finally:
+                self.decide(lane, found)
+
+    def judge_answers(self) -> None:
+        answers, self.answers = self.answers, []
+        self.verdicts += map(self.judge, answers)
+
+    def judge(self, answer: _Answer) -> Verdict:
+        lease = answer.lease
+        try:
+            rows = self.ports.flatten(lease.pair, answer.document, answer.fetched_at)
+        except ItemError as error:
+            return after_refusal(lease, error)
+        again = lease.pair in self.running
+        if rows.final:
+            return Done(rows, again)
+        return replace(after_unfinished(lease, rows, self.policy, answer.fetched_at), again=again)
+
+    def halt(self, deployment_id: int, error: FatalError) -> None:
+        """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
+        if (lane := self.lanes.pop(deployment_id, None)) is not None:
+            lane.close()
+        seconds = self.halts.add(deployment_id, error, time.monotonic())
+        if seconds is not None:
+            self.tell(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
+            self.changed.set()
+
+    def decide(self, lane: Lane, found: Verdict | _Answer) -> None:
+        if isinstance(found, _Answer):
+            self.answers.append(found)
+            if len(self.answers) >= min(FLATTENED_AT_ONCE, self.policy.batch_size):
+                self.judge_answers()
+        else:
+            self.verdicts.append(found)
+            if isinstance(found, Dead) and self.policy.max_failures is not None:
+                self.flush.set()  # as soon as they are written they count
+        self.undone -= 1
+        lane.undone -= 1
+        lane.decided += 1
+        if lane.undone == lane.low_water:
+            self.changed.set()
+        if len(self.verdicts) >= self.policy.batch_size or not self.undone:
+            self.flush.set()
+
+    async def settle_verdicts(self) -> None:
+        """Write verdicts in batches: when one is full, when nothing else is in work, or at the latest
+        `flush_seconds` after the one before."""
+        while self.verdicts or self.answers or not self.closing:
+            if len(self.verdicts) < self.policy.batch_size and not self.closing:
+                try:
+                    async with asyncio.timeout(self.policy.flush_seconds):
+                        await self.flush.wait()
+                except TimeoutError:
+                    pass
+            self.flush.clear()
+            self.judge_answers()
+            size = min(len(self.verdicts), self.policy.batch_size)
+            if size:
+                await self.write([self.verdicts.popleft() for _ in range(size)])
+                self.changed.set()
+
+    async def write(self, batch: list[Verdict]) -> None:
+        """Settle a batch. If the database refuses it, halve it until the one refused row is alone: it dies."""
+        try:
+            self.count(batch, await self.ports.settle(batch))
+        except RefusedError as error:
+            if len(batch) > 1:
+                await self.write(batch[: len(batch) // 2])
+                await self.write(batch[len(batch) // 2 :])
+            else:
+                await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
+
+    def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
+        for verdict in batch:
+            pair = pair_of(verdict)
+            if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
+                lane.held -= 1
+            if isinstance(verdict, Waiting):
+                self.running.add(pair)
+            elif self.running and isinstance(verdict, Done | Dead):
+                self.running.discard(pair)
+            if isinstance(verdict, Dead):
+                self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
+        tally = self.tally
+        tally.inserted += settled.inserted
+        tally.updated += settled.updated
+        tally.unchanged += settled.unchanged
+        tally.fetched += settled.inserted + settled.updated + settled.unchanged
+        tally.waiting += settled.waiting
+        tally.running = len(self.running)
+        tally.retried += settled.later + sum(isinstance(verdict, Done | Waiting) and verdict.again for verdict in batch)
+        tally.dead += settled.dead
+        if settled.lost:
+            self.tell(LeasesLost(settled.lost))
+        if self.policy.max_failures is not None and tally.dead >= self.policy.max_failures:
+            self.stop.ask(BUDGET_EXIT, f"{tally.dead} dead letters, --max-failures is {self.policy.max_failures}")
+
+    async def renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self.policy.lease_seconds / 2)
+            if self.held:
+                await self.ports.renew(list(self.held))

@@ -1,0 +1,74 @@
+"""What becomes of a pair, by what came of its request: stored, looked at again, retried, or a dead letter. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from etl.errors import ItemError, RefusedError, TransientError
+from etl.model import Dead, Done, Later, Lease, ScanRows, Verdict, Waiting, perishes_at
+from etl.semgrep.rate_limiter import backoff_seconds, look_again_seconds
+
+REFUSED_TEXT = "the database refuses this error's text"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers that a run keeps to. `concurrency` and `ahead`, the most pairs held at a time, which bounds the
+    memory, are a deployment's."""
+
+    concurrency: int
+    ahead: int
+    batch_size: int
+    flush_seconds: float
+    lease_seconds: float
+    max_attempts: int
+    backoff_seconds: float
+    backoff_max_seconds: float
+    snooze_seconds: float
+    grace_seconds: float = 5.0
+    first_halt_seconds: float = 60.0
+    limit: int | None = None
+    max_failures: int | None = None
+    forever: bool = False
+
+
+def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later | Dead:
+    """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
+    attempts = lease.attempts + error.spends_attempt
+    if attempts >= policy.max_attempts:
+        return Dead(lease.pair, attempts, error.kind, str(error), error.http_status)
+    delay = backoff_seconds(max(attempts, 1), policy.backoff_seconds, policy.backoff_max_seconds)
+    delay = max(delay, min(error.retry_after_seconds or 0, policy.backoff_max_seconds))
+    return Later(lease.pair, delay, attempts, error.kind, str(error))
+
+
+def after_refusal(lease: Lease, error: ItemError) -> Dead:
+    """Give up a pair that will never succeed."""
+    return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+
+
+def after_refused_row(verdict: Verdict, lease: Lease | None, error: RefusedError) -> Dead:
+    """Give up a pair whose rows the database refuses; without the reason, if it refuses that too. Raises `error` when
+    it refuses all that can be said of a pair, for then the pair isn't to blame."""
+    if isinstance(verdict, Dead) and verdict.error != REFUSED_TEXT:
+        return replace(verdict, error=REFUSED_TEXT)
+    if isinstance(verdict, Dead) or lease is None:
+        raise error
+    return Dead(lease.pair, lease.attempts + 1, "refused_row", str(error), None)
+
+
+def after_nonsense(lease: Lease) -> Dead:
+    """Give up a pair that names no scan. Files hold none, but any program may queue pairs."""
+    return Dead(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
+
+
+def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
+    """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
+    started_at = rows.scan[1]
+    # Of a pair that was queued without an expiry the lease only knows that it can't be later.
+    expires_at = min(lease.expires_at, perishes_at(started_at)) if started_at else lease.expires_at
+    if now >= expires_at:
+        return Done(rows)
+    age_seconds = (now - started_at).total_seconds() if started_at else 0.0
+    return Waiting(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)

@@ -1,0 +1,155 @@
+"""What an HTTP answer of the API means. Pure: statuses, headers and bodies in, our errors and numbers out."""
+
+import re
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from etl.errors import ApiError, FatalError, ItemError, TransientError, printable
+from etl.semgrep.rate_limiter import retry_after_seconds
+from etl.transform.fields import header_date
+from etl.transform.sanitize import decode
+
+QUOTED_CHARACTERS = 200
+TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
+RETRIED_STATUSES = frozenset({408, 413, 425})
+"""What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
+FATAL_STATUSES = {
+    401: ("token_refused", "the token is refused", TOKEN_EXIT),
+    403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
+    410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
+}
+OF_ANOTHER = "token_of_another_deployment"
+_EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
+
+
+class NotFoundError(Exception):
+    """A 404: it says something of the scan only if the token is good."""
+
+
+def document(body: bytes, content_type: str, path: str, token: str) -> object:
+    """The decoded body of a 200, without the token where it is quoted. TransientError if it isn't whole JSON: the next
+    answer may be."""
+    if "json" not in content_type.lower():
+        raise TransientError(
+            f"{path} answered 200 with {printable(_without(token, content_type), 60)!r}, not JSON{quoted(body, token)}",
+            kind="not_json",
+            http_status=200,
+        )
+    try:
+        return decode(body)
+    except ValueError as error:
+        raise TransientError(
+            f"broken JSON from {path} ({len(body)} bytes): {one_line(error)}", kind="broken_json", http_status=200
+        ) from error
+
+
+def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -> ApiError | NotFoundError:
+    """The error that a status other than 200 stands for. `said` is what a person should read of the answer."""
+    if status in FATAL_STATUSES:
+        kind, sentence, stop_code = FATAL_STATUSES[status]
+        return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
+    if status == 404:
+        return NotFoundError(said)
+    wait = retry_after_seconds(headers.get("Retry-After"), server_time(headers) or now)
+    if status == 429:
+        return TransientError(
+            said, kind="rate_limited", http_status=429, retry_after_seconds=wait, spends_attempt=False
+        )
+    if 300 <= status < 400:
+        said = f"{said}: redirected to {_host(headers.get('Location', ''))}, not followed; look at api.base_url"
+    if status < 400 or status in RETRIED_STATUSES or status >= 500:
+        return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
+    return ItemError(said, kind="http_status", http_status=status)
+
+
+def _host(url: str) -> str:
+    """Where a URL leads, without its user and query, which may hold secrets."""
+    try:
+        return one_line(urlsplit(url).netloc.rpartition("@")[2] or "nowhere")
+    except ValueError:
+        return "nowhere"
+
+
+def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None:
+    """Requests left, and the seconds until there are more, by RateLimit-* or X-RateLimit-* headers.
+
+    The forms of the IETF drafts (`RateLimit: limit=100, remaining=50, reset=5`, `RateLimit: "default";r=50;t=5`,
+    `RateLimit-Remaining`) and the older X-RateLimit ones, whose reset is a wait or an epoch. None without them.
+    """
+    reset: str | None
+    if (remaining := headers.get("X-RateLimit-Remaining")) is not None:
+        reset = headers.get("X-RateLimit-Reset")
+    elif (remaining := headers.get("RateLimit-Remaining")) is not None:
+        reset = headers.get("RateLimit-Reset")
+    elif (whole := headers.get("RateLimit")) is not None:
+        found = re.search(r"\b(?:remaining|r)=(\d+)", whole), re.search(r"\b(?:reset|t)=(\d+)", whole)
+        remaining, reset = (match and match[1] for match in found)
+    else:
+        return None
+    try:
+        left, seconds = int(remaining or ""), float(reset or "")
+    except ValueError:
+        return None
+    if seconds > _EPOCH_SECONDS:
+        seconds -= (server_time(headers) or now).timestamp()
+    return (left, seconds) if left >= 0 and 0 < seconds < _EPOCH_SECONDS else None
+
+
+def server_time(headers: Mapping[str, str]) -> datetime | None:
+    """The Date of an answer, to the second: what the instants in its other headers go by. None if it has none that can
+    be true."""
+    return header_date(headers.get("Date", ""))
+
+
+def deployment_ids(answer: object) -> frozenset[int]:
+    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none."""
+    found = answer.get("deployments") if isinstance(answer, dict) else None
+    ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return frozenset(int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+
+
+def token_missing(deployment_id: int) -> FatalError:
+    """There is no token for a deployment."""
+    return FatalError(
+        f"no token for deployment {deployment_id}: set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN__{deployment_id}",
+        kind="token_missing",
+        stop_code=TOKEN_EXIT,
+    )
+
+
+def token_without_scope() -> FatalError:
+    """The deployments call gives 404, as everything does for a token without the scope."""
+    return FatalError(
+        "the token lacks the Web API scope (404 from /api/v1/deployments): make one with 'Web API' enabled in"
+        " Semgrep's settings, Tokens; if it has the scope, look at api.base_url",
+        kind="token_without_scope",
+        stop_code=TOKEN_EXIT,
+        http_status=404,
+    )
+
+
+def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError:
+    """The token works, but for other deployments than this one."""
+    names = ", ".join(map(str, sorted(visible)))
+    return FatalError(
+        f"the token for deployment {deployment_id} belongs to deployment {names}:"
+        f" set SEMGREP_APP_TOKEN__{deployment_id} to a token of its own",
+        kind=OF_ANOTHER,
+        stop_code=TOKEN_EXIT,
+    )
+
+
+def quoted(body: bytes, token: str) -> str:
+    """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
+    text = printable(_without(token, body.decode("utf-8", "replace")), QUOTED_CHARACTERS)
+    return f": {text}" if text else ""
+
+
+def _without(token: str, text: str) -> str:
+    return text.replace(token, "***") if token else text
+
+
+def one_line(error: object) -> str:
+    """An error's text, cut to one short line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS]

@@ -1,0 +1,143 @@
+"""One request to the API and its answer: the only HTTP client.
+
+The token goes into the Authorization header only. What the answer means is decided in `answers`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from msgspec import Struct
+from yarl import URL
+
+from etl import __version__
+from etl.config.settings import ApiSettings
+from etl.errors import ItemError, TransientError
+from etl.semgrep.deadline import Deadline
+from etl.semgrep.responses import one_line
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
+
+
+class Answer(Struct, frozen=True):
+    """An answer, its body unpacked; of an error the body may be empty."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Http:
+    """The connections to the API. Use it as an async context manager."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._base_url = URL(settings.base_url, encoded=True)
+        self._base_path = self._base_url.raw_path.rstrip("/")
+
+    async def __aenter__(self) -> Self:
+        seconds = self._settings.timeout_seconds
+        self._deadline = Deadline(seconds)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            # The whole request has its deadline: aiohttp's own timers cost a fifth of a request.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_SECONDS, seconds)),
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+                "User-Agent": f"scan-etl/{__version__}",
+            },
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        # aiohttp would send a GET once more, on its own, when a kept connection turns out dead: a request that
+        # no pace has let through and no one counts.
+        self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadline.close()
+        await self._session.close()
+
+    async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
+        """Send one request, a POST if it has a query of JSON. No redirect is followed.
+
+        TransientError if no whole answer comes in time, or if no server is there that can be trusted; ItemError if the
+        answer is too large.
+        """
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if query is not None:
+            headers["Content-Type"] = "application/json"
+        # To parse the whole URL anew costs four times as much.
+        url = self._base_url.with_path(self._base_path + path, encoded=True)
+        method = "GET" if query is None else "POST"
+        settings = self._settings
+        try:
+            with self._deadline:
+                async with self._session.request(
+                    method, url, headers=headers, data=query, allow_redirects=False
+                ) as response:
+                    if response.status == 200:
+                        body = await _read(response, settings.max_body_bytes)
+                    else:
+                        body = await _read_some(response, settings.timeout_seconds, token)
+                    return Answer(response.status, response.headers, body)
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translated(error, path, settings.timeout_seconds) from error
+
+
+def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError:
+    """Ours for an error of aiohttp or of the system, most specific first."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
+            return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
+        case TimeoutError():
+            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
+        case aiohttp.ClientSSLError():
+            fault = getattr(error, "certificate_error", error.__cause__)
+            return TransientError(
+                f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
+                " certificates of its authority in SSL_CERT_FILE",
+                kind="tls",
+                spends_attempt=False,
+            )
+        case aiohttp.ClientConnectorError():
+            return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
+        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
+            # Its message alone: the rest is a status of aiohttp's own, which the answer didn't have.
+            fault = getattr(error.__cause__ or error, "message", error)
+            return TransientError(f"broken answer from {path}: {one_line(fault)}", kind="broken_answer")
+    return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, unpacked. ItemError past `limit` bytes."""
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof() and len(body) <= limit:
+        body += await content.readany()
+    if len(body) <= limit:
+        return body
+    response.close()
+    raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
+
+
+async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float, token: str | None) -> bytes:
+    """The beginning of an error's body. That it can't be read doesn't change what the status says."""
+    content, body = response.content, b""
+    try:
+        async with asyncio.timeout(min(ERROR_BODY_SECONDS, timeout_seconds / 2)):
+            while not content.at_eof() and len(body) < ERROR_BODY_BYTES:
+                body += await content.readany()
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    if content.at_eof() and content.exception() is None:
+        return body
+    response.close()
+    # Not the beginning of a token, which nobody would know for one.
+    return body[: max(0, min(len(body), ERROR_BODY_BYTES) - len(token or ""))]

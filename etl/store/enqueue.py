@@ -1,0 +1,263 @@
+"""Filling the queue: the pairs of an input are staged, in many transactions, and merged into the queue in one.
+
+A stage is named after the run that reads the input, and is whole while it has its mark: whoever removes what a run
+that isn't at work has staged removes the mark too. After the merge it holds the pairs that the run shares: those in
+the batch of another run at work. It waits for them, and takes over what the other one leaves behind.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from etl.database.dialects import by_keys_alone, distinct, in_pairs, insert_pairs, lock, on_pairs, upsert
+from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs
+from etl.database.types import at_once, moved
+from etl.errors import DatabaseError
+from etl.model import PERISHES_AFTER, STILL_RUNNING, Enqueued, Pair
+from etl.store.queue import FILE_PRIORITY, batches_of
+from etl.store.runs import at_work
+
+PIECE = 10_000
+_MARK = Pair(0, 0)
+"""No scan has these ids."""
+
+_q = fetch_queue.c
+_staged = staged_pairs.c
+_KEY = (_q.deployment_id, _q.scan_id)
+
+
+def _same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
+    return and_(one.c.deployment_id == other.c.deployment_id, one.c.scan_id == other.c.scan_id)
+
+
+def _has(table: FromClause, *which: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a table has a row, which is `which`, of a staged pair."""
+    return select(1).where(_same(table, staged_pairs), *which).correlate(staged_pairs).exists()
+
+
+def _of(batch: str) -> ColumnElement[bool]:
+    """The pairs of a stage, without its mark."""
+    return and_(_staged.batch == batch, _staged.deployment_id > _MARK.deployment_id)
+
+
+def _pairs_of(batch: str) -> Select[tuple[int, int]]:
+    return select(_staged.deployment_id, _staged.scan_id).where(_of(batch))
+
+
+def _count(connection: Connection, rows: Select[Any]) -> int:
+    found: int = connection.execute(rows.with_only_columns(func.count())).scalar_one()
+    return found
+
+
+# Staging
+
+
+def open_stage(connection: Connection, batch: str) -> None:
+    """Begin an empty stage."""
+    connection.execute(insert(staged_pairs).values(batch=batch, **_MARK._asdict()))
+
+
+def stage(connection: Connection, batch: str, pairs: Sequence[Pair]) -> None:
+    """Add pairs to a stage, those that it doesn't have yet."""
+    insert_pairs(connection, staged_pairs, pairs, batch=batch)
+
+
+UNSEEN = 3
+"""So many deployments are named where none of an input can be asked."""
+
+
+def unseen(connection: Connection, batch: str, visible: Collection[int]) -> list[int]:
+    """Some deployments of a stage, if it has pairs of none that is `visible`."""
+    of_visible = select(_staged.deployment_id).where(_of(batch), _staged.deployment_id.in_(visible)).limit(1)
+    if connection.execute(of_visible).scalar() is not None:
+        return []
+    least = select(func.min(_staged.deployment_id)).where(_staged.batch == batch)
+    found: list[int] = []
+    last = _MARK.deployment_id
+    while len(found) < UNSEEN and (number := connection.execute(least.where(_staged.deployment_id > last)).scalar()):
+        found.append(last := number)
+    return found
+
+
+def clear(connection: Connection, batch: str) -> None:
+    """Remove a stage, and those of runs that are no longer at work."""
+    batches = set(distinct(connection, (_staged.batch, _staged.deployment_id)))
+    done = sorted(batches - at_work(connection, batches - {batch}))
+    if done:
+        connection.execute(delete(staged_pairs).where(_staged.batch.in_(done)))
+
+
+# Merging
+
+
+def _is_final() -> ColumnElement[bool]:
+    """Whether the stored scan of a staged pair is final, or was still unfinished when the API had shown it for the
+    last time."""
+    perished_at = moved(scans.c.started_at, literal(PERISHES_AFTER.total_seconds()))
+    is_final = or_(scans.c.completed_at.is_not(None), scans.c.fetched_at > perished_at)
+    return _has(scans, is_final)
+
+
+def staged(connection: Connection, batch: str, valid: int, *, refresh: bool) -> tuple[Enqueued, Select[Any]]:
+    """What would become of the `valid` pairs of an input, and those to queue: each once, without the final ones
+    (unless `refresh`)."""
+    pairs = _pairs_of(batch)
+    wanted = pairs if refresh else pairs.where(~_is_final())
+    different, queued = _count(connection, pairs), _count(connection, wanted)
+    return Enqueued(valid, valid - different, different - queued, queued), wanted
+
+
+def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, refresh: bool = False) -> Enqueued:
+    """Queue the `valid` pairs of a stage. One that is queued already keeps its place, its attempts, its lease, and the
+    better priority; it passes to `batch` unless its own batch is that of a run at work.
+
+    DatabaseError if the stage isn't whole.
+    """
+    by_keys_alone(connection)
+    if not connection.execute(delete(staged_pairs).where(_staged.batch == stage, ~_of(stage))).rowcount:
+        raise DatabaseError(
+            "this process stood still for more than a minute, and what it had read was removed: nothing was queued"
+        )
+    different = _count(connection, _pairs_of(stage))
+    # What is final now leaves the stage: if it is queued, somebody wants it anew, and it isn't ours to take back.
+    final = 0 if refresh else connection.execute(delete(staged_pairs).where(_of(stage), _is_final())).rowcount
+    others = _batches_at_work(connection, but=batch)
+    _queue(connection, stage, batch, others, refresh=refresh)
+    final += 0 if refresh else _take_back_finished(connection, stage)
+    _keep_shared(connection, stage, batch, others)
+    return Enqueued(valid, valid - different, final, different - final)
+
+
+def _queue(connection: Connection, stage: str, batch: str | None, others: Collection[str], *, refresh: bool) -> None:
+    passes = and_(literal(batch is not None), or_(_q.batch.is_(None), _q.batch.not_in(others)))
+    wakes = and_(literal(refresh), _q.lease_token.is_(None))
+
+    def change(new: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "batch": case((passes, new.batch), else_=_q.batch),
+            "priority": case((new.priority < _q.priority, new.priority), else_=_q.priority),
+            "due_at": case((wakes, at_once()), else_=_q.due_at),
+        }
+
+    def differs(new: Any) -> ColumnElement[bool]:
+        return or_(
+            and_(passes, _q.batch.is_distinct_from(new.batch)),
+            new.priority < _q.priority,
+            and_(wakes, _q.due_at != at_once()),
+        )
+
+    priority = literal(FILE_PRIORITY if batch else 0).label("priority")
+    rows = _pairs_of(stage).add_columns(literal(batch).label("batch"), priority)
+    rows = rows.order_by(_staged.deployment_id, _staged.scan_id)
+    names = ["deployment_id", "scan_id", "batch", "priority"]
+    connection.execute(upsert(connection, fetch_queue, change, differs).from_select(names, rows))
+
+
+def _batches_at_work(connection: Connection, *, but: str | None) -> list[str]:
+    """The batches, but one, whose runs are at work."""
+    return sorted(at_work(connection, batches_of(connection)) - {but})
+
+
+def _take_back_finished(connection: Connection, stage: str) -> int:
+    """Take back the pairs that another worker has finished while they were being queued.
+
+    Its queue row was gone by the time ours was inserted, but its scan wasn't there yet when we looked for it.
+    """
+    finished = (
+        select(*_KEY)
+        .select_from(staged_pairs)
+        .join(fetch_queue, _same(fetch_queue, staged_pairs))
+        .join(scans, _same(scans, staged_pairs))
+        .where(_of(stage), _q.lease_token.is_(None), scans.c.completed_at.is_not(None))
+        .limit(PIECE)
+    )
+    count = 0
+    while pairs := [Pair(*row) for row in connection.execute(finished)]:
+        # By their keys: MariaDB would read the whole queue for a DELETE by a subquery.
+        count += on_pairs(connection, _TAKE_BACK, fetch_queue, pairs).rowcount
+        if len(pairs) < PIECE:
+            break
+    return count
+
+
+_TAKE_BACK = delete(fetch_queue).where(_q.lease_token.is_(None))
+
+
+# Sharing
+
+
+def _keep_shared(connection: Connection, stage: str, batch: str | None, others: Collection[str]) -> None:
+    """Leave in the stage only what is in the batch of another run."""
+    is_shared = _has(fetch_queue, _q.batch.in_(others))
+    is_done = _of(stage) if batch is None or not others else and_(_of(stage), ~is_shared)
+    connection.execute(delete(staged_pairs).where(is_done))
+
+
+_IS_RUNNING = and_(_q.error_kind.is_not_distinct_from(STILL_RUNNING), _q.lease_token.is_(None))
+_DIED = and_(_has(dead_letters), ~_has(fetch_queue))
+
+
+def take_over(connection: Connection, batch: str) -> int:
+    """Take up to `PIECE` of the shared pairs that no run at work has into a run's own batch, and forget those that are
+    done. Returns how many were taken."""
+    by_keys_alone(connection)
+    others = _batches_at_work(connection, but=batch)
+    is_free = or_(_q.batch.is_(None), _q.batch.not_in(others))
+    is_over = and_(_q.scan_id.is_(None), ~_DIED)
+    rows = (
+        select(_staged.deployment_id, _staged.scan_id, case((is_free, 1), else_=0).label("is_free"))
+        .select_from(staged_pairs.outerjoin(fetch_queue, _same(fetch_queue, staged_pairs)))
+        .where(_of(batch), or_(is_over, and_(_q.scan_id.is_not(None), or_(is_free, ~_IS_RUNNING))))
+        .order_by(_staged.deployment_id, _staged.scan_id)
+        .limit(PIECE)
+    )
+    free = [Pair(row.deployment_id, row.scan_id) for row in connection.execute(rows) if row.is_free]
+    if not free:
+        return 0
+    lock(connection, fetch_queue, free)
+    ours = update(fetch_queue).where(in_pairs(connection, fetch_queue, free), is_free)
+    taken: int = connection.execute(ours.values(batch=batch)).rowcount
+    is_anothers = _has(fetch_queue, _q.batch.is_distinct_from(batch))
+    theirs = and_(_staged.batch == batch, in_pairs(connection, staged_pairs, free), ~is_anothers, ~_DIED)
+    connection.execute(delete(staged_pairs).where(theirs))
+    return taken
+
+
+def awaits(connection: Connection, batch: str, without: Collection[int] = ()) -> bool:
+    """Whether another run still has a shared pair in work, of a deployment that isn't `without`."""
+    by_keys_alone(connection)
+    shared = _shared(batch).where(~_IS_RUNNING, _staged.deployment_id.not_in(without))
+    return connection.execute(shared.with_only_columns(_q.scan_id).limit(1)).scalar() is not None
+
+
+def _shared(batch: str) -> Select[Any]:
+    joined = staged_pairs.join(fetch_queue, _same(fetch_queue, staged_pairs))
+    return select(_q.scan_id).select_from(joined).where(_of(batch), _q.batch.is_distinct_from(batch))
+
+
+def shared_left(connection: Connection, batch: str) -> tuple[int, int]:
+    """How many shared pairs are still queued, and how many of other runs' batches wait for a scan that still runs."""
+    by_keys_alone(connection)
+    running = _count(connection, _shared(batch).where(_IS_RUNNING))
+    return _count(connection, _shared(batch)) - running, running
+
+
+def died(connection: Connection, batch: str) -> int:
+    """How many pairs of a run are dead letters, of its batch or shared."""
+    of_batch = select(dead_letters.c.scan_id).where(dead_letters.c.batch == batch)
+    return _count(connection, of_batch) + _count(connection, select(_staged.scan_id).where(_of(batch), _DIED))

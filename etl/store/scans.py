@@ -1,0 +1,168 @@
+"""Writes flattened scans. Called inside the transaction that also removes their queue rows.
+
+Whoever removes a queue row holds the only valid lease of that pair until the commit, so no one else
+writes the same scan meanwhile: reading what is there and then inserting is safe.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, delete, literal, select, update
+from sqlalchemy.sql.expression import bindparam
+
+from etl.database.dialects import insert_rows, on_pairs
+from etl.database.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.database.types import moved, utc_now
+from etl.model import Pair, ScanRows
+from etl.store.drift import Met, count_drift
+from etl.store.listings import listings_of
+from etl.transform.reconcile import Stored, differences
+
+Row = tuple[Any, ...]
+
+
+AHEAD_SECONDS = 3_600.0
+"""What was fetched so much later than now was fetched under a clock that was ahead: nobody knows when."""
+_UNKNOWN_AT = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Loaded(NamedTuple):
+    """How many scans were new, changed, or the same as (or older than) what is stored."""
+
+    inserted: int
+    updated: int
+    unchanged: int
+
+
+class _Stored(NamedTuple):
+    content_hash: str
+    final: bool
+    first_fetched_at: datetime
+    fetched_at: datetime
+
+
+def load_scans(
+    connection: Connection, batch: Sequence[ScanRows], run_id: str, uncounted: Collection[Pair] = ()
+) -> Loaded:
+    """Store a batch, so that loading it twice, or in another order, gives the same rows.
+
+    A finished scan outranks an unfinished one, then the later answer wins. Rows whose content hash is
+    the same stay as they are, apart from `fetched_at`. Any answer is later than one of the future.
+    """
+    newest = _newest(batch)
+    if not newest:
+        return Loaded(0, 0, 0)
+    stored = _stored(connection, list(newest))
+    new, changed, seen = [], [], []
+    for pair, rows in newest.items():
+        before = stored.get(pair)
+        if before is None:
+            new.append(rows)
+        elif rows.content_hash != before.content_hash and rank(rows) > (before.final, before.fetched_at):
+            changed.append(rows)
+        else:
+            seen.append(rows)
+    if changed:
+        on_pairs(connection, _REMOVE, scans, [rows.pair for rows in changed])
+    _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
+    _remember_seen(connection, seen, stored)
+    count_drift(connection, _drift(connection, newest.values(), [*new, *changed]))
+    if uncounted:
+        new, changed, seen = ([rows for rows in each if rows.pair not in uncounted] for each in (new, changed, seen))
+    return Loaded(len(new), len(changed), len(seen))
+
+
+def rank(rows: ScanRows) -> tuple[bool, datetime]:
+    """Of two answers about one scan the one of higher rank is kept."""
+    return rows.final, rows.fetched_at
+
+
+def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
+    newest: dict[Pair, ScanRows] = {}
+    for rows in batch:
+        other = newest.get(rows.pair)
+        if other is None or rank(rows) >= rank(other):
+            newest[rows.pair] = rows
+    return newest
+
+
+_REMOVE = delete(scans)
+# Locked, for somebody may delete scans.
+_STORED: Select[Any] = (
+    select(
+        scans.c.deployment_id,
+        scans.c.scan_id,
+        scans.c.content_hash,
+        scans.c.completed_at.is_not(None),
+        scans.c.first_fetched_at,
+        scans.c.fetched_at,
+        scans.c.fetched_at > moved(utc_now(), literal(AHEAD_SECONDS)),
+    )
+    .order_by(*scans.primary_key)
+    .with_for_update()
+)
+
+
+def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
+    found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
+    return {
+        Pair(deployment_id, scan_id): _Stored(content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last)
+        for deployment_id, scan_id, content_hash, final, first, last, is_ahead in found
+    }
+
+
+_SCANS = tuple(scans.c)
+_PRODUCTS = tuple(scan_products.c)
+_META = tuple(scan_meta.c)
+_STATS = tuple(scan_stats.c)
+_ITEMS = tuple(scan_stat_items.c)
+
+
+def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str) -> None:
+    scan_rows: list[Row] = []
+    for rows in batch:
+        pair, at = rows.pair, rows.fetched_at
+        first = min(first_seen.get(pair, at), at) if first_seen else at
+        scan_rows.append((*pair, *rows.scan, rows.content_hash, first, at, at, run_id))
+    product_rows = [(*rows.pair, product) for rows in batch for product in rows.products]
+    meta_rows = [rows.pair + rows.meta for rows in batch]
+    stats_rows = [rows.pair + rows.stats for rows in batch]
+    item_rows = [rows.pair + item for rows in batch for item in rows.items]
+    insert_rows(connection, scans, _SCANS, scan_rows)
+    insert_rows(connection, scan_products, _PRODUCTS, product_rows)
+    insert_rows(connection, scan_meta, _META, meta_rows)
+    insert_rows(connection, scan_stats, _STATS, stats_rows)
+    insert_rows(connection, scan_stat_items, _ITEMS, item_rows)
+
+
+_SEEN = (
+    update(scans)
+    .where(scans.c.deployment_id == bindparam("deployment"), scans.c.scan_id == bindparam("scan"))
+    .values(first_fetched_at=bindparam("first"), fetched_at=bindparam("last"))
+)
+
+
+def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: dict[Pair, _Stored]) -> None:
+    """Move the two instants of rows that stay: without it a late, older answer could win later."""
+    changes = []
+    for rows in batch:
+        before, at = stored[rows.pair], rows.fetched_at
+        first = min(before.first_fetched_at, at)
+        is_same = rows.content_hash == before.content_hash or before.fetched_at == _UNKNOWN_AT
+        last = max(before.fetched_at, at) if is_same else before.fetched_at
+        if (first, last) != (before.first_fetched_at, before.fetched_at):
+            changes.append({"deployment": rows.pair[0], "scan": rows.pair[1], "first": first, "last": last})
+    if changes:
+        connection.execute(_SEEN, changes)
+
+
+def _drift(connection: Connection, batch: Collection[ScanRows], changed: Sequence[ScanRows]) -> list[Met]:
+    """How answers differ from what is documented; where they are new, also from the listing of their scan."""
+    met = [Met(drift, rows.pair, rows.fetched_at) for rows in batch for drift in rows.drift]
+    listed = listings_of(connection, [rows.pair for rows in changed])
+    for rows in changed:
+        if (listing := listed.get(rows.pair)) is not None:
+            found = differences(listing, Stored(*rows.scan[:4]), details_are_newer=True)
+            met += [Met(drift, rows.pair, rows.fetched_at) for drift in found]
+    return met

@@ -1,0 +1,167 @@
+"""How far discovery got: where the next walk of a deployment begins, and what the end of a walk means.
+
+What a watermark says is believed only as far as it can be true: it may come from a clock that was wrong, or from
+another program.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select
+
+from etl.database.dialects import upsert
+from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
+from etl.model import PERISHES_AFTER, SLACK, History, Pair, Reached, Unsettled, Walk
+from etl.store.listings import mark_expired, wake
+from etl.transform.fields import END_OF_INSTANTS, FIRST_INSTANT
+from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED
+
+_listed = scan_listings.c
+_q = fetch_queue.c
+_IS_OPEN = and_(
+    _listed.completed_at.is_(None),
+    func.coalesce(_listed.status, "").not_in((COMPLETED, ERROR, CANCELLED, NEVER_FINISHED)),
+)
+"""As `pages.finality` has it: not at its end in any way."""
+
+
+class _Mark(NamedTuple):
+    """A watermark."""
+
+    walked_at: datetime
+    newest_started_at: datetime | None
+    complete_since: datetime
+
+
+def _can_be_true(instant: ColumnElement[Any]) -> ColumnElement[bool]:
+    """As `is_believable`, before it leaves the database: others write there too, and Python knows fewer years."""
+    return and_(instant >= FIRST_INSTANT, instant < END_OF_INSTANTS)
+
+
+_mark = watermarks.c
+_MARK = select(
+    _mark.walked_at, case((_can_be_true(_mark.newest_started_at), _mark.newest_started_at)), _mark.complete_since
+).where(_can_be_true(_mark.walked_at), _can_be_true(_mark.complete_since))
+
+
+def _watermark(connection: Connection, deployment_id: int) -> _Mark | None:
+    """The watermark of a deployment, if there is one that can be true."""
+    found = connection.execute(_MARK.where(_mark.deployment_id == deployment_id)).one_or_none()
+    return None if found is None else _Mark(*found)
+
+
+def history(connection: Connection, deployment_id: int, overlap_seconds: float, room: int) -> History | None:
+    """What the next walk should know of the ones before; None if there was none."""
+    mark = _watermark(connection, deployment_id)
+    if mark is None:
+        return None
+    # The newest start bounds it too, so that nothing depends on how far two clocks are apart.
+    base = min(mark.walked_at, mark.newest_started_at or mark.walked_at) - timedelta(seconds=overlap_seconds)
+    has_begun = (_listed.deployment_id == deployment_id, _listed.started_at < mark.walked_at + SLACK)
+    recent = (*has_begun, _listed.started_at > base - PERISHES_AFTER)
+    newer = select(func.count()).where(*has_begun, _listed.started_at > base)
+    nth = select(_listed.started_at).where(*recent).order_by(_listed.started_at.desc()).offset(room - 1).limit(1)
+    place = func.row_number().over(order_by=(_listed.started_at.desc(), _listed.scan_id.desc()))
+    ranked = select(
+        *(_listed.deployment_id, _listed.scan_id, _listed.started_at, _listed.status, _listed.completed_at),
+        place.label("place"),
+        case((_IS_OPEN, 1), else_=0).label("is_open"),
+    ).where(*recent)
+    each = ranked.subquery("ranked").c
+    is_stored = (
+        select(1)
+        .where(
+            scans.c.deployment_id == each.deployment_id,
+            scans.c.scan_id == each.scan_id,
+            scans.c.completed_at.is_not(None),
+        )
+        .exists()
+    )
+    unsettled = (
+        select(each.deployment_id, each.scan_id, each.started_at, each.place, each.is_open)
+        .where(
+            each.started_at <= base,
+            or_(each.is_open == 1, and_(each.status == NEVER_FINISHED, each.completed_at.is_(None))),
+            ~is_stored,
+        )
+        .order_by(each.place)
+    )
+    return History(
+        mark.walked_at,
+        base,
+        mark.complete_since,
+        connection.execute(newer).scalar_one(),
+        connection.execute(nth).scalar(),
+        tuple(Unsettled(Pair(row[0], row[1]), row[2], row[3], bool(row[4])) for row in connection.execute(unsettled)),
+    )
+
+
+def seen_by(connection: Connection, token_key: str) -> set[int]:
+    """The deployments whose lists have been walked with this token."""
+    found = select(watermarks.c.deployment_id).where(watermarks.c.token_key == token_key)
+    return set(connection.execute(found).scalars())
+
+
+def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
+    """Move the watermark behind a complete walk, note what can't be had any more, and wake what has to be looked at."""
+    before = None if walk.replaces else _watermark(connection, walk.deployment_id)
+    # What perished during the walk may have slipped from it.
+    edge = walk.ended_at - PERISHES_AFTER
+    late = _late(connection, walk.deployment_id, edge, before)
+    wake(connection, [*walk.to_wake, *late])
+    mark_expired(connection, late, walk.walked_at)
+    begins_at = edge if walk.since is None else max(min(walk.since, walk.walked_at), edge)
+    if walk.partial and begins_at > max(edge, before.walked_at if before else edge):
+        return Reached(False, None, None)
+    if before is None:
+        connection.execute(delete(watermarks).where(_mark.deployment_id == walk.deployment_id))
+    _move_watermark(connection, walk, before, begins_at, token_key)
+    if before is None:
+        return Reached(True, None, edge if begins_at == edge else None)
+    if begins_at <= before.walked_at:
+        return Reached(True, None, None)
+    gap = {"deployment_id": walk.deployment_id, "from_at": before.walked_at, "until_at": begins_at}
+    connection.execute(upsert(connection, listing_gaps, lambda new: {"until_at": new.until_at}), gap)
+    return Reached(True, before.walked_at, begins_at)
+
+
+def _move_watermark(
+    connection: Connection, walk: Walk, before: _Mark | None, begins_at: datetime, token_key: str
+) -> None:
+    """Forwards only: another discovery that began later may have been quicker."""
+    newest = [at for at in (walk.newest_started_at, before.newest_started_at if before else None) if at is not None]
+    row = {
+        "deployment_id": walk.deployment_id,
+        "walked_at": walk.walked_at,
+        "newest_started_at": min(max(newest), walk.walked_at) if newest else None,
+        "complete_since": begins_at,
+        "token_key": token_key,
+    }
+    is_newer = upsert(
+        connection,
+        watermarks,
+        lambda new: {
+            "newest_started_at": case(
+                (new.walked_at >= _mark.walked_at, new.newest_started_at), else_=_mark.newest_started_at
+            ),
+            "complete_since": case(
+                (new.complete_since < _mark.complete_since, new.complete_since), else_=_mark.complete_since
+            ),
+            "token_key": new.token_key,
+            "walked_at": case((new.walked_at >= _mark.walked_at, new.walked_at), else_=_mark.walked_at),
+        },
+    )
+    connection.execute(is_newer, row)
+
+
+def _late(connection: Connection, deployment_id: int, edge: datetime, before: _Mark | None) -> list[Pair]:
+    """What is still queued and older than the API has promised to remember: it gets a last chance."""
+    of_old = _listed.started_at <= edge
+    if before is not None:
+        of_old = and_(of_old, _listed.started_at > before.walked_at - PERISHES_AFTER - SLACK)
+    never_begun = and_(_listed.started_at.is_(None), _q.expires_at <= edge + PERISHES_AFTER)
+    late = and_(_listed.deployment_id == deployment_id, _listed.expired_at.is_(None), or_(of_old, never_begun))
+    queued = select(_listed.deployment_id, _listed.scan_id).join(
+        fetch_queue, and_(_q.deployment_id == _listed.deployment_id, _q.scan_id == _listed.scan_id)
+    )
+    return [Pair(*row) for row in connection.execute(queued.where(late))]

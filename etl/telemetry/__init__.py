@@ -1,0 +1,1 @@
+"""Who is told? Events become log lines, progress and metrics."""

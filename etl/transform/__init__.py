@@ -1,0 +1,1 @@
+"""Which JSON key? Answers of the API become rows. It is pure."""

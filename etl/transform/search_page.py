@@ -1,0 +1,180 @@
+"""One page of the search call, read tolerantly: what it says of each scan, and where the next page is. Pure.
+
+An entry that can't be used is noted and passed over; a page that is none raises, so that an error which comes with
+status 200 never counts as the end of the list.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+from etl.errors import ItemError, TransientError
+from etl.model import Drift, Listing, Pair
+from etl.transform.fields import (
+    DRIFT_CONFLICT,
+    DRIFT_ODD_TYPE,
+    DRIFT_UNKNOWN_FIELD,
+    OddError,
+    boolean,
+    instant,
+    integer,
+    seconds,
+    text,
+    to_json,
+)
+from etl.transform.sanitize import (
+    DRIFT_OUT_OF_RANGE,
+    PATH_MAX_CHARACTERS,
+    Notes,
+    clean,
+    clean_number,
+    clean_text,
+    is_storable,
+)
+
+STATUS_MAX_CHARACTERS = 64
+"""Longest status; a test compares it with the column's width."""
+SHOWN_CHARACTERS = 60
+"""So much of a name that the server has made up is told."""
+COMPLETED, ERROR = "SCAN_STATUS_COMPLETED", "SCAN_STATUS_ERROR"
+CANCELLED, NEVER_FINISHED = "SCAN_STATUS_CANCELLED", "SCAN_STATUS_NEVER_FINISHED"
+
+
+class Page(NamedTuple):
+    """The scans of one page, each once, and the cursor of the next; empty at the end. `drift` has a sample for each."""
+
+    listings: tuple[Listing, ...]
+    cursor: str
+    drift: tuple[tuple[Drift, Pair], ...]
+
+
+def _status(value: object) -> str:
+    found = text(value)
+    if len(found) > STATUS_MAX_CHARACTERS:
+        raise OddError(DRIFT_OUT_OF_RANGE)
+    return found
+
+
+_FIELDS: Final[Mapping[str, Callable[[object], Any]]] = {
+    "status": _status,
+    "is_full_scan": boolean,
+    "total_time": seconds,
+    "branch": text,
+    "commit": text,
+    "repository_id": integer,
+    "started_at": instant,
+    "completed_at": instant,
+    "exit_code": integer,
+}
+_COUNTS: Final = dict.fromkeys(("total", "code", "supply_chain", "secrets"), integer)
+_WITHOUT_COLUMN: Final = "enabled_products"
+"""Documented, and only kept in `extra`: the details have it in full."""
+
+
+def read_page(deployment_id: int, document: object) -> Page:
+    """The scans of a decoded answer. TransientError for one that is no page: the next answer may be."""
+    if not isinstance(document, dict):
+        raise TransientError("the search gave no object", kind="odd_page", http_status=200)
+    entries, cursor = document.get("scans"), document.get("cursor")
+    if entries is None and not document.keys() <= {"scans", "cursor"}:
+        names = [name[:SHOWN_CHARACTERS] for name in sorted(document)[:5]]
+        raise TransientError(f"the search gave no scans but {names}", kind="odd_page", http_status=200)
+    if not isinstance(entries, list | None) or not isinstance(cursor, str | int | None):
+        raise TransientError("the search gave a page of another form", kind="odd_page", http_status=200)
+    is_clean = _is_clean(entries)
+    listings: dict[Pair, Listing] = {}
+    drift: dict[Drift, Pair] = {}
+    for entry in entries or ():
+        notes: Notes = {}
+        listing = _listing(deployment_id, entry, notes, is_clean=is_clean)
+        pair = listing.pair if listing else Pair(deployment_id, 0)
+        drift.update({Drift(f"listing.{note.path}"[:PATH_MAX_CHARACTERS], note.kind): pair for note in notes})
+        if listing and (pair not in listings or finality(listing) >= finality(listings[pair])):
+            listings[pair] = listing
+    return Page(tuple(sorted(listings.values())), "" if cursor is None else str(cursor), tuple(drift.items()))
+
+
+def _is_clean(entries: object) -> bool:
+    """Whether no text and no number of a page needs cleaning: to look at all at once is ten times as fast."""
+    try:
+        return is_storable(entries, 2) and b"\\u0000" not in to_json(entries)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool) -> Listing | None:
+    """None, with the reason in the notes, for an entry that names no scan of this deployment."""
+    if not isinstance(entry, dict):
+        notes[Drift("scans", DRIFT_ODD_TYPE)] = None
+        return None
+    extra: dict[str, Any] = dict(entry)
+    if not is_clean:
+        try:
+            extra = cast(dict[str, Any], clean(clean(entry, "", 1, notes, clean_text), "", 1, notes, clean_number))
+        except ItemError:  # nested too deep
+            notes[Drift("scans", DRIFT_OUT_OF_RANGE)] = None
+            return None
+    identity: dict[str, Any] = _take(extra, "", {"id": integer, "deployment_id": integer}, notes)
+    scan_id = identity["id"]
+    if scan_id is None or scan_id <= 0:  # 0 is a managed scan that failed before it ran: it names none
+        notes[Drift("id", DRIFT_OUT_OF_RANGE if scan_id is not None else DRIFT_ODD_TYPE)] = None
+        return None
+    if identity["deployment_id"] not in (None, deployment_id):
+        notes[Drift("deployment_id", DRIFT_CONFLICT)] = None
+        return None
+    found = _take(extra, "", _FIELDS, notes)
+    counts: dict[str, int | None] = dict.fromkeys(_COUNTS)
+    if isinstance(inner := extra.get("findings_counts"), dict):
+        left = dict(inner)
+        counts = _take(left, "findings_counts.", _COUNTS, notes)
+        notes.update({Drift(f"findings_counts.{name}", DRIFT_UNKNOWN_FIELD): None for name in left.keys() - _COUNTS})
+        del extra["findings_counts"]
+        extra |= {"findings_counts": left} if left else {}
+    unknown = extra.keys() - _FIELDS - {"id", "deployment_id", "findings_counts", _WITHOUT_COLUMN}
+    notes.update({Drift(name[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD): None for name in sorted(unknown)})
+    return Listing(
+        pair=Pair(deployment_id, scan_id),
+        status=found["status"],
+        is_full_scan=found["is_full_scan"],
+        **{f"findings_{name}": counts[name] for name in _COUNTS},
+        total_time_seconds=found["total_time"],
+        branch=found["branch"],
+        commit_sha=found["commit"],
+        repository_id=found["repository_id"],
+        started_at=found["started_at"],
+        completed_at=found["completed_at"],
+        exit_code=found["exit_code"],
+        extra=extra or None,
+    )
+
+
+def _take(
+    source: dict[str, Any], prefix: str, readers: Mapping[str, Callable[[object], Any]], notes: Notes
+) -> dict[str, Any]:
+    """The values of these fields, None where there is none, taken out of `source`; odd ones stay there."""
+    found: dict[str, Any] = {}
+    for name, read in readers.items():
+        value, found[name] = source.pop(name, None), None
+        if value is not None:
+            try:
+                found[name] = read(value)
+            except OddError as odd:
+                notes[Drift(prefix + name, odd.kind)] = None
+                found[name] = odd.found
+                if odd.found is None:
+                    source[name] = value
+    return found
+
+
+def finality(listing: Listing) -> int:
+    """How final a listed scan is: 0 still to come, 1 never finished so far, 2 cancelled, 3 complete.
+
+    NEVER_FINISHED is what the API says of any scan without an outcome after an hour: it may still get one.
+    """
+    return finality_of(listing.status, is_complete=listing.completed_at is not None)
+
+
+def finality_of(status: str | None, *, is_complete: bool) -> int:
+    """Likewise, of a status and whether the scan has a `completed_at`."""
+    if is_complete or status in (COMPLETED, ERROR):
+        return 3
+    return {CANCELLED: 2, NEVER_FINISHED: 1}.get(status or "", 0)
