@@ -19,6 +19,10 @@ from typing import ClassVar
 MESSAGE_CHARACTERS = 1_000
 
 
+TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
+"""The exit codes of a run that no token, or an unavailable API, has stopped."""
+
+
 class ScanEtlError(Exception):
     """Base of all errors that are told to the user in one sentence."""
 

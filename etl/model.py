@@ -29,6 +29,26 @@ STILL_RUNNING = "still_running"
 """The `error_kind` of a queue row whose scan had not finished when it was looked at or listed."""
 
 
+RUN_COUNTS = (
+    "requested",
+    "invalid",
+    "duplicate",
+    "already_final",
+    "discovered",
+    "requests",
+    "fetched",
+    "inserted",
+    "updated",
+    "unchanged",
+    "waiting",
+    "retried",
+    "rate_limited",
+    "dead",
+    "remaining",
+)
+"""The counts in the summary of a run, in the order in which they are shown. Each is a column of `runs`."""
+
+
 class Pair(NamedTuple):
     """What is asked of the API: one scan of one deployment. Both ids are 1 to 2^63-1."""
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, select
 
 from etl.app.intake import Order
 from etl.app.run import run
+from etl.backoff import LONGEST_SNOOZE
 from etl.config.settings import QueueSettings, load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
@@ -28,7 +29,6 @@ from etl.model import PERISHES_AFTER, Pair
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at
-from etl.semgrep.rate_limiter import LONGEST_SNOOZE
 from etl.transform.scan import flatten
 
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)

@@ -13,8 +13,8 @@ from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, insert, select, update
 
 from etl.database.connection import Database
-from etl.database.schema import RUN_COUNTS, fetch_queue, rate_budgets, scans, workers
-from etl.model import STILL_RUNNING
+from etl.database.schema import fetch_queue, rate_budgets, scans, workers
+from etl.model import RUN_COUNTS, STILL_RUNNING
 from etl.store import queue, runs, status
 from etl.store import rate_slots as budgets
 from etl.store.scans import load_scans

@@ -13,7 +13,7 @@ from command import Command
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from worker_processes import wait_until
 
-from etl.database.schema import RUN_COUNTS
+from etl.model import RUN_COUNTS
 from etl.telemetry.prometheus import CONTENT_TYPE, exposition, write
 
 LINE = re.compile(r'scan_etl_[a-z_]+\{command="[a-z]+"\} -?[0-9.]+')

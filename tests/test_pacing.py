@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_budget import MemoryBudget
 
+from etl.backoff import backoff_seconds
 from etl.errors import StoppedError
-from etl.semgrep.rate_limiter import LATE_SECONDS, Pace, backoff_seconds, make_limiter, retry_after_seconds
+from etl.semgrep.rate_limiter import LATE_SECONDS, Pace, make_limiter, retry_after_seconds
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 EARLY_SECONDS = 0.01

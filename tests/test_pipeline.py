@@ -13,12 +13,12 @@ from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
 from scan_rows import document, scan_rows
 from small_api import until
 
+from etl.backoff import LONGEST_SNOOZE
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
 from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
 from etl.pipeline.drain import drain
 from etl.pipeline.outcomes import REFUSED_TEXT, Policy, after_failure, after_unfinished
 from etl.pipeline.stop import Stop
-from etl.semgrep.rate_limiter import LONGEST_SNOOZE
 from etl.telemetry.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally, WorkAwaited
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

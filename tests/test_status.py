@@ -11,8 +11,8 @@ from command import Command
 from sqlalchemy import Connection, insert, select
 
 from etl.database.connection import Database
-from etl.database.schema import RUN_COUNTS, dead_letters, fetch_queue, rate_budgets, watermarks
-from etl.model import STILL_RUNNING
+from etl.database.schema import dead_letters, fetch_queue, rate_budgets, watermarks
+from etl.model import RUN_COUNTS, STILL_RUNNING
 from etl.store import runs
 from etl.store.status import Which, drop_dead, list_dead, requeue_dead
 

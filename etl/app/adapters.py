@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from etl.backoff import LONGEST_SNOOZE, backoff_seconds
 from etl.config.settings import ApiSettings, Settings
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
@@ -18,7 +19,7 @@ from etl.errors import DatabaseAwayError, RefusedError
 from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
 from etl.pipeline.discovery import OpenWalks
 from etl.semgrep.client import Semgrep
-from etl.semgrep.rate_limiter import LONGEST_SNOOZE, WINDOW_SECONDS, backoff_seconds
+from etl.semgrep.rate_limiter import WINDOW_SECONDS
 from etl.store import dropping, listings, queue, runs, watermarks
 from etl.store import rate_slots as budgets
 from etl.store import settle as settling

@@ -18,11 +18,11 @@ from etl.database.connection import Database, schema_problem
 from etl.database.dialects import product
 from etl.database.engine import place, sqlite_path
 from etl.database.schema import HEAD
-from etl.errors import ConfigError, DatabaseError, FatalError, ItemError, TransientError
+from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.model import NO_DEPLOYMENT
 from etl.semgrep.client import Semgrep
 from etl.semgrep.requests import Ping
-from etl.semgrep.responses import TOKEN_EXIT, UNAVAILABLE_EXIT, token_of_another
+from etl.semgrep.responses import token_of_another
 from etl.store import status
 from etl.telemetry.events import Tally
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from etl.app.adapters import PatientDatabase
 from etl.app.context import RunContext
 from etl.database.connection import Database
-from etl.database.schema import RUN_COUNTS
 from etl.errors import FatalError, ScanEtlError
+from etl.model import RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue as staging
 from etl.store import runs

@@ -21,6 +21,7 @@ from etl.config.settings import Settings
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
 from etl.errors import (
+    TOKEN_EXIT,
     DatabaseAwayError,
     DatabaseError,
     FatalError,
@@ -35,7 +36,6 @@ from etl.pipeline.drain import BUDGET_EXIT, drain
 from etl.pipeline.outcomes import Policy
 from etl.pipeline.stop import Stop
 from etl.semgrep.client import Semgrep
-from etl.semgrep.responses import TOKEN_EXIT
 from etl.store import enqueue as staging
 from etl.store import runs
 from etl.telemetry import prometheus as metrics

@@ -5,12 +5,11 @@ from functools import partial
 
 from etl.app.adapters import DiscoverPorts, PatientDatabase
 from etl.app.context import RunContext
-from etl.errors import FatalError, StoppedError
+from etl.backoff import LONGEST_SNOOZE
+from etl.errors import TOKEN_EXIT, FatalError, StoppedError
 from etl.model import NO_DEPLOYMENT
 from etl.pipeline.discovery import Search, discover
 from etl.semgrep.client import Semgrep
-from etl.semgrep.rate_limiter import LONGEST_SNOOZE
-from etl.semgrep.responses import TOKEN_EXIT
 from etl.store import rate_slots as budgets
 from etl.store import watermarks
 from etl.telemetry.events import TokenUseless

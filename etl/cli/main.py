@@ -17,8 +17,7 @@ from etl import __version__
 from etl.cli.options import LazyGroup, as_json, common, given, pace, settings_of, wants_json
 from etl.config.settings import origins
 from etl.config.tokens import load_tokens
-from etl.errors import ConfigError, FatalError, ScanEtlError, TransientError
-from etl.semgrep.responses import UNAVAILABLE_EXIT
+from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ScanEtlError, TransientError
 from etl.telemetry.reporter import print_result, print_table
 
 BUG_EXIT = 70

@@ -4,14 +4,13 @@ import csv
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import Connection, text
 
 from etl.app.intake import Order
 from etl.app.run import run
@@ -24,12 +23,8 @@ from etl.model import INT64_MAX
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
 from etl.sandbox.world import Deployment, Token, World, deployment_of
+from etl.store import status
 from etl.telemetry.reporter import configure_logs, print_summary, print_table
-
-SAMPLE = text(
-    "SELECT scan_id, repository, branch, trigger_event, started_at, duration_seconds, outcome, findings"
-    " FROM bi_scan WHERE completed_at IS NOT NULL ORDER BY scan_id DESC LIMIT 3"
-)
 
 
 async def demo(*, scans: int, rate: float, database_url: str, interactive: bool) -> dict[str, Any]:
@@ -68,14 +63,10 @@ def write_pairs(path: Path, world: World) -> None:
             writer.writerow((deployment_of(world, scan_id).id, scan_id))
 
 
-def sample(database_url: str) -> list[Mapping[str, Any]]:
+def sample(database_url: str) -> list[dict[str, Any]]:
     """Three rows as a dashboard sees them."""
-
-    def work(connection: Connection) -> list[Mapping[str, Any]]:
-        return [{**row, "started_at": str(row["started_at"])[:16]} for row in connection.execute(SAMPLE).mappings()]
-
     with closing(Database(database_url)) as opened:
-        return opened.run_here(work)
+        return opened.run_here(partial(status.newest_scans, count=3))
 
 
 @click.command("demo")

@@ -26,7 +26,7 @@ from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import JSON
 
 from etl.database.types import UtcDateTime, at_once, moved, utc_now
-from etl.model import PERISHES_AFTER
+from etl.model import PERISHES_AFTER, RUN_COUNTS
 
 HEAD = "0001"
 """The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
@@ -220,25 +220,6 @@ staged_pairs = Table(
     *_key(),
     sqlite_with_rowid=False,
 )
-
-RUN_COUNTS = (
-    "requested",
-    "invalid",
-    "duplicate",
-    "already_final",
-    "discovered",
-    "requests",
-    "fetched",
-    "inserted",
-    "updated",
-    "unchanged",
-    "waiting",
-    "retried",
-    "rate_limited",
-    "dead",
-    "remaining",
-)
-"""The counts in the summary of a run, in the order in which they are shown. Each is a column of `runs`."""
 
 runs = Table(
     "runs",

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from etl.backoff import backoff_seconds
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.model import PAGE_SIZE, PERISHES_AFTER, SLACK, Drift, Found, History, Pair, Reached, Walk
 from etl.pipeline.stop import Stop
-from etl.semgrep.rate_limiter import backoff_seconds
 from etl.telemetry.events import (
     DeploymentStopped,
     ListingSkipped,

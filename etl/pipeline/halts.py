@@ -4,9 +4,8 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
-from etl.errors import FatalError
-from etl.semgrep.rate_limiter import backoff_seconds
-from etl.semgrep.responses import TOKEN_EXIT
+from etl.backoff import backoff_seconds
+from etl.errors import TOKEN_EXIT, FatalError
 
 LONGEST_HALT_SECONDS = 1_800.0
 """The longest time after which a worker asks again for a deployment that was refused."""

@@ -5,9 +5,9 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
+from etl.backoff import backoff_seconds, look_again_seconds
 from etl.errors import ItemError, RefusedError, TransientError
 from etl.model import Dead, Done, Later, Lease, ScanRows, Verdict, Waiting, perishes_at
-from etl.semgrep.rate_limiter import backoff_seconds, look_again_seconds
 
 REFUSED_TEXT = "the database refuses this error's text"
 

@@ -14,15 +14,15 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from etl.backoff import backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
-from etl.errors import FatalError, ItemError, StoppedError, TransientError
+from etl.errors import UNAVAILABLE_EXIT, FatalError, ItemError, StoppedError, TransientError
 from etl.model import PAGE_SIZE, Found, Pair
-from etl.semgrep.rate_limiter import Budget, Pace, backoff_seconds
+from etl.semgrep.rate_limiter import Budget, Pace
 from etl.semgrep.requests import Answered, Calls
 from etl.semgrep.responses import (
     OF_ANOTHER,
-    UNAVAILABLE_EXIT,
     NotFoundError,
     deployment_ids,
     server_time,

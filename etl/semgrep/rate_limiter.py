@@ -7,7 +7,6 @@ without a round trip a request. Seconds come from the monotonic clock.
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -31,8 +30,6 @@ ALONE_SECONDS = 0.01
 """A window that begins so soon after the one before shows that nobody else has taken one in between."""
 SMALLEST_SHARE, ALONE_SHARE = 0.02, 0.9
 """Of more of the time than that a worker has all to itself; less is too little to go by."""
-LONGEST_SNOOZE = 14
-"""The longest wait for a running scan, in units of the shortest: 5 minutes grow to 70."""
 FIRST_GUESS_SECONDS, LONGEST_GUESS_SECONDS = 0.5, 60.0
 """How long the gate closes when the API refuses without saying for how long: half as long as it has refused."""
 SAME_SECONDS = 0.1
@@ -70,17 +67,6 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
             return None
         seconds = (at - now).total_seconds()
     return seconds if math.isfinite(seconds) and seconds > 0 else None
-
-
-def backoff_seconds(failures: int, first: float, longest: float) -> float:
-    """The wait after the n-th failure, counted from 1: doubles from `first` to `longest`; half of it is random."""
-    wait = min(longest, first * 2.0 ** min(failures - 1, 60))
-    return wait * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, guards nothing
-
-
-def look_again_seconds(age_seconds: float, shortest: float) -> float:
-    """When to look again at a scan that has run for `age_seconds`: after half of that, within bounds."""
-    return min(max(age_seconds / 2, shortest), shortest * LONGEST_SNOOZE)
 
 
 class Pace:

@@ -13,10 +13,10 @@ import stamina
 from msgspec import Struct
 
 from etl.config.settings import ApiSettings
-from etl.errors import FatalError, TransientError
+from etl.errors import UNAVAILABLE_EXIT, FatalError, TransientError
 from etl.semgrep.adaptive_limit import Sent
 from etl.semgrep.rate_limiter import Pace
-from etl.semgrep.responses import UNAVAILABLE_EXIT, document, meaning, quota, quoted, server_time
+from etl.semgrep.responses import document, meaning, quota, quoted, server_time
 from etl.semgrep.token_state import Credit
 from etl.semgrep.transport import Answer, Http
 from etl.telemetry.events import Tally

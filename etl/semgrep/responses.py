@@ -5,13 +5,12 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from etl.errors import ApiError, FatalError, ItemError, TransientError, printable
+from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
 from etl.semgrep.rate_limiter import retry_after_seconds
 from etl.transform.fields import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200
-TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
 FATAL_STATUSES = {

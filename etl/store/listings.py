@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Double, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
+from etl.backoff import look_again_seconds
 from etl.database.dialects import in_pairs, lock, on_pairs, unguessed, upsert
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
 from etl.database.types import at_once, moved, utc_now
@@ -22,7 +23,6 @@ from etl.model import (
     Pair,
     perishes_at,
 )
-from etl.semgrep.rate_limiter import look_again_seconds
 from etl.store.drift import Met, count_drift
 from etl.transform.fields import DRIFT_CONFLICT
 from etl.transform.reconcile import Ask, Known, Stored, ask, differences, kept

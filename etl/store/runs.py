@@ -21,8 +21,9 @@ from sqlalchemy import (
 )
 
 from etl.database.dialects import upsert
-from etl.database.schema import RUN_COUNTS, runs, workers
+from etl.database.schema import runs, workers
 from etl.database.types import moved, utc_now
+from etl.model import RUN_COUNTS
 
 SEEN_WITHIN_SECONDS = 60.0
 """A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""

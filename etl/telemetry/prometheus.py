@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from etl.database.schema import RUN_COUNTS
 from etl.errors import ConfigError
+from etl.model import RUN_COUNTS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 GAUGES = frozenset({"waiting", "remaining"})
