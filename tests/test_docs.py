@@ -1,5 +1,6 @@
 """The documentation names what there is: commands, options, tables, columns, views."""
 
+import ast
 import re
 from contextlib import closing
 from functools import partial
@@ -10,6 +11,7 @@ import click
 import pytest
 from sqlalchemy import Connection, inspect
 
+from etl import errors
 from etl.cli.main import cli
 from etl.database.connection import Database
 from etl.database.schema import metadata
@@ -96,3 +98,30 @@ def test_the_readmes_queries_run(database_url: str) -> None:
             database.run_here(partial(Connection.exec_driver_sql, statement=statement))
 
     assert len(statements) >= 6
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+ROOMS = sorted(path.parent for path in (ROOT / "etl").glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_the_map_shows_every_room_and_its_files(room: Path) -> None:
+    """A newcomer finds each file there, and no file that isn't; each room says in one sentence what it is for."""
+    line = re.search(rf"^ etl/{room.name} (.*?)(?=^ (?:etl/|─)|^```|^$)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+
+    assert docstring
+    assert line is not None
+    if room.name != "sandbox":
+        question, _, shown = line[1].strip().partition("?")
+        assert docstring.startswith(question.split(",")[0])
+        files = {path.stem for path in room.glob("*.py")} - {"__init__"}
+        assert files - set(re.findall(r"\b[a-z_]+\b", shown)) == set()
+        assert set(re.findall(r"\b[a-z]+_[a-z_]+\b", shown)) - files == set()
+
+
+def test_the_map_shows_every_error() -> None:
+    """With the situation in which it is raised."""
+    ours = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+
+    assert {name for name in ours if f"`{name}`" not in ARCHITECTURE} == set()
