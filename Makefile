@@ -79,7 +79,7 @@ bench-limits: $(DEV) ## measure how a run fares against an API that limits or fa
 bench-pace: $(DEV) ## measure how closely many workers keep one pace, on a quiet machine
 	@$(BIN)/python benchmarks/pace_bench.py
 
-format: $(DEV) ## format the code and mend what ruff can mend
+format: $(DEV) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

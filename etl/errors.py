@@ -1,8 +1,8 @@
 """Errors, grouped by what the caller must do about them.
 
     ScanEtlError
-    ├── ConfigError      nothing has started: mend the settings or the arguments
-    ├── DatabaseError    the database can't be worked with, e.g. its schema isn't at head: mend it, run again
+    ├── ConfigError      nothing has started: fix the settings or the arguments
+    ├── DatabaseError    the database can't be worked with, e.g. its schema isn't at head: fix it, run again
     │   ├── DatabaseAwayError    it may be back in a while
     │   └── RefusedError         it refuses this work: where rows are written, one of them is a dead letter
     ├── TransientError   the same request may succeed later
@@ -30,7 +30,7 @@ class ScanEtlError(Exception):
 
 
 class ConfigError(ScanEtlError):
-    """A setting, an argument or an input file is wrong. The message names it and the mend."""
+    """A setting, an argument or an input file is wrong. The message names it and the fix."""
 
     exit_code = 2
 

@@ -157,7 +157,7 @@ class Walk(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """What became of the watermark. Scans of before `until_at` can't be had any more: since `from_at`, or ever."""
+    """What became of the watermark. Scans of before `until_at` are no longer available: since `from_at`, or ever."""
 
     moved: bool
     from_at: datetime | None

@@ -1,7 +1,7 @@
 """Nights of `sync` against a server whose clock a test moves on, and what is true of the tables afterwards.
 
 The server lists 30 days. Scans arrive all the time, also between two pages; they finish later, some days later. Each
-night is one `sync`, some of them killed; now and then the API is away for a night, or nobody calls for a while.
+night is one `sync`, some of them killed; now and then the API is unavailable for a night, or nobody calls for a while.
 """
 
 import asyncio

@@ -186,7 +186,7 @@ def test_json_that_is_nested_too_deep_is_given_up() -> None:
     ],
 )
 def test_quota_reads_every_form_of_the_header(headers: dict[str, str], expected: tuple[int, float] | None) -> None:
-    """Requests left and the wait in seconds; what makes no sense is passed over."""
+    """Requests left and the wait in seconds; what makes no sense is skipped."""
     found = quota(headers, NOW)
 
     assert found == expected

@@ -241,7 +241,7 @@ async def test_what_ends_a_walk_is_said_where_it_belongs(error: Exception, halte
 
 
 async def test_what_no_deployment_is_to_blame_for_is_raised() -> None:
-    """A database that is away ends discovery as it ends a run."""
+    """An unavailable database ends discovery as it ends a run."""
     with pytest.raises(DatabaseError):
         await walk(MemoryPorts([DatabaseError("away")]))
 

@@ -101,7 +101,7 @@ def test_wrong_settings_are_exit_2_and_the_token_file_is_looked_at_all_the_same(
     assert "api.rate" in wrong["settings"]
     assert "api.retries" in wrong["settings"]
     assert "the file can't be read" in wrong["tokens"]
-    assert wrong["database"] == "not checked: mend the settings first"
+    assert wrong["database"] == "not checked: fix the settings first"
 
 
 def test_each_fault_of_a_token_is_told_apart_and_is_exit_3(cli: Command) -> None:
@@ -137,7 +137,7 @@ def test_without_a_token_the_rest_is_looked_at_and_nothing_is_made(cli: Command)
     assert outcome.exit_code == 3
     assert "set SEMGREP_APP_TOKEN" in wrong["tokens"]
     assert "run `scan-etl db upgrade`" in wrong["file"]
-    assert wrong["write"] == "not checked: mend the file first"
+    assert wrong["write"] == "not checked: fix the file first"
     assert "api" not in wrong
     assert list(cli.folder.iterdir()) == []
 
@@ -168,7 +168,7 @@ def test_an_api_that_is_away_is_exit_4_and_the_database_is_fine(cli: Command, sq
     assert outcome.exit_code == 4
     assert set(wrong) == {"api", "clock", "token"}
     assert wrong["api"].startswith(f"{AWAY} doesn't answer: can't connect")
-    assert wrong["token"] == "not checked: mend the api first"
+    assert wrong["token"] == "not checked: fix the api first"
 
 
 def test_a_database_that_is_away_counts_before_an_api_that_is(cli: Command) -> None:
@@ -183,7 +183,7 @@ def test_a_database_that_is_away_counts_before_an_api_that_is(cli: Command) -> N
     assert "wrong" in lines["database"]
     assert "database postgresql://someone:***@127.0.0.1:1/nothing" in lines["database"]
     assert lines["tokens"].split()[1:] == ["ok", "SEMGREP_APP_TOKEN"]
-    assert "not checked: mend the database first" in lines["write"]
+    assert "not checked: fix the database first" in lines["write"]
     assert SECRET not in outcome.stdout + outcome.stderr
 
 
@@ -233,7 +233,7 @@ def test_a_database_that_takes_no_rows_is_exit_5(cli: Command, postgres_url: str
 
 
 def test_a_database_whose_driver_is_missing_is_exit_2(cli: Command) -> None:
-    """The sentence says what to install; an API that is away is found all the same."""
+    """The sentence says what to install; an unavailable API is found all the same."""
     (cli.folder / "pymysql.py").write_text("raise ModuleNotFoundError")
     given = {"SCAN_ETL_API__BASE_URL": AWAY, "SEMGREP_APP_TOKEN": TOKEN}
 

@@ -400,8 +400,8 @@ def test_an_outage_in_the_middle_is_ridden_through(cli: Command, sqlite_url: str
     assert (outcome.json()["fetched"], outcome.json()["dead"]) == (100, 0)
     assert scan_ids(sqlite_url, scans) == set(range(1, 101))
     assert 3 <= len(in_outage) <= 16 + 2
-    assert "the API is away" in outcome.stderr
-    assert "the API is back" in outcome.stderr
+    assert "API unavailable" in outcome.stderr
+    assert "API available again" in outcome.stderr
 
 
 def test_a_queue_of_poisoned_pairs_dies_and_is_no_outage(cli: Command, sqlite_url: str) -> None:
@@ -414,7 +414,7 @@ def test_a_queue_of_poisoned_pairs_dies_and_is_no_outage(cli: Command, sqlite_ur
 
     assert outcome.exit_code == 1, outcome
     assert scan_ids(sqlite_url, dead_letters) == set(range(1, SCANS + 1))
-    assert "the API is away" not in outcome.stderr
+    assert "API unavailable" not in outcome.stderr
 
 
 def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: str) -> None:
@@ -425,7 +425,7 @@ def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: 
         outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **bounds)
 
     assert (outcome.exit_code, outcome.json()["dead"], outcome.json()["remaining"]) == (4, 0, 3 * SCANS), outcome
-    assert "the API is away" in outcome.stderr
+    assert "API unavailable" in outcome.stderr
 
 
 def test_a_scan_that_mariadb_does_not_take_is_the_only_one_that_dies(cli: Command, mysql_url: str) -> None:
@@ -486,7 +486,7 @@ def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Co
             environment["SCAN_ETL_API__BASE_URL"] = base_url
             worker = stack.enter_context(cli.start("worker", "--json", environment=environment))
             assert worker.stderr is not None
-            said = next(line for line in worker.stderr if "the API is away" in line)
+            said = next(line for line in worker.stderr if "API unavailable" in line)
         with in_thread(SmallApi(), tls_of(UNTRUSTED), int(base_url.rpartition(":")[2])):
             wait_until("the scan is stored", lambda: worker.poll() is not None or rows(sqlite_url, scans))
             worker.terminate()

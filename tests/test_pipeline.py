@@ -584,7 +584,7 @@ async def test_a_refused_row_whose_reason_is_refused_too_is_a_dead_letter() -> N
 # What no pair is to blame for
 
 
-@pytest.mark.parametrize("error", [KeyError("a bug"), ZeroDivisionError(), DatabaseError("the database is away")])
+@pytest.mark.parametrize("error", [KeyError("a bug"), ZeroDivisionError(), DatabaseError("database unavailable")])
 @pytest.mark.parametrize("port", ["fetch", "flatten", "lease", "settle", "renew", "next_due_seconds"])
 async def test_bugs_and_a_database_that_is_away_come_out_as_they_are(port: str, error: Exception) -> None:
     """Wherever they happen, nothing swallows them, and no group hides them."""

@@ -207,7 +207,7 @@ def test_a_file_that_cant_be_read_is_exit_2(cli: Command) -> None:
 
 
 def test_a_database_without_tables_is_exit_5(cli: Command, empty_postgres_url: str) -> None:
-    """A run would fail there, too: the sentence says the mend."""
+    """A run would fail there, too: the sentence says the fix."""
     outcome = cli("plan", "-", "--database-url", empty_postgres_url, stdin="120 1\n")
 
     assert outcome.exit_code == 5

@@ -472,7 +472,7 @@ async def test_nothing_but_probes_is_asked_while_the_api_is_away() -> None:
 
 
 async def test_a_probe_waits_for_as_long_as_the_api_says() -> None:
-    """An API that is away and says for how long isn't asked before that."""
+    """An API that is unavailable and says for how long isn't asked before that."""
 
     async def away(call: Call) -> web.StreamResponse:
         if call.times <= 2:

@@ -298,7 +298,7 @@ def test_since_wins_over_the_watermark_and_goes_by_the_apis_clock(cli: Command, 
 
 
 def test_a_lookback_holds_for_all_walks_until_since_goes_behind_it(cli: Command, sqlite_url: str) -> None:
-    """The second walk leaves out what the first one did, and nobody is told that it can't be had any more."""
+    """The second walk leaves out what the first one did, and nobody is told of a gap."""
     with quiet_sandbox(700) as (sandbox, scans_there):
         environment = variables(sandbox, sqlite_url, SCAN_ETL_DISCOVER__LOOKBACK="1d")
         first, second = (cli("discover", "--json", environment=environment) for _ in range(2))
@@ -307,7 +307,7 @@ def test_a_lookback_holds_for_all_walks_until_since_goes_behind_it(cli: Command,
     assert 0 < first.json()["discovered"] < 100
     assert second.json()["discovered"] == 0
     assert first.json()["discovered"] + whole.json()["discovered"] == scans_there
-    assert "can't be had any more" not in first.stderr + second.stderr + whole.stderr
+    assert "are no longer available" not in first.stderr + second.stderr + whole.stderr
     ((since, until),) = ask(sqlite_url, select(watermarks.c.complete_since, watermarks.c.walked_at))
     assert until - since == 30 * DAY
 
@@ -348,4 +348,4 @@ def test_expired_and_gone_scans_are_reported(cli: Command, sqlite_url: str) -> N
     assert covered["listed"] == covered["stored"] + covered["waiting"] + covered["dead"] + covered["expired"]
     assert covered["expired"] >= 10
     assert len(status["gaps"]) == 1
-    assert "can't be had any more" in outcome.stderr
+    assert "are no longer available" in outcome.stderr

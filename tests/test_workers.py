@@ -113,12 +113,12 @@ def test_the_server_killed_and_restarted(
             server.kill()
             time.sleep(moments.uniform(0.1, 1.5))
             server.start()
-            wait_until(f"outage {outage} is over", partial(all_said, workers, "the database is back", outage))
+            wait_until(f"outage {outage} is over", partial(all_said, workers, "database available again", outage))
         drain(workers, server.url())
 
         assert_promise_kept(server.url(), sandbox)
-    assert all_said(workers, "the database is away", outages)
-    assert all_said(workers, "the database is back", outages)
+    assert all_said(workers, "database unavailable", outages)
+    assert all_said(workers, "database available again", outages)
 
 
 def all_said(workers: Workers, words: str, times: int) -> bool:
@@ -259,7 +259,7 @@ def test_processes_are_a_worker_each_and_started_again(workers: Workers, start_p
     assert all(summary["fetched"] for summary in summaries)
 
 
-DATABASE_AWAY = "the database is away"
+DATABASE_AWAY = "database unavailable"
 
 
 def test_processes_end_when_one_has_nothing_left_to_do() -> None:
@@ -299,7 +299,7 @@ def test_a_worker_waits_for_a_database_and_an_api_that_come_later(
     worker = workers.start_worker(variables)
     wait_until("it waits for the database", lambda: workers.all_well() and worker.said(DATABASE_AWAY))
     server.start()
-    wait_until("it waits for the API", lambda: workers.all_well() and worker.said("the API is away"))
+    wait_until("it waits for the API", lambda: workers.all_well() and worker.said("API unavailable"))
     with running_sandbox(finished_world(20), port=port):
         wait_until("the queue is drained", lambda: workers.all_well() and is_drained(server.url()))
         server.kill()
@@ -310,11 +310,8 @@ def test_a_worker_waits_for_a_database_and_an_api_that_come_later(
 
     assert json.loads(output)["fetched"] == 20
     assert worker.process.returncode == STOPPED_BY_SIGTERM
-    assert [len(worker.said(words)) for words in ("the database is back", "the API is away", "the API is back")] == [
-        2,
-        1,
-        1,
-    ]
+    told = ("database available again", "API unavailable", "API available again")
+    assert [len(worker.said(words)) for words in told] == [2, 1, 1]
     assert ask(server.url(), "SELECT exit_code, fetched FROM runs") == [(STOPPED_BY_SIGTERM, 20)]
 
 

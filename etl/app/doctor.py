@@ -73,7 +73,7 @@ def exit_code_of(findings: Iterable[Finding]) -> int:
 
 
 async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[], Tokens]) -> list[Finding]:
-    """Make all checks. What can't be looked at before something else is mended says so. No sentence holds a secret."""
+    """Make all checks. What can't be looked at before something else is fixed says so. No sentence holds a secret."""
     settings, tokens = _loaded("settings", read_settings), _loaded("tokens", read_tokens)
     findings = [
         settings if isinstance(settings, Finding) else Finding("settings", sources(settings)),
@@ -98,8 +98,8 @@ def _loaded(name: str, read: Callable[[], T]) -> T | Finding:
 
 
 def unchecked(names: Iterable[str], cause: str, exit_code: int) -> list[Finding]:
-    """Findings about what can't be looked at before `cause` is mended."""
-    return [Finding(name, f"not checked: mend the {cause} first", exit_code) for name in names]
+    """Findings about what can't be looked at before `cause` is fixed."""
+    return [Finding(name, f"not checked: fix the {cause} first", exit_code) for name in names]
 
 
 # Settings and tokens

@@ -53,14 +53,14 @@ class Order:
 
     @property
     def patience_seconds(self) -> float:
-        """How long to bear a database that is away."""
+        """How long to bear an unavailable database."""
         return math.inf if self.forever else DATABASE_PATIENCE_SECONDS
 
 
 def open_database(url: str, *, create: bool) -> Database:
     """The database with its schema at head. An SQLite file is made and upgraded on the way if `create`.
 
-    DatabaseError says what is missing, and which command mends it.
+    DatabaseError says what is missing, and which command fixes it.
     """
     path = sqlite_path(url)
     if path is not None and not create and not path.exists():

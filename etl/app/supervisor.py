@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 RESTART_SECONDS = 1.0
 LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
-"""Exit codes that a new start wouldn't change: a worker waits by itself for an API or a database that is away."""
+"""Exit codes that a new start wouldn't change: a worker waits by itself for an unavailable API or database."""
 
 
 def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -> int:

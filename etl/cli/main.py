@@ -58,7 +58,7 @@ def cli() -> None:
     The token comes from SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE, or SEMGREP_APP_TOKEN__120 for deployment 120).
 
     Exit codes: 0 all done, 1 some pairs are dead letters, 2 usage or settings, 3 token, 4 stopped by a budget
-    or an API that is away, 5 database, 70 a bug, 74 output that can't be written, 130/141/143 stopped by a signal.
+    or an unavailable API, 5 database, 70 a bug, 74 output that can't be written, 130/141/143 stopped by a signal.
     """
     # Click has imported the command when it comes here. What is imported stays for good: to look it through for
     # garbage, while it is imported, as it is used and once more at the end, costs 0.1 s a command.

@@ -92,7 +92,7 @@ def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -
 @common
 @click.pass_context
 def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> None:
-    """Drain the queue for ever, and wait when it is empty. Start as many as you like, on any machines.
+    """Drain the queue endlessly, and wait when it is empty. Start as many as you like, on any machines.
 
     SIGTERM or Ctrl-C end it: what is in flight finishes, the rest goes back to the queue.
     """

@@ -100,7 +100,7 @@ class Database:
 
 
 def schema_problem(connection: Connection) -> str | None:
-    """Why this version can't work with the database's schema, as a sentence with the mend; None if it can."""
+    """Why this version can't work with the database's schema, as a sentence with the fix; None if it can."""
     found = revision(connection)
     if found == HEAD:
         return None

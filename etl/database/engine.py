@@ -149,7 +149,7 @@ def translated(url: str) -> Iterator[None]:
     values of a key; the statement and other values aren't.
 
     Raises RefusedError where the database or its driver refuses a value, ConfigError for a parameter of the URL that no
-    driver knows, DatabaseError for all that the caller can't mend.
+    driver knows, DatabaseError for all that the caller can't fix.
     """
     try:
         yield

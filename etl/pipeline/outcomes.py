@@ -64,7 +64,7 @@ def after_nonsense(lease: Lease) -> Dead:
 
 
 def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
-    """Look at a running scan again after half its age, within bounds; one that has perished is left as it is."""
+    """Look at a running scan again after half its age, within bounds; one that has expired is left as it is."""
     started_at = rows.scan[1]
     # Of a pair that was queued without an expiry the lease only knows that it can't be later.
     expires_at = min(lease.expires_at, perishes_at(started_at)) if started_at else lease.expires_at

@@ -45,7 +45,7 @@ class Semgrep:
     """The API for any number of deployments. Use it as an async context manager.
 
     `budget_of(token)` gives the line of time that all workers of a token share. `tally` counts requests, retries
-    and refusals as they happen. Unless it `gives_up`, it waits for an API that is away as long as it takes.
+    and refusals as they happen. Unless it `gives_up`, it waits for an unavailable API as long as it takes.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Semgrep:
 
     def _has_been_away(self, reason: object) -> FatalError:
         return FatalError(
-            f"the API has been away for {self._settings.max_wait_seconds:g} s: {reason}",
+            f"the API has been unavailable for {self._settings.max_wait_seconds:g} s: {reason}",
             kind="api_away",
             stop_code=UNAVAILABLE_EXIT,
         )
@@ -166,7 +166,7 @@ class Semgrep:
     async def _after_failure(
         self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
     ) -> Answered:
-        """What a call comes to whose first try has failed. A failure while the API is away spends no attempt."""
+        """What a call comes to whose first try has failed. A failure while the API is unavailable spends no attempt."""
         try:
             try:
                 return await self._believed(failure, deployment_id, path, credit, query)
@@ -221,7 +221,7 @@ class Semgrep:
 
     async def check_token(self, deployment_id: int) -> None:
         """FatalError if the token for this deployment is missing, refused, lacks the scope, or sees only others, or if
-        the API is away for too long."""
+        the API is unavailable for too long."""
         credit = self._credit(deployment_id)
         if credit.ended:
             raise credit.ended
@@ -291,7 +291,7 @@ class Semgrep:
         credit.asked_at = asked_at
 
     async def _visible_in_the_end(self, credit: Credit) -> frozenset[int]:
-        """The same, waiting for an API that is away, if it doesn't end the run."""
+        """The same, waiting for an unavailable API, if it doesn't end the run."""
         while True:
             try:
                 return await self._visible(credit)
@@ -303,7 +303,7 @@ class Semgrep:
 
         A few pairs that always fail look like an outage when only they are left. So what has worked before is
         asked again: if that works, the pairs are to blame. One answer counts for all that failed before it was
-        asked for. FatalError (exit 4) if the API is away for too long.
+        asked for. FatalError (exit 4) if the API is unavailable for too long.
         """
         failed_at = time.monotonic()
         if credit.is_doubted:

@@ -26,7 +26,7 @@ from etl.database.types import moved, utc_now
 from etl.model import RUN_COUNTS
 
 SEEN_WITHIN_SECONDS = 60.0
-"""A worker gives a sign of life every ten seconds. One that hasn't for so long is away, or its database was."""
+"""A worker gives a sign of life every ten seconds. One that hasn't for so long is gone, or its database was."""
 FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a worker that was killed stays."""
 

@@ -138,7 +138,7 @@ def newest_scans(connection: Connection, count: int) -> list[dict[str, Any]]:
 
 
 def gaps(connection: Connection) -> list[dict[str, Any]]:
-    """The times of which no scan was listed while it could be: these can't be had any more."""
+    """The times of which no scan was listed while it could be: these are no longer available."""
     found = connection.execute(select(listing_gaps).order_by(*listing_gaps.primary_key))
     return [dict(row) for row in found.mappings()]
 

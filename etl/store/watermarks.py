@@ -103,9 +103,9 @@ def seen_by(connection: Connection, token_key: str) -> set[int]:
 
 
 def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
-    """Move the watermark behind a complete walk, note what can't be had any more, and wake what has to be looked at."""
+    """Move the watermark behind a complete walk, note what is no longer available, wake what has to be looked at."""
     before = None if walk.replaces else _watermark(connection, walk.deployment_id)
-    # What perished during the walk may have slipped from it.
+    # What expired during the walk may have slipped from it.
     edge = walk.ended_at - PERISHES_AFTER
     late = _late(connection, walk.deployment_id, edge, before)
     wake(connection, [*walk.to_wake, *late])

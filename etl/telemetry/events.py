@@ -130,7 +130,8 @@ class Walked(Struct, frozen=True):
 
 
 class OutOfReach(Struct, frozen=True):
-    """Scans of before `until_at` that nobody has listed can't be had any more: since `from_at`, None for ever."""
+    """Scans that started before `until_at`, from `from_at` on if it is set, were never listed, and are no longer
+    available."""
 
     deployment_id: int
     from_at: str | None

@@ -1,6 +1,6 @@
 """One page of the search call, read tolerantly: what it says of each scan, and where the next page is. Pure.
 
-An entry that can't be used is noted and passed over; a page that is none raises, so that an error which comes with
+An entry that can't be used is noted and skipped; a page that is none raises, so that an error which comes with
 status 200 never counts as the end of the list.
 """
 
