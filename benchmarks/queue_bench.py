@@ -24,11 +24,11 @@ from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection, delete
 
-from etl.app.intake import Order, fill
+from etl.app.intake import RunRequest, fill
 from etl.database.connection import Database
 from etl.database.dialects import in_pairs, insert_rows
 from etl.database.schema import fetch_queue
-from etl.model import Done, Lease, Pair, Released
+from etl.model import Complete, Lease, Pair, Release
 from etl.store import enqueue as staging
 from etl.store import queue
 from etl.store import settle as settling
@@ -72,12 +72,12 @@ def lease(connection: Connection, batch: str | None) -> list[Lease]:
 def work_off(database: Database) -> dict[str, float]:
     """Milliseconds of one turn: lease from the whole queue and give back, lease from the batch and settle."""
     whole, leases = timed(lambda: database.run_here(partial(lease, batch=None)))
-    given_back = [Released(taken.pair) for taken in leases]
-    database.run_here(partial(settling.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
+    given_back = [Release(taken.pair) for taken in leases]
+    database.run_here(partial(settling.settle, token=TOKEN, outcomes=given_back, run_id=RUN_ID))
     of_batch, leases = timed(lambda: database.run_here(partial(lease, batch=BATCH)))
     now = datetime.now(UTC)
-    done = [Done(flatten(taken.pair, decode(details(taken.pair)), now)) for taken in leases]
-    settle = partial(settling.settle, token=TOKEN, verdicts=done, run_id=RUN_ID)
+    done = [Complete(flatten(taken.pair, decode(details(taken.pair)), now)) for taken in leases]
+    settle = partial(settling.settle, token=TOKEN, outcomes=done, run_id=RUN_ID)
     settle_ms, settled = timed(lambda: database.run_here(settle))
     if settled.inserted != LEASED:
         raise SystemExit(f"a lease of {LEASED} led to {settled}: the figures would be void")
@@ -94,8 +94,8 @@ def lease_twice(database: Database) -> dict[str, float]:
     found = {}
     for name, batch in (("lease, whole queue", None), ("lease, one batch", BATCH)):
         found[name], leases = timed(partial(database.run_here, partial(lease, batch=batch)))
-        given_back = [Released(taken.pair) for taken in leases]
-        database.run_here(partial(settling.settle, token=TOKEN, verdicts=given_back, run_id=RUN_ID))
+        given_back = [Release(taken.pair) for taken in leases]
+        database.run_here(partial(settling.settle, token=TOKEN, outcomes=given_back, run_id=RUN_ID))
     return found
 
 
@@ -208,7 +208,7 @@ def compare_enqueue(new_database: NewDatabase, pairs: int, rounds: int) -> None:
             with new_database() as url:
                 bare, _ = timed(partial(bare_enqueue, url, path))
             with new_database() as url, closing(Database(url)) as database:
-                ours, counts = timed(partial(fill, database, Order("enqueue", (str(path),))))
+                ours, counts = timed(partial(fill, database, RunRequest("enqueue", (str(path),))))
             if counts["queued"] != pairs:
                 raise SystemExit(f"{counts}: the figures would be void")
             found.append((ours, bare))

@@ -1,6 +1,6 @@
 """The frozen data that every floor shares, and no more behaviour than it needs. No imports from the floors above.
 
-Tuples are what become rows or keys; a lease and a verdict are structs, which take a quarter of the time to make.
+Tuples are what become rows or keys; a lease and an outcome are structs, which take a quarter of the time to make.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,15 +10,15 @@ from msgspec import Struct
 
 INT64_MAX = 2**63 - 1
 LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
-PERISHES_AFTER = timedelta(days=30)
+RETENTION = timedelta(days=30)
 """How long the API shows a scan after its start, as far as is known."""
 SLACK = timedelta(days=1)
 """By so much two clocks may be apart, and both be right."""
 
 
-def perishes_at(started_at: datetime) -> datetime:
+def retention_end(started_at: datetime) -> datetime:
     """When the API forgets a scan that began then; at the end of all time if that is sooner."""
-    return started_at + min(PERISHES_AFTER, LAST_INSTANT - started_at)
+    return started_at + min(RETENTION, LAST_INSTANT - started_at)
 
 
 NO_DEPLOYMENT = 0
@@ -106,7 +106,7 @@ class Listing(NamedTuple):
     extra: dict[str, Any] | None
 
 
-class Found(NamedTuple):
+class SearchResponse(NamedTuple):
     """The decoded answer of a search, and the time by the API's clock; by ours where it doesn't say."""
 
     document: object
@@ -114,7 +114,7 @@ class Found(NamedTuple):
 
 
 class Unsettled(NamedTuple):
-    """A listed scan whose outcome may still change. `place` counts from the newest listing, which has 1."""
+    """A listed scan whose outcome may still change. `display_url` counts from the newest listing, which has 1."""
 
     pair: Pair
     started_at: datetime
@@ -122,7 +122,7 @@ class Unsettled(NamedTuple):
     is_open: bool
 
 
-class History(NamedTuple):
+class PreviousPasses(NamedTuple):
     """Where the last complete walk left off: `base` is where the next one starts at the latest, `complete_since` at the
     earliest.
 
@@ -138,7 +138,7 @@ class History(NamedTuple):
     unsettled: tuple[Unsettled, ...]
 
 
-class Walk(NamedTuple):
+class ListingPass(NamedTuple):
     """A walk that has reached the end of the list. `since` is None for all that the API has. It began at `walked_at`,
     and its last page came at `ended_at`.
 
@@ -156,7 +156,7 @@ class Walk(NamedTuple):
     replaces: bool = False
 
 
-class Reached(NamedTuple):
+class WatermarkMove(NamedTuple):
     """What became of the watermark. Scans of before `until_at` are no longer available: since `from_at`, or ever."""
 
     moved: bool
@@ -175,16 +175,16 @@ class Lease(Struct, frozen=True):
     expires_at: datetime
 
 
-class Done(Struct, frozen=True):
-    """Verdict: the answer is stored, and nothing is left to do for this pair. `again`: this run has counted the scan
+class Complete(Struct, frozen=True):
+    """Outcome: the answer is stored, and nothing is left to do for this pair. `again`: this run has counted the scan
     already, when it stored it as one that still ran."""
 
     rows: ScanRows
     again: bool = False
 
 
-class Waiting(Struct, frozen=True):
-    """Verdict: the answer is stored, but the scan still runs: look again in `delay_seconds`.
+class Snooze(Struct, frozen=True):
+    """Outcome: the answer is stored, but the scan still runs: look again in `delay_seconds`.
 
     After `expires_at` the API doesn't know the scan any more.
     """
@@ -195,8 +195,8 @@ class Waiting(Struct, frozen=True):
     again: bool = False
 
 
-class Later(Struct, frozen=True):
-    """Verdict: nothing is stored; look at this pair again in `delay_seconds`. `attempts` is its new count."""
+class Retry(Struct, frozen=True):
+    """Outcome: nothing is stored; look at this pair again in `delay_seconds`. `attempts` is its new count."""
 
     pair: Pair
     delay_seconds: float
@@ -205,8 +205,8 @@ class Later(Struct, frozen=True):
     error: str | None
 
 
-class Dead(Struct, frozen=True):
-    """Verdict: give up on this pair and keep the reason."""
+class Discard(Struct, frozen=True):
+    """Outcome: give up on this pair and keep the reason."""
 
     pair: Pair
     attempts: int
@@ -215,22 +215,22 @@ class Dead(Struct, frozen=True):
     http_status: int | None
 
 
-class Released(Struct, frozen=True):
-    """Verdict: the pair goes back to the queue as it was."""
+class Release(Struct, frozen=True):
+    """Outcome: the pair goes back to the queue as it was."""
 
     pair: Pair
 
 
-Verdict = Done | Waiting | Later | Dead | Released
+Outcome = Complete | Snooze | Retry | Discard | Release
 
 
-def pair_of(verdict: Verdict) -> Pair:
-    """The pair that a verdict is about."""
-    return verdict.rows.pair if isinstance(verdict, (Done, Waiting)) else verdict.pair
+def pair_of(outcome: Outcome) -> Pair:
+    """The pair that an outcome is about."""
+    return outcome.rows.pair if isinstance(outcome, (Complete, Snooze)) else outcome.pair
 
 
 class Settled(NamedTuple):
-    """What a batch of verdicts changed. `lost` counts verdicts whose lease had passed to another worker."""
+    """What a batch of outcomes changed. `lost` counts outcomes whose lease had passed to another worker."""
 
     inserted: int
     updated: int

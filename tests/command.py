@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """How a finished command ended."""
 
     exit_code: int
@@ -38,11 +38,13 @@ class Command:
 
     def __call__(
         self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
-    ) -> Outcome:
+    ) -> CommandResult:
         """Run to the end. `environment` is added to the bare one."""
         return self._outcome(self._words(arguments), stdin, environment)
 
-    def in_shell(self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Outcome:
+    def in_shell(
+        self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
         """Run to the end with redirections of a POSIX shell, such as `2>&-`."""
         shell = ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh"]
         return self._outcome([*shell, *self._words(arguments)], "", environment)
@@ -73,7 +75,7 @@ class Command:
             finally:
                 process.kill()
 
-    def _outcome(self, words: list[str], stdin: str, environment: Mapping[str, str] | None) -> Outcome:
+    def _outcome(self, words: list[str], stdin: str, environment: Mapping[str, str] | None) -> CommandResult:
         done = subprocess.run(
             words,
             input=stdin,
@@ -84,7 +86,7 @@ class Command:
             cwd=self.folder,
             env=self._environment(environment),
         )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def _words(self, arguments: tuple[str | Path, ...]) -> list[str]:
         return [sys.executable, "-m", "etl", *map(str, arguments)]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from scan_rows import document
 
 from etl.errors import RefusedError, StoppedError
-from etl.model import Dead, Done, Later, Lease, Pair, Released, ScanRows, Settled, Verdict, Waiting, pair_of
+from etl.model import Complete, Discard, Lease, Outcome, Pair, Release, Retry, ScanRows, Settled, Snooze, pair_of
 from etl.transform.scan import flatten
 
 US, OTHERS = "us", "others"
@@ -37,7 +37,7 @@ class Row:
 
 
 class MemoryPorts:
-    """Keeps the promises of the real ports: leases end, verdicts count while the lease is ours, a batch is written
+    """Keeps the promises of the real ports: leases end, outcomes count while the lease is ours, a batch is written
     as a whole or not at all. The store refuses the rows of the pairs in `refused`, and the errors in `refused_errors`.
     """
 
@@ -57,8 +57,8 @@ class MemoryPorts:
         self.news = asyncio.Event()
         self.queue: dict[Pair, Row] = {}
         self.stored: dict[Pair, ScanRows] = {}
-        self.dead: dict[Pair, Dead] = {}
-        self.batches: list[tuple[Verdict, ...]] = []
+        self.dead: dict[Pair, Discard] = {}
+        self.batches: list[tuple[Outcome, ...]] = []
         self.settle_calls = 0
         self.asked = Counter[Pair]()
         self.asked_after_hush = 0
@@ -119,17 +119,17 @@ class MemoryPorts:
                 self.queue[pair].due_at = self._now() + self._lease_seconds
                 self.renewed[pair] += 1
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
+    async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
         await asyncio.sleep(0)
         self.settle_calls += 1
-        for verdict in verdicts:
-            if isinstance(verdict, Done | Waiting) and pair_of(verdict) in self._refused:
+        for outcome in outcomes:
+            if isinstance(outcome, Complete | Snooze) and pair_of(outcome) in self._refused:
                 raise RefusedError("the database refuses a row")
-            if isinstance(verdict, Dead) and verdict.error in self._refused_errors:
+            if isinstance(outcome, Discard) and outcome.error in self._refused_errors:
                 raise RefusedError("the database refuses an error")
-        self.batches.append(tuple(verdicts))
+        self.batches.append(tuple(outcomes))
         self.wrote.set()
-        counts = Counter(self._write(verdict) for verdict in verdicts)
+        counts = Counter(self._write(outcome) for outcome in outcomes)
         return Settled(**{name: counts[name] for name in Settled._fields})
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
@@ -147,41 +147,41 @@ class MemoryPorts:
         """Those in `expired` whose deployment it is."""
         for pair in [pair for pair in self.queue if pair in self.expired and pair.deployment_id == deployment_id]:
             del self.queue[pair]
-            self.dead[pair] = Dead(pair, 0, "expired", reason, None)
+            self.dead[pair] = Discard(pair, 0, "expired", reason, None)
         return len([pair for pair in self.dead if pair.deployment_id == deployment_id])
 
     def ask_again(self, deployment_id: int) -> None:
         self.asked_again.append(deployment_id)
         self.barred.pop(deployment_id, None)
 
-    def hush(self) -> None:
+    def stop_sending(self) -> None:
         self.hushed.set()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def _write(self, verdict: Verdict) -> str:
-        pair = pair_of(verdict)
+    def _write(self, outcome: Outcome) -> str:
+        pair = pair_of(outcome)
         row = self.queue.get(pair)
         if row is None or row.holder != US:
             return "lost"
         row.holder = None
-        match verdict:
-            case Done(rows):
+        match outcome:
+            case Complete(rows):
                 del self.queue[pair]
                 return self._store(rows)
-            case Waiting(rows, delay_seconds, expires_at):
+            case Snooze(rows, delay_seconds, expires_at):
                 row.due_at, row.expires_at, row.runs = self._now() + delay_seconds, expires_at, True
                 self._store(rows)
                 return "waiting"
-            case Later():
-                row.due_at, row.attempts = self._now() + verdict.delay_seconds, verdict.attempts
+            case Retry():
+                row.due_at, row.attempts = self._now() + outcome.delay_seconds, outcome.attempts
                 return "later"
-            case Dead():
+            case Discard():
                 del self.queue[pair]
-                self.dead[pair] = verdict
+                self.dead[pair] = outcome
                 return "dead"
-            case Released():
+            case Release():
                 row.due_at = self._now()
                 return "released"
 

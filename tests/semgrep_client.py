@@ -10,7 +10,7 @@ from memory_budget import MemoryBudget
 from etl.config.settings import ApiSettings
 from etl.config.tokens import load_tokens
 from etl.semgrep.client import Semgrep
-from etl.telemetry.events import Event, Tally
+from etl.telemetry.events import Event, RunCounts
 
 TOKEN = "s3cret-token"
 
@@ -20,9 +20,9 @@ class Asking:
     """A client, what it has counted and told, and the line of time of each token."""
 
     semgrep: Semgrep
-    tally: Tally
+    tally: RunCounts
     events: list[Event]
-    budgets: dict[str, MemoryBudget] = field(default_factory=dict)
+    rate_slots: dict[str, MemoryBudget] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -33,15 +33,15 @@ async def asking_at(
 
     It doesn't retry in place unless told so, so that a test sees each failure.
     """
-    tally, events, budgets = Tally(), list[Event](), dict[str, MemoryBudget]()
+    tally, events, rate_slots = RunCounts(), list[Event](), dict[str, MemoryBudget]()
     numbers = {"rate": 1_000.0, "retries": 0, "timeout_seconds": 30.0, "max_wait_seconds": 30.0} | settings
     semgrep = Semgrep(
         ApiSettings(base_url=base_url, **numbers),
         load_tokens(tokens or {"SEMGREP_APP_TOKEN": TOKEN}),
-        lambda token: budgets.setdefault(token, MemoryBudget()),
+        lambda token: rate_slots.setdefault(token, MemoryBudget()),
         tally,
         events.append,
         gives_up=gives_up,
     )
     async with semgrep:
-        yield Asking(semgrep, tally, events, budgets)
+        yield Asking(semgrep, tally, events, rate_slots)

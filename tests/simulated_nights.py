@@ -18,14 +18,14 @@ from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
 
-from etl.app.intake import Order
+from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.backoff import LONGEST_SNOOZE
 from etl.config.settings import QueueSettings, load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
-from etl.model import PERISHES_AFTER, Pair
+from etl.model import RETENTION, Pair
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at
@@ -86,7 +86,7 @@ class Nights:
         """A sync to its end, in this process."""
         environment = self.environment()
         settings = load_settings(config_file=None, flags={}, environ=environment, directory=Path("/nowhere"))
-        order = Order("sync", discovers=True, **options)
+        order = RunRequest("sync", discovers=True, **options)
         # With a factory the loop of the other tests stays as it is; `asyncio.run` would leave them without one.
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             summary: dict[str, Any] = self._note(
@@ -145,12 +145,12 @@ def reckon(nights: Nights) -> Reckoning:
     began = {number: started_at(world, number) for number in range(world.first_scan_id, newest_id(world, now) + 1)}
     walks = [night.walked_at for night in nights.nights if night.is_whole]
     slack = timedelta(minutes=30)
-    could = {number for number, at in began.items() if any(walk - PERISHES_AFTER + slack < at < walk for walk in walks)}
+    could = {number for number, at in began.items() if any(walk - RETENTION + slack < at < walk for walk in walks)}
     might = {
         number
         for number, at in began.items()
         # A walk that was killed may have listed some, too.
-        if any(night.walked_at - PERISHES_AFTER - slack < at < night.walked_at + slack for night in nights.nights)
+        if any(night.walked_at - RETENTION - slack < at < night.walked_at + slack for night in nights.nights)
     }
     # One that never ends is listed as running, and not asked for before the next look at it is due.
     ended = {
@@ -160,7 +160,7 @@ def reckon(nights: Nights) -> Reckoning:
     settled = {
         number
         for number in could
-        if any(ended[number] < walk < began[number] + PERISHES_AFTER - slack for walk in walks)
+        if any(ended[number] < walk < began[number] + RETENTION - slack for walk in walks)
         and began[number] < walks[-1] - SETTLED
     }
     tables = _tables(nights.url)

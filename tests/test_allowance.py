@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.semgrep.adaptive_limit import SLOWEST_RATE, Allowance
+from etl.semgrep.adaptive_limit import SLOWEST_RATE, AdaptiveLimit
 
 LATENCY_SECONDS = 0.05
 WAIT_SECONDS = 1.0
@@ -76,7 +76,7 @@ class Played:
     """A run against a server: one request after the other at the pace, with the gate between."""
 
     def __init__(self, server: Server, ceiling: float, count: int, *, is_limit: bool = True) -> None:
-        self.allowance = Allowance(ceiling)
+        self.allowance = AdaptiveLimit(ceiling)
         self.requests = self.refused = 0
         self.rates: list[float] = []
         self.seconds = 0.0
@@ -169,7 +169,7 @@ def test_many_503s_are_a_limit() -> None:
 
 def test_a_quota_that_is_used_up_slows_once() -> None:
     """Refusals with nothing accepted in between say nothing of the pace: when there is quota again, it is used."""
-    allowance = Allowance(1_000)
+    allowance = AdaptiveLimit(1_000)
     for second in range(20):
         allowance.refused(allowance.sent(second), second + 0.1, is_limit=True)
         allowance.done()
@@ -179,7 +179,7 @@ def test_a_quota_that_is_used_up_slows_once() -> None:
 
 def test_what_went_out_before_a_refusal_says_nothing_new() -> None:
     """Ten refused together slow the pace once."""
-    allowance = Allowance(100)
+    allowance = AdaptiveLimit(100)
     together = [allowance.sent(0.01 * number) for number in range(10)]
     news = [allowance.refused(sent, 0.2, is_limit=True) for sent in together]
     slowed = allowance.rate
@@ -195,7 +195,7 @@ def test_what_went_out_before_a_refusal_says_nothing_new() -> None:
 @settings(max_examples=60, deadline=None)
 def test_the_pace_stays_between_its_bounds(answers: list[tuple[float, bool, bool]], ceiling: float) -> None:
     """Whatever comes: never above the ceiling, never so slow that nothing gets on, and always room for one."""
-    allowance, now = Allowance(ceiling), 0.0
+    allowance, now = AdaptiveLimit(ceiling), 0.0
     for seconds, is_accepted, is_limit in answers:
         sent = allowance.sent(now)
         now += seconds

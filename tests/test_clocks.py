@@ -15,8 +15,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, rate_budgets, scans, workers
 from etl.model import RUN_COUNTS, STILL_RUNNING
-from etl.store import queue, runs, status
-from etl.store import rate_slots as budgets
+from etl.store import queue, rate_slots, runs, status
 from etl.store.scans import load_scans
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -52,8 +51,8 @@ def test_a_token_does_not_wait_for_a_time_that_no_wait_leads_to(database: Databa
     """Its line of time begins anew, and goes on from there."""
     add(database, rate_budgets, {"token_key": "key", "next_free_at": ahead_at})
 
-    first = database.run_here(partial(budgets.reserve, key="key", seconds=100))
-    second = database.run_here(partial(budgets.reserve, key="key", seconds=100))
+    first = database.run_here(partial(rate_slots.reserve, key="key", seconds=100))
+    second = database.run_here(partial(rate_slots.reserve, key="key", seconds=100))
 
     assert first == 0
     assert 0 < second <= 100
@@ -63,8 +62,8 @@ def test_a_refusal_counts_though_the_clock_was_ahead(database: Database, ahead_a
     """It holds the token for as long as it says."""
     add(database, rate_budgets, {"token_key": "key", "next_free_at": ahead_at})
 
-    database.run_here(partial(budgets.hold, key="key", seconds=300))
-    begins_in = database.run_here(partial(budgets.reserve, key="key", seconds=1))
+    database.run_here(partial(rate_slots.hold, key="key", seconds=300))
+    begins_in = database.run_here(partial(rate_slots.reserve, key="key", seconds=1))
 
     assert 0 < begins_in <= 300
 
@@ -72,8 +71,8 @@ def test_a_refusal_counts_though_the_clock_was_ahead(database: Database, ahead_a
 @pytest.mark.parametrize(("seconds", "longest_wait_seconds"), [(600, 900), (7_000, 7_200)])
 def test_a_wait_that_can_be_is_believed(database: Database, seconds: float, longest_wait_seconds: float) -> None:
     """How long that is the settings say."""
-    hold = partial(budgets.hold, key="key", longest_wait_seconds=longest_wait_seconds)
-    reserve = partial(budgets.reserve, key="key", longest_wait_seconds=longest_wait_seconds)
+    hold = partial(rate_slots.hold, key="key", longest_wait_seconds=longest_wait_seconds)
+    reserve = partial(rate_slots.reserve, key="key", longest_wait_seconds=longest_wait_seconds)
     add(database, rate_budgets, {"token_key": "key", "next_free_at": datetime.now(UTC)})
 
     database.run_here(partial(hold, seconds=seconds))
@@ -129,7 +128,7 @@ def test_a_run_after_one_with_the_clock_ahead_fetches_at_once(cli: Command, data
     """Neither its leases and retries nor its pace are waited for."""
     ahead_at = datetime.now(UTC) + DAY
     with closing(Database(database_url)) as database:
-        add(database, rate_budgets, {"token_key": budgets.key_of(TOKEN), "next_free_at": ahead_at})
+        add(database, rate_budgets, {"token_key": rate_slots.key_of(TOKEN), "next_free_at": ahead_at})
         add(database, fetch_queue, *put_off(ahead_at))
     with running_sandbox(finished_world(10)) as sandbox:
         environment = sandbox.environment(SCAN_ETL_DATABASE__URL=database_url)
@@ -141,7 +140,12 @@ def test_a_run_after_one_with_the_clock_ahead_fetches_at_once(cli: Command, data
 def sign_of_life(token: str) -> Callable[[Connection], None]:
     """Of a worker with this token."""
     return partial(
-        runs.sign_of_life, run_id=token, token=token, version="0.1.0", counts=NO_COUNTS, lately=runs.Lately(1.0, 1.0)
+        runs.sign_of_life,
+        run_id=token,
+        token=token,
+        version="0.1.0",
+        counts=NO_COUNTS,
+        lately=runs.Throughput(1.0, 1.0),
     )
 
 

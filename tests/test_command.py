@@ -1,7 +1,7 @@
 """The fixture that runs the real command, tested on the command itself."""
 
 import pytest
-from command import Command, Outcome
+from command import Command, CommandResult
 
 
 def test_nothing_of_the_callers_environment_comes_through(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,4 +25,4 @@ def test_what_still_runs_at_the_end_is_killed(cli: Command) -> None:
 def test_outcome_without_json_shows_both_streams() -> None:
     """Where JSON was expected, the error holds what came instead, on stderr too."""
     with pytest.raises(ValueError, match=r"no table.*wrong schema"):
-        Outcome(5, "no table", "wrong schema").json()
+        CommandResult(5, "no table", "wrong schema").json()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from command import Command, Outcome
+from command import Command, CommandResult
 from cutting_proxy import cutting_proxy
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from scan_rows import scan_rows
@@ -20,7 +20,7 @@ from etl.app.adapters import Patience, PatientDatabase, RunPorts
 from etl.config.settings import Settings
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue
-from etl.model import Dead, Done, Pair, Verdict, Waiting
+from etl.model import Complete, Discard, Outcome, Pair, Snooze
 from etl.pipeline.discovery import OpenWalks
 from etl.sandbox import Behaviour, Fault
 from etl.store import runs
@@ -34,12 +34,12 @@ def adds_up(summary: Mapping[str, Any]) -> bool:
     return bool(summary["requested"] == sum(summary[name] for name in parts))
 
 
-async def settled_by(url: str, verdicts: list[Verdict], lose: Any = lambda: None) -> tuple[Any, dict[str, int]]:
-    """Queue and lease the pairs of the verdicts, settle them after `lose`, and what the run has counted then."""
+async def settled_by(url: str, outcomes: list[Outcome], lose: Any = lambda: None) -> tuple[Any, dict[str, int]]:
+    """Queue and lease the pairs of the outcomes, settle them after `lose`, and what the run has counted then."""
 
     def begin(connection: Connection) -> None:
         runs.start_run(connection, RUN, "run", "0")
-        rows = [{"deployment_id": 120, "scan_id": number} for number in range(1, len(verdicts) + 1)]
+        rows = [{"deployment_id": 120, "scan_id": number} for number in range(1, len(outcomes) + 1)]
         connection.execute(insert(fetch_queue), rows)
 
     with closing(Database(url)) as database:
@@ -49,21 +49,21 @@ async def settled_by(url: str, verdicts: list[Verdict], lose: Any = lambda: None
             ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN, OpenWalks())
             await ports.lease(10, ())
             lose()
-            settled = await ports.settle(verdicts)
+            settled = await ports.settle(outcomes)
         return settled, await database.run(partial(runs.counted, run_id=RUN))
 
 
 async def test_a_commit_whose_answer_is_lost_is_counted_once(server_url: str) -> None:
     """As what is in the tables: the second try finds nothing to do, and that isn't somebody else's work."""
     rows = [scan_rows(number) for number in (1, 2, 3)]
-    verdicts: list[Verdict] = [
-        Done(rows[0]),
-        Waiting(rows[1], 60.0, rows[1].fetched_at),
-        Done(rows[2]),
-        Dead(Pair(120, 4), 1, "not_found", "no such scan", 404),
+    outcomes: list[Outcome] = [
+        Complete(rows[0]),
+        Snooze(rows[1], 60.0, rows[1].fetched_at),
+        Complete(rows[2]),
+        Discard(Pair(120, 4), 1, "not_found", "no such scan", 404),
     ]
     with cutting_proxy(server_url) as proxy:
-        settled, counted = await settled_by(proxy.url(server_url), verdicts, lambda: proxy.trap(b"COMMIT", "cut after"))
+        settled, counted = await settled_by(proxy.url(server_url), outcomes, lambda: proxy.trap(b"COMMIT", "cut after"))
 
     assert counted == {"discovered": 0, "fetched": 3, "inserted": 3, "updated": 0, "unchanged": 0, "dead": 1}
     assert settled.lost == 0
@@ -93,7 +93,7 @@ async def test_a_lease_whose_answer_is_lost_is_waited_for(server_url: str) -> No
 async def test_a_scan_that_is_looked_at_again_counts_once(database_url: str) -> None:
     """A run that lasts for hours looks at a running scan many times, and has fetched one."""
     first, second = scan_rows(1), scan_rows(2)
-    _, counted = await settled_by(database_url, [Done(first, again=True), Done(second)])
+    _, counted = await settled_by(database_url, [Complete(first, again=True), Complete(second)])
 
     assert (counted["fetched"], counted["inserted"]) == (1, 1)
 
@@ -140,14 +140,14 @@ def test_the_counts_add_up_beside_a_worker_and_after_a_signal(cli: Command, post
             cli.start("run", pairs, "--json", environment=variables) as run,
         ):
             stdout, stderr = run.communicate(timeout=60)
-        shared = Outcome(run.returncode, stdout, stderr)
+        shared = CommandResult(run.returncode, stdout, stderr)
         with cli.start("run", pairs, "--refresh", "--json", environment=variables) as run:
             asked = sandbox.details_requests()
             while sandbox.details_requests() < asked + 40:
                 time.sleep(0.01)
             run.send_signal(signal.SIGINT)
             stdout, stderr = run.communicate(timeout=60)
-        stopped = Outcome(run.returncode, stdout, stderr)
+        stopped = CommandResult(run.returncode, stdout, stderr)
 
     assert (shared.exit_code, shared.json()["remaining"]) == (1, 0), shared
     assert adds_up(shared.json()), shared

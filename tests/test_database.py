@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Delete, Select, Update, delete, insert, selec
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from etl.app.adapters import Patience, PatientDatabase, TokenBudget
+from etl.app.adapters import Patience, PatientDatabase, SharedSlots
 from etl.database.connection import Database
 from etl.database.dialects import distinct, in_pairs, insert_rows
 from etl.database.engine import MOST_LOST, MOST_UNKNOWN, make_engine
@@ -144,7 +144,7 @@ async def test_a_token_has_its_line_of_time_after_a_failure_to_open_it(sqlite_ur
     with closing(Database(sqlite_url)) as database:
         refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON rate_budgets BEGIN SELECT RAISE(ABORT, 'not now'); END"
         await database.run(lambda connection: connection.execute(text(refuse)))
-        budget = TokenBudget(PatientDatabase(database, Patience(0, asyncio.Event(), print)), "token")
+        budget = SharedSlots(PatientDatabase(database, Patience(0, asyncio.Event(), print)), "token")
         with pytest.raises(RefusedError, match="not now"):
             await budget.reserve(1.0)
         await database.run(lambda connection: connection.execute(text("DROP TRIGGER refuse")))

@@ -20,11 +20,11 @@ from sqlalchemy import Connection, literal, select, update
 from etl.database.connection import Database
 from etl.database.dialects import upsert
 from etl.database.schema import dead_letters, fetch_queue, scans, workers
-from etl.database.types import at_once, moved
-from etl.model import Dead, Done, Later, Pair, Released, Verdict, Waiting
+from etl.database.types import add_seconds, ready_now
+from etl.model import Complete, Discard, Outcome, Pair, Release, Retry, Snooze
 from etl.store import dropping, queue, runs, status
 from etl.store import settle as settling
-from etl.store.listings import Piece, record
+from etl.store.listings import PageToRecord, record
 from etl.store.scope import Scope
 from etl.transform.search_page import Page
 
@@ -38,13 +38,13 @@ NIGHTS = 10
 
 scan_ids = st.integers(1, 6)
 some = st.lists(scan_ids, min_size=1, max_size=4, unique=True)
-OUTCOMES: dict[str, Callable[[Pair], Verdict]] = {
-    "done": lambda pair: Done(scan_rows(pair.scan_id)),
-    "running": lambda pair: Waiting(scan_rows(pair.scan_id, completed_at=None, exit_code=None), 600.0, NOW + 30 * DAY),
-    "later": lambda pair: Later(pair, 30.0, 1, "timeout", "no answer"),
-    "free": lambda pair: Later(pair, 30.0, 0, "rate_limited", "429"),
-    "dead": lambda pair: Dead(pair, 1, "not_found", "no such scan", 404),
-    "released": Released,
+OUTCOMES: dict[str, Callable[[Pair], Outcome]] = {
+    "done": lambda pair: Complete(scan_rows(pair.scan_id)),
+    "running": lambda pair: Snooze(scan_rows(pair.scan_id, completed_at=None, exit_code=None), 600.0, NOW + 30 * DAY),
+    "later": lambda pair: Retry(pair, 30.0, 1, "timeout", "no answer"),
+    "free": lambda pair: Retry(pair, 30.0, 0, "rate_limited", "429"),
+    "dead": lambda pair: Discard(pair, 1, "not_found", "no such scan", 404),
+    "released": Release,
 }
 
 
@@ -80,7 +80,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(numbers=some, priority=st.sampled_from([-20, 0, 10, 99]), hours=st.sampled_from([-1.0, 0.0, 1.0]))
     def a_program_inserts(self, numbers: list[int], priority: int, hours: float) -> None:
-        due: Any = NOW + timedelta(hours=hours) if hours else at_once()
+        due: Any = NOW + timedelta(hours=hours) if hours else ready_now()
         for pair in pairs_of(numbers):
             row = upsert_nothing(priority=priority, due_at=due, **pair._asdict())
             self.do(row)
@@ -98,12 +98,12 @@ class Delivery(RuleBasedStateMachine):
     @rule(numbers=some, has_ended=st.booleans(), refresh=st.booleans())
     def a_walk_lists(self, numbers: list[int], has_ended: bool, refresh: bool) -> None:
         found = tuple((listing if has_ended else running)(number) for number in sorted(numbers))
-        self.do(partial(record, piece=Piece(Page(found, "", ()), NOW, refresh, 300.0)))
+        self.do(partial(record, piece=PageToRecord(Page(found, "", ()), NOW, refresh, 300.0)))
         self.known.update(pairs_of(numbers))
 
     @rule(everything=st.booleans())
     def somebody_requeues(self, everything: bool) -> None:
-        self.do(partial(status.requeue_dead, which=status.Which(kind=None if everything else "timeout")))
+        self.do(partial(status.requeue_dead, which=status.DeadLetterFilter(kind=None if everything else "timeout")))
 
     # Who works
 
@@ -118,8 +118,8 @@ class Delivery(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(sorted(OUTCOMES)), is_late=st.booleans())
     def somebody_settles(self, outcome: str, is_late: bool) -> None:
         token = next(iter(self.leases)) if is_late else list(self.leases)[-1]
-        verdicts = [OUTCOMES[outcome](pair) for pair in self.leases.pop(token)]
-        self.do(partial(settling.settle, token=token, verdicts=verdicts, run_id="r"))
+        outcomes = [OUTCOMES[outcome](pair) for pair in self.leases.pop(token)]
+        self.do(partial(settling.settle, token=token, outcomes=outcomes, run_id="r"))
 
     @precondition(lambda self: self.at_work)
     @rule(is_killed=st.booleans())
@@ -137,7 +137,7 @@ class Delivery(RuleBasedStateMachine):
     def somebody_drops(self, is_dead: bool) -> None:
         before = self.held()
         if is_dead:
-            self.do(partial(status.drop_dead, which=status.Which(kind="not_found")))
+            self.do(partial(status.drop_dead, which=status.DeadLetterFilter(kind="not_found")))
         else:
             dropping.drop_chosen(self.database, dropping.Choice(kind="timeout"))
         self.dropped |= before - self.held()
@@ -159,9 +159,9 @@ class Delivery(RuleBasedStateMachine):
     def put_off(self, seconds: int) -> None:
         """Move what waits nearer or further; what a program has scheduled itself goes by the right clock."""
         ours = fetch_queue.c.lease_token.is_not(None) | fetch_queue.c.error_kind.is_not(None)
-        waits = fetch_queue.c.due_at != at_once()
+        waits = fetch_queue.c.due_at != ready_now()
         moves = update(fetch_queue).where(waits & ours if seconds > 0 else waits)
-        moves = moves.values(due_at=moved(fetch_queue.c.due_at, literal(seconds)))
+        moves = moves.values(due_at=add_seconds(fetch_queue.c.due_at, literal(seconds)))
         self.do(lambda connection: connection.execute(moves).close())
 
     # What is always so, and how it ends
@@ -197,8 +197,8 @@ class Delivery(RuleBasedStateMachine):
             for night in range(NIGHTS):
                 self.do(partial(queue.disbelieve, longest=LONGEST))
                 lease = partial(scope.lease, token=f"night {night}", limit=100, lease_seconds=60.0)
-                verdicts = [Done(scan_rows(one.pair.scan_id)) for one in self.do(lease)]
-                self.do(partial(settling.settle, token=f"night {night}", verdicts=verdicts, run_id="r"))
+                outcomes = [Complete(scan_rows(one.pair.scan_id)) for one in self.do(lease)]
+                self.do(partial(settling.settle, token=f"night {night}", outcomes=outcomes, run_id="r"))
                 self.put_off(-7_200)
             assert self.do(lambda connection: connection.execute(select(fetch_queue)).all()) == []
             assert self.do(scope.left)[:2] == (0, 0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from listings_of import entry
 
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.model import PAGE_SIZE, Found, History, Pair, Reached, Unsettled, Walk
+from etl.model import PAGE_SIZE, ListingPass, Pair, PreviousPasses, SearchResponse, Unsettled, WatermarkMove
 from etl.pipeline.discovery import (
     DEEPER_SHARE,
     ROOM,
@@ -22,7 +22,7 @@ from etl.pipeline.discovery import (
     start_of_walk,
 )
 from etl.pipeline.stop import Stop
-from etl.telemetry.events import Event, ListingSkipped, NothingNew, OutOfReach, Tally, Walked, WalkFailed
+from etl.telemetry.events import Event, ListingSkipped, NothingNew, OutOfReach, RunCounts, Walked, WalkFailed
 from etl.transform.search_page import Page, read_page
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -34,34 +34,34 @@ class MemoryPorts:
     """Gives the pages one after the other, whatever is asked for, and keeps what it is given."""
 
     def __init__(
-        self, answers: Sequence[Answer], history: History | None = None, reached: Reached | None = None
+        self, answers: Sequence[Answer], history: PreviousPasses | None = None, reached: WatermarkMove | None = None
     ) -> None:
         self.answers = list(answers)
         self.known = history
         self.reached = reached
         self.asked: list[tuple[datetime | None, str]] = []
         self.over: list[int] = []
-        self.recorded: list[tuple[list[int], Walk, bool]] = []
+        self.recorded: list[tuple[list[int], ListingPass, bool]] = []
 
-    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
         assert deployment_id == 120
         self.asked.append((since, cursor))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return Found(answer, NOW)
+        return SearchResponse(answer, NOW)
 
     async def api_time(self) -> datetime:
         return NOW
 
-    async def history(self, deployment_id: int, room: int) -> History | None:
+    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
         assert (deployment_id, room) == (120, ROOM)
         return self.known
 
     def ended(self, deployment_id: int) -> None:
         self.over.append(deployment_id)
 
-    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
         return len(page.listings), self.reached if is_last else None
 
@@ -86,13 +86,15 @@ def search(**changes: Any) -> Search:
     return Search(**(numbers | changes))
 
 
-async def walk(ports: MemoryPorts, **changes: Any) -> tuple[set[int], list[Event], Stop, dict[int, FatalError], Tally]:
-    events, stop, halted, tally = list[Event](), Stop(), dict[int, FatalError](), Tally()
+async def walk(
+    ports: MemoryPorts, **changes: Any
+) -> tuple[set[int], list[Event], Stop, dict[int, FatalError], RunCounts]:
+    events, stop, halted, tally = list[Event](), Stop(), dict[int, FatalError](), RunCounts()
     failed = await discover(ports, [120], search(**changes), stop, halted, tally, events.append)
     return failed, events, stop, halted, tally
 
 
-def history(**changes: Any) -> History:
+def history(**changes: Any) -> PreviousPasses:
     facts: dict[str, Any] = {
         "walked_at": NOW - DAY,
         "base": NOW - 1.25 * DAY,
@@ -101,7 +103,7 @@ def history(**changes: Any) -> History:
         "room_at": None,
         "unsettled": (),
     }
-    return History(**(facts | changes))
+    return PreviousPasses(**(facts | changes))
 
 
 def unsettled(place: int, days: float, *, is_open: bool = True) -> Unsettled:
@@ -137,10 +139,10 @@ async def test_cursors_without_end_are_seen_through() -> None:
     """Page after page without anything new is the end of the list, and is told of."""
 
     class Endless(MemoryPorts):
-        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
             assert deployment_id == 120
             self.asked.append((since, cursor))
-            return Found(page(*([5] if len(self.asked) % 2 else []), cursor=str(len(self.asked))), NOW)
+            return SearchResponse(page(*([5] if len(self.asked) % 2 else []), cursor=str(len(self.asked))), NOW)
 
     ports = Endless([page()])
     failed, events, _, _, _ = await walk(ports)
@@ -253,7 +255,7 @@ async def test_a_stop_ends_a_walk_that_waits() -> None:
     ports = MemoryPorts([TransientError("500", kind="http_status")])
 
     failed = await discover(
-        ports, [120], search(backoff_seconds=600, backoff_max_seconds=600), stop, {}, Tally(), events.append
+        ports, [120], search(backoff_seconds=600, backoff_max_seconds=600), stop, {}, RunCounts(), events.append
     )
 
     assert failed == {120}
@@ -262,7 +264,7 @@ async def test_a_stop_ends_a_walk_that_waits() -> None:
 
 async def test_what_cannot_be_had_any_more_is_told() -> None:
     """As an instant, and since when."""
-    ports = MemoryPorts([page()], reached=Reached(True, NOW - 40 * DAY, NOW - 30 * DAY))
+    ports = MemoryPorts([page()], reached=WatermarkMove(True, NOW - 40 * DAY, NOW - 30 * DAY))
 
     _, events, _, _, _ = await walk(ports)
 
@@ -281,7 +283,9 @@ async def test_what_cannot_be_had_any_more_is_told() -> None:
         ({"since": 30 * 86_400.0}, history(), None, True),
     ],
 )
-async def test_where_a_walk_begins(changes: Any, known: History | None, since: datetime | None, partial: bool) -> None:
+async def test_where_a_walk_begins(
+    changes: Any, known: PreviousPasses | None, since: datetime | None, partial: bool
+) -> None:
     """The first one goes as far back as it is told, others go on less an overlap, and `--since` wins over both."""
     ports = MemoryPorts([page()], known)
 
@@ -320,7 +324,7 @@ class Refusing(MemoryPorts):
         super().__init__(answers)
         self.is_refused = is_refused
 
-    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         if self.is_refused(page):
             raise RefusedError("no")
         return await super().record(page, walk, is_last=is_last)
@@ -364,7 +368,7 @@ async def test_a_date_that_the_scans_of_its_page_contradict_is_not_believed(days
     now = datetime.now(UTC)
 
     class WrongDate(MemoryPorts):
-        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
             found = await super().search(deployment_id, since, cursor)
             return found._replace(at=now + days * DAY)
 
@@ -385,7 +389,7 @@ def test_a_date_that_fits_the_scans_of_its_page_is_believed_whatever_our_clock_s
     ]
 
     for scans in ([], odd[:1], [*page(1, 2)["scans"], *odd], [entry(1, started_at=None)]):
-        found = Found({"scans": scans}, NOW)
+        found = SearchResponse({"scans": scans}, NOW)
         assert answered_at(found, read_page(120, found.document), ours) == NOW
 
 
@@ -402,7 +406,7 @@ def test_no_walk_goes_back_behind_the_lookback_of_the_first() -> None:
     """Neither for room, nor to open scans or late changes that somebody has listed by `--since`."""
     bound, within, behind = NOW - 3 * DAY, unsettled(10, 2), unsettled(20, 5)
 
-    def known(*scans: Unsettled) -> History:
+    def known(*scans: Unsettled) -> PreviousPasses:
         return history(known=10, complete_since=bound, unsettled=scans)
 
     assert start_of_walk(known()) == start_of_walk(known(within, behind)) == bound

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Command, Outcome
+from command import Command, CommandResult
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 from sqlalchemy import Connection, func, select, text
 
@@ -25,7 +25,7 @@ AWAY = "http://127.0.0.1:1"
 SECRET = "hunter2hunter2"
 
 
-def sentences(outcome: Outcome) -> dict[str, str]:
+def sentences(outcome: CommandResult) -> dict[str, str]:
     """The sentences of the findings that aren't ok, by name."""
     return {found["name"]: found["sentence"] for found in outcome.json()["findings"] if not found["ok"]}
 

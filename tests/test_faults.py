@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
-from command import Command, Outcome
+from command import Command, CommandResult
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from scan_rows import document
 from small_api import EXPIRED, UNTRUSTED, Call, SmallApi, found, in_thread, json_answer, raw_server, tls_of
@@ -87,7 +87,7 @@ def scan_ids(url: str, table: Table) -> set[int]:
     return {row["scan_id"] for row in rows(url, table)}
 
 
-def run(cli: Command, base_url: str, url: str, pairs: Sequence[Pair], **variables: str) -> Outcome:
+def run(cli: Command, base_url: str, url: str, pairs: Sequence[Pair], **variables: str) -> CommandResult:
     environment = {"SCAN_ETL_API__BASE_URL": base_url, "SCAN_ETL_DATABASE__URL": url, **variables}
     text = "".join(f"{pair.deployment_id} {pair.scan_id}\n" for pair in pairs)
     return cli("run", "-", "--json", stdin=text, environment=environment)
@@ -138,7 +138,7 @@ class Mixed(NamedTuple):
 
     scan_ids: range
     met: dict[int, list[str]]
-    outcome: Outcome
+    outcome: CommandResult
     letters: dict[int, Letter]
     hashes: dict[int, str]
     truth: dict[int, str]

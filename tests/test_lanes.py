@@ -4,14 +4,14 @@ import asyncio
 from datetime import UTC, datetime
 
 from etl.model import Lease, Pair
-from etl.pipeline.prefetch import Lane
+from etl.pipeline.prefetch import Prefetcher
 
 
 def lease(scan_id: int) -> Lease:
     return Lease(Pair(120, scan_id), 0, datetime(2026, 1, 1, tzinfo=UTC))
 
 
-async def fetch_all(lane: Lane, found: list[Lease]) -> None:
+async def fetch_all(lane: Prefetcher, found: list[Lease]) -> None:
     while lane.todo or await lane.has_more():
         found.append(lane.todo.popleft())
         await asyncio.sleep(0)
@@ -19,7 +19,7 @@ async def fetch_all(lane: Lane, found: list[Lease]) -> None:
 
 async def test_each_lease_is_taken_once_in_its_order_however_many_wait() -> None:
     """Those that come while all wait, and those that come while all are at work."""
-    lane, found = Lane(3, 100), list[Lease]()
+    lane, found = Prefetcher(3, 100), list[Lease]()
     leases = [lease(number) for number in range(1, 8)]
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         for _ in range(3):
@@ -40,7 +40,7 @@ async def test_each_lease_is_taken_once_in_its_order_however_many_wait() -> None
 
 async def test_a_closed_lane_is_worked_off_before_anyone_leaves() -> None:
     """What was put there before is still done; then nobody waits any more, nor begins to."""
-    lane, found = Lane(1, 100), list[Lease]()
+    lane, found = Prefetcher(1, 100), list[Lease]()
     lane.put(lease(1))
     lane.close()
     async with asyncio.timeout(5):

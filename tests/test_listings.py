@@ -15,26 +15,26 @@ from sqlalchemy import Connection, insert, select, text, update
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, schema_drift
 from etl.database.schema import watermarks as marks
-from etl.database.types import at_once
+from etl.database.types import ready_now
 from etl.model import (
     STILL_RUNNING,
-    Dead,
-    Done,
+    Complete,
+    Discard,
     Drift,
-    History,
     Listing,
+    ListingPass,
     Pair,
-    Reached,
+    PreviousPasses,
     Settled,
+    Snooze,
     Unsettled,
-    Waiting,
-    Walk,
+    WatermarkMove,
 )
 from etl.store import queue, watermarks
 from etl.store import settle as settling
-from etl.store.listings import DISCOVERED_PRIORITY, Piece, record
+from etl.store.listings import DISCOVERED_PRIORITY, PageToRecord, record
 from etl.store.scans import load_scans
-from etl.store.status import Which, drop_dead
+from etl.store.status import DeadLetterFilter, drop_dead
 from etl.transform.search_page import Page
 
 BEGAN_AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -51,7 +51,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 def put(database: Database, *found: Listing, listed_at: datetime = LISTED_AT, refresh: bool = False) -> int:
     """Record one page."""
-    piece = Piece(Page(tuple(sorted(found)), "", ()), listed_at, refresh, 300.0)
+    piece = PageToRecord(Page(tuple(sorted(found)), "", ()), listed_at, refresh, 300.0)
     return database.run_here(partial(record, piece=piece))
 
 
@@ -69,8 +69,8 @@ def lease(database: Database, token: str = "w", **options: Any) -> list[Pair]:
     return [one.pair for one in leases]
 
 
-def settle(database: Database, *verdicts: Any, token: str = "w") -> Settled:
-    return database.run_here(lambda connection: settling.settle(connection, token, verdicts, "run"))
+def settle(database: Database, *outcomes: Any, token: str = "w") -> Settled:
+    return database.run_here(lambda connection: settling.settle(connection, token, outcomes, "run"))
 
 
 def drift(database: Database) -> dict[Drift, int]:
@@ -86,9 +86,9 @@ def walked(
     partial_: bool = False,
     wake: Any = (),
     newest: datetime | None = BEGAN_AT,
-) -> Reached:
+) -> WatermarkMove:
     """End a walk that took so many hours."""
-    walk = Walk(120, since, at, at + timedelta(hours=hours), newest, partial_, wake)
+    walk = ListingPass(120, since, at, at + timedelta(hours=hours), newest, partial_, wake)
     return database.run_here(partial(watermarks.finish, walk=walk, token_key="key"))
 
 
@@ -134,9 +134,13 @@ def test_instants_that_others_have_written_end_no_walk(database: Database, at: d
     anew = walked(database, LISTED_AT + 2 * DAY)
 
     began = (Unsettled(PAIR, BEGAN_AT, 1, is_open=True),)
-    assert with_odd_starts == History(LISTED_AT, LISTED_AT - DAY / 24, LISTED_AT - 30 * DAY, 0, None, began)
+    assert with_odd_starts == PreviousPasses(LISTED_AT, LISTED_AT - DAY / 24, LISTED_AT - 30 * DAY, 0, None, began)
     assert again == 0
-    assert (moved, without, anew) == (Reached(True, None, None), None, Reached(True, None, LISTED_AT - 28 * DAY))
+    assert (moved, without, anew) == (
+        WatermarkMove(True, None, None),
+        None,
+        WatermarkMove(True, None, LISTED_AT - 28 * DAY),
+    )
     assert [row["walked_at"] for row in rows(database, marks)] == [LISTED_AT + 2 * DAY]
 
 
@@ -208,7 +212,7 @@ def test_a_stored_scan_is_fetched_again_only_if_the_listing_says_something_else(
     assert put(database, listing(1)) == 0
     assert put(database, listing(1, exit_code="2")) == 1
     lease(database)
-    settle(database, Done(scan_rows(1, minutes=5, exit_code=2)))
+    settle(database, Complete(scan_rows(1, minutes=5, exit_code=2)))
     assert put(database, listing(1, exit_code="2")) == 0
     assert drift(database) | {
         Drift("listing.status", "conflict"): 1,
@@ -229,7 +233,7 @@ def test_details_that_contradict_their_listing_are_counted(database: Database) -
     """When they come; a second look that says the same isn't counted again."""
     put(database, listing(1))
     lease(database)
-    settle(database, Done(scan_rows(1, exit_code=1)))
+    settle(database, Complete(scan_rows(1, exit_code=1)))
     database.run_here(partial(load_scans, batch=[scan_rows(1, minutes=9, exit_code=1)], run_id="run"))
 
     assert drift(database)[Drift("listing.exit_code", "conflict")] == 1
@@ -256,7 +260,7 @@ def test_nobody_waits_for_details_that_get_no_end(
     database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=text("enqueued_at"))))
     assert lease(database) == [PAIR]
 
-    settled = settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+    settled = settle(database, Snooze(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
 
     assert (settled.inserted, settled.waiting) == (1, 0 if is_over else 1)
     assert (queued(database) == []) is is_over
@@ -269,9 +273,9 @@ def test_a_finished_scan_that_is_not_listed_again_is_over_a_day_later(database: 
     put(database, listed)
     for walked_at, left in ((LISTED_AT, 1), (LISTED_AT + DAY, 0)):
         walked(database, walked_at)
-        database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=at_once())))
+        database.run_here(lambda connection: connection.execute(update(fetch_queue).values(due_at=ready_now())))
         assert lease(database) == [PAIR]
-        settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+        settle(database, Snooze(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
         assert len(queued(database)) == left
 
     counts = "SELECT listed, stored, stored_without_end FROM bi_coverage"
@@ -282,7 +286,7 @@ def test_a_late_outcome_is_fetched(database: Database) -> None:
     """Of a scan that was never finished when its details were stored."""
     put(database, running(1, status="SCAN_STATUS_NEVER_FINISHED"))
     lease(database)
-    settle(database, Waiting(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
+    settle(database, Snooze(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
 
     assert put(database, listing(1)) == 1
     assert lease(database) == [PAIR]
@@ -292,7 +296,11 @@ def test_a_listed_scan_whose_details_are_gone_keeps_its_listing(database: Databa
     """It is marked so, becomes a dead letter, and isn't asked for again unless its listing changes."""
     put(database, listing(1), listing(2))
     lease(database)
-    settle(database, Dead(PAIR, 1, "not_found", "no such scan", 404), Dead(Pair(120, 2), 5, "http_status", "500", 500))
+    settle(
+        database,
+        Discard(PAIR, 1, "not_found", "no such scan", 404),
+        Discard(Pair(120, 2), 5, "http_status", "500", 500),
+    )
 
     assert [row["details_gone_at"] is not None for row in rows(database, scan_listings)] == [True, False]
     assert put(database, listing(1), listing(2)) == 0
@@ -309,15 +317,15 @@ def test_a_listed_scan_that_was_dropped_stays_dropped(database: Database) -> Non
 
     put(database, listing(1), listing(2), listing(3))
     lease(database)
-    settle(database, *(Dead(Pair(120, number), 1, "not_found", "no such scan", 404) for number in (1, 2, 3)))
-    dropped = database.run_here(partial(drop_dead, which=Which()))
+    settle(database, *(Discard(Pair(120, number), 1, "not_found", "no such scan", 404) for number in (1, 2, 3)))
+    dropped = database.run_here(partial(drop_dead, which=DeadLetterFilter()))
     after_drop = state()
     again = put(database, listing(1), listing(2), listing(3), listed_at=LISTED_AT + DAY)
     changed = put(database, listing(2, exit_code="2"))
     refreshed = put(database, listing(3), refresh=True)
     after_asking = state()
     lease(database)
-    settle(database, Done(scan_rows(2, exit_code=2)), Dead(Pair(120, 3), 5, "http_status", "500", 500))
+    settle(database, Complete(scan_rows(2, exit_code=2)), Discard(Pair(120, 3), 5, "http_status", "500", 500))
 
     assert (dropped, again, changed, refreshed) == (3, 0, 1, 1)
     assert after_drop == {"dropped": 3}
@@ -361,10 +369,10 @@ def test_refresh_queues_what_is_stored(database: Database) -> None:
 
 def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Database) -> None:
     """And where it was told to begin later, it leaves the rest to a whole one."""
-    assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == Reached(False, None, None)
-    assert walked(database, LISTED_AT, LISTED_AT + 7 * DAY, partial_=True) == Reached(False, None, None)
+    assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == WatermarkMove(False, None, None)
+    assert walked(database, LISTED_AT, LISTED_AT + 7 * DAY, partial_=True) == WatermarkMove(False, None, None)
     assert rows(database, marks) == []
-    assert walked(database, LISTED_AT) == Reached(True, None, LISTED_AT - 30 * DAY)
+    assert walked(database, LISTED_AT) == WatermarkMove(True, None, LISTED_AT - 30 * DAY)
     assert rows(database, marks) == [
         {
             "deployment_id": 120,
@@ -379,13 +387,13 @@ def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Databas
 
 def test_a_first_walk_of_less_than_30_days_leaves_out_what_can_be_had_later(database: Database) -> None:
     """It isn't out of reach; a walk that goes further back completes it."""
-    assert walked(database, LISTED_AT, LISTED_AT - DAY) == Reached(True, None, None)
+    assert walked(database, LISTED_AT, LISTED_AT - DAY) == WatermarkMove(True, None, None)
     walked(database, LISTED_AT + DAY, LISTED_AT)
     found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
     assert found is not None
     assert found.complete_since == LISTED_AT - DAY
 
-    assert walked(database, LISTED_AT + 2 * DAY, partial_=True) == Reached(True, None, None)
+    assert walked(database, LISTED_AT + 2 * DAY, partial_=True) == WatermarkMove(True, None, None)
     assert [row["complete_since"] for row in rows(database, marks)] == [LISTED_AT - 28 * DAY]
     assert rows(database, listing_gaps) == []
 
@@ -409,7 +417,7 @@ def test_a_gap_of_more_than_30_days_is_written_down(database: Database) -> None:
 
     reached = walked(database, LISTED_AT + 40 * DAY, LISTED_AT - DAY)
 
-    assert reached == Reached(True, LISTED_AT, LISTED_AT + 10 * DAY)
+    assert reached == WatermarkMove(True, LISTED_AT, LISTED_AT + 10 * DAY)
     assert rows(database, listing_gaps) == [
         {"deployment_id": 120, "from_at": LISTED_AT, "until_at": LISTED_AT + 10 * DAY}
     ]
@@ -417,12 +425,12 @@ def test_a_gap_of_more_than_30_days_is_written_down(database: Database) -> None:
 
 def test_what_perishes_during_a_walk_is_in_the_gap(database: Database) -> None:
     """The oldest scans come last, and those that were gone by then may not have been listed."""
-    assert walked(database, LISTED_AT, hours=2) == Reached(True, None, LISTED_AT + timedelta(hours=2) - 30 * DAY)
+    assert walked(database, LISTED_AT, hours=2) == WatermarkMove(True, None, LISTED_AT + timedelta(hours=2) - 30 * DAY)
 
     reached = walked(database, LISTED_AT + 40 * DAY, LISTED_AT - DAY, hours=3)
 
     until_at = LISTED_AT + 10 * DAY + timedelta(hours=3)
-    assert reached == Reached(True, LISTED_AT, until_at)
+    assert reached == WatermarkMove(True, LISTED_AT, until_at)
     assert [row["until_at"] for row in rows(database, listing_gaps)] == [until_at]
     assert [row["walked_at"] for row in rows(database, marks)] == [LISTED_AT + 40 * DAY]
 
@@ -432,7 +440,7 @@ def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: D
     put(database, running(1), listing(2))
     walked(database, LISTED_AT)
     assert lease(database) == [Pair(120, 2)]
-    settle(database, Done(scan_rows(2)))
+    settle(database, Complete(scan_rows(2)))
 
     walked(database, LISTED_AT + 30 * DAY, LISTED_AT)
 
@@ -444,7 +452,7 @@ def test_what_has_expired_in_the_queue_is_marked_and_tried_once_more(database: D
 def test_a_scan_that_is_open_for_ever_is_over_after_30_days(database: Database, changes: dict[str, Any]) -> None:
     """The first answer after them is the last, also of a scan that never began; it is stored, not expired."""
     put(database, running(1, **changes))
-    still_open = Waiting(scan_rows(1, **(OPEN | {"started_at": None} if changes else OPEN)), 0.0, LISTED_AT + 30 * DAY)
+    still_open = Snooze(scan_rows(1, **(OPEN | {"started_at": None} if changes else OPEN)), 0.0, LISTED_AT + 30 * DAY)
     for days, left in ((29, 1), (31, 0), (32, 0)):
         walked(database, LISTED_AT + days * DAY, LISTED_AT, wake=(PAIR,))
         lease(database)
@@ -495,7 +503,7 @@ def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> 
 def test_odd_entries_of_a_page_are_counted(database: Database) -> None:
     """With a scan to look at."""
     found = Drift("listing.novelty", "unknown_field")
-    piece = Piece(Page((listing(1),), "", ((found, PAIR),)), LISTED_AT, False, 300.0)
+    piece = PageToRecord(Page((listing(1),), "", ((found, PAIR),)), LISTED_AT, False, 300.0)
     database.run_here(partial(record, piece=piece))
 
     (row,) = rows(database, schema_drift)
@@ -506,7 +514,7 @@ def test_a_page_is_all_or_nothing(database: Database) -> None:
     """Killed between its listings and its queue rows, neither is there."""
 
     def killed(connection: Connection) -> None:
-        record(connection, Piece(Page((listing(1),), "", ()), LISTED_AT, False, 300.0))
+        record(connection, PageToRecord(Page((listing(1),), "", ()), LISTED_AT, False, 300.0))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

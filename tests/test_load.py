@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, func, select
 from etl.database.connection import Database
 from etl.database.schema import metadata, scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
 from etl.model import Drift, Pair, ScanRows
-from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, Met, count_drift
+from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, DriftSeen, count_drift
 from etl.store.scans import load_scans
 
 
@@ -162,8 +162,8 @@ def test_drift_is_counted_over_batches(database: Database) -> None:
     assert (row["count"], row["sample_scan_id"]) == (3, 3)
 
 
-def met(*numbers: int) -> list[Met]:
-    return [Met(Drift(f"made_up_{number:04}", "unknown_field"), Pair(120, 1), BEGAN_AT) for number in numbers]
+def met(*numbers: int) -> list[DriftSeen]:
+    return [DriftSeen(Drift(f"made_up_{number:04}", "unknown_field"), Pair(120, 1), BEGAN_AT) for number in numbers]
 
 
 def test_drift_with_names_without_end_is_bounded(database: Database) -> None:
@@ -181,7 +181,7 @@ def test_a_full_table_of_drift_counts_what_it_knows(database: Database) -> None:
     """New differences are counted together then, a row for each kind."""
     for first in range(0, MOST_ROWS + MOST_NEW_ROWS, MOST_NEW_ROWS):
         database.run_here(partial(count_drift, met=met(*range(first, first + MOST_NEW_ROWS))))
-    database.run_here(partial(count_drift, met=[*met(7), Met(Drift("new", "odd_type"), Pair(120, 2), BEGAN_AT)]))
+    database.run_here(partial(count_drift, met=[*met(7), DriftSeen(Drift("new", "odd_type"), Pair(120, 2), BEGAN_AT)]))
 
     rows = {(row["path"], row["kind"]): row for row in rows_of(database, schema_drift)}
     assert len(rows) == MOST_ROWS + 2

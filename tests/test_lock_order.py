@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Table, delete, event, insert, select
 from etl.database.connection import Database
 from etl.database.dialects import lock, on_pairs
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
-from etl.model import Dead, Done, Later, Listing, Pair, Released, Verdict, Waiting, Walk
+from etl.model import Complete, Discard, Listing, ListingPass, Outcome, Pair, Release, Retry, Snooze
 from etl.store import enqueue as staging
 from etl.store import queue, watermarks
 from etl.store import settle as settling
-from etl.store.listings import Piece, record
-from etl.store.status import Which, drop_dead, requeue_dead
+from etl.store.listings import PageToRecord, record
+from etl.store.status import DeadLetterFilter, drop_dead, requeue_dead
 from etl.transform.search_page import Page
 
 LISTED_AT = datetime(2026, 3, 1, 14, tzinfo=UTC)
@@ -33,8 +33,8 @@ T = TypeVar("T")
 Work = Callable[[Database, random.Random], None]
 
 
-def page(found: Sequence[Listing], *, refresh: bool = False) -> Piece:
-    return Piece(Page(tuple(sorted(found)), "", ()), LISTED_AT, refresh, 300.0)
+def page(found: Sequence[Listing], *, refresh: bool = False) -> PageToRecord:
+    return PageToRecord(Page(tuple(sorted(found)), "", ()), LISTED_AT, refresh, 300.0)
 
 
 def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str) -> None:
@@ -55,8 +55,8 @@ def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str
                 reads.set()
 
         with working.engine.begin() as connection:
-            verdict = Waiting(scan_rows(1, **OPEN), 300.0, EXPIRES_AT)
-            settled = settling.settle(connection, "w", [verdict], "run")
+            outcome = Snooze(scan_rows(1, **OPEN), 300.0, EXPIRES_AT)
+            settled = settling.settle(connection, "w", [outcome], "run")
             recording = pool.submit(walking.run_here, partial(record, piece=page([listing(1)])))
             assert reads.wait(30)
         queued = recording.result(30)
@@ -85,28 +85,28 @@ def list_scans(database: Database, draw: random.Random) -> None:
 
 def end_walk(database: Database, draw: random.Random) -> None:
     wake = tuple(pair for pair in some(draw) if pair.deployment_id == 120)
-    walk = Walk(120, None, LISTED_AT, LISTED_AT + draw.choice([0, 60]) * timedelta(days=1), None, False, wake)
+    walk = ListingPass(120, None, LISTED_AT, LISTED_AT + draw.choice([0, 60]) * timedelta(days=1), None, False, wake)
     do(database, partial(watermarks.finish, walk=walk, token_key="key"))
 
 
 def work_off(database: Database, draw: random.Random) -> None:
     token = f"{draw.getrandbits(64):x}"
     pairs = [one.pair for one in do(database, partial(queue.lease, token=token, limit=15, lease_seconds=60.0))]
-    verdicts = [verdict(pair, draw) for pair in draw.sample(pairs, len(pairs))]
-    do(database, partial(settling.settle, token=token, verdicts=verdicts, run_id="run"))
+    outcomes = [outcome(pair, draw) for pair in draw.sample(pairs, len(pairs))]
+    do(database, partial(settling.settle, token=token, outcomes=outcomes, run_id="run"))
 
 
-def verdict(pair: Pair, draw: random.Random) -> Verdict:
+def outcome(pair: Pair, draw: random.Random) -> Outcome:
     rows = partial(scan_rows, pair.scan_id, deployment_id=pair.deployment_id, minutes=draw.randrange(9))
-    verdicts: tuple[Callable[[], Verdict], ...] = (
-        lambda: Done(rows(exit_code=draw.randrange(2))),
-        lambda: Waiting(rows(**OPEN), 0.0, EXPIRES_AT),
-        lambda: Later(pair, 0.0, 1, "timeout", "slow"),
-        lambda: Dead(pair, 5, "timeout", "slow", None),
-        lambda: Dead(pair, 1, "not_found", "no such scan", 404),
-        lambda: Released(pair),
+    outcomes: tuple[Callable[[], Outcome], ...] = (
+        lambda: Complete(rows(exit_code=draw.randrange(2))),
+        lambda: Snooze(rows(**OPEN), 0.0, EXPIRES_AT),
+        lambda: Retry(pair, 0.0, 1, "timeout", "slow"),
+        lambda: Discard(pair, 5, "timeout", "slow", None),
+        lambda: Discard(pair, 1, "not_found", "no such scan", 404),
+        lambda: Release(pair),
     )
-    return draw.choice(verdicts)()
+    return draw.choice(outcomes)()
 
 
 def fill(database: Database, draw: random.Random) -> None:
@@ -122,11 +122,11 @@ def fill(database: Database, draw: random.Random) -> None:
 
 
 def requeue(database: Database, draw: random.Random) -> None:
-    do(database, partial(requeue_dead, which=Which(kind="timeout", deployment_id=draw.choice([120, None]))))
+    do(database, partial(requeue_dead, which=DeadLetterFilter(kind="timeout", deployment_id=draw.choice([120, None]))))
 
 
 def drop(database: Database, _draw: random.Random) -> None:
-    do(database, partial(drop_dead, which=Which(kind="not_found")))
+    do(database, partial(drop_dead, which=DeadLetterFilter(kind="not_found")))
 
 
 def delete_scans(database: Database, draw: random.Random) -> None:

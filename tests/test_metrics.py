@@ -135,12 +135,12 @@ def test_each_of_several_workers_has_a_port_of_its_own(cli: Command) -> None:
     with running_sandbox(finished_world(5)) as sandbox:
         variables = with_port(sandbox, port)
         cli("db", "upgrade", environment=variables)
-        with cli.start("worker", "--processes", "2", environment=variables) as fleet:
+        with cli.start("worker", "--processes", "2", environment=variables) as supervisor:
             wait_until("both answer", lambda: scraped(port) and scraped(port + 1))
-            fleet.terminate()
-            fleet.wait(60)
+            supervisor.terminate()
+            supervisor.wait(60)
 
-    assert fleet.returncode == 143
+    assert supervisor.returncode == 143
 
 
 def test_a_port_that_is_taken_is_a_wrong_setting(cli: Command) -> None:

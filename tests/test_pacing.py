@@ -14,7 +14,7 @@ from memory_budget import MemoryBudget
 
 from etl.backoff import backoff_seconds
 from etl.errors import StoppedError
-from etl.semgrep.rate_limiter import LATE_SECONDS, Pace, make_limiter, retry_after_seconds
+from etl.semgrep.rate_limiter import LATE_SECONDS, RateLimiter, make_limiter, retry_after_seconds
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 EARLY_SECONDS = 0.01
@@ -28,16 +28,16 @@ def pace(
     budget: MemoryBudget | None = None,
     told: list[float] | None = None,
     waits: list[float] | None = None,
-) -> Pace:
+) -> RateLimiter:
     gate, wait = (seen if seen is not None else [] for seen in (told, waits))
-    return Pace(rate, max_wait, budget or MemoryBudget(), gate.append, wait.append)
+    return RateLimiter(rate, max_wait, budget or MemoryBudget(), gate.append, wait.append)
 
 
-async def asked_at(paces: Sequence[Pace], count: int) -> list[float]:
+async def asked_at(paces: Sequence[RateLimiter], count: int) -> list[float]:
     """The instants at which `count` requests, spread over the paces and all there at once, had their turn."""
     instants = []
 
-    async def ask(pace: Pace) -> None:
+    async def ask(pace: RateLimiter) -> None:
         await pace.acquire()
         instants.append(time.monotonic())
         pace.done()
@@ -55,14 +55,14 @@ def most_over(instants: Sequence[float], rate: float, slack: float) -> float:
     )
 
 
-async def refused(one: Pace, retry_after: float | None) -> bool:
+async def refused(one: RateLimiter, retry_after: float | None) -> bool:
     """A request goes out, and the API refuses it. Whether to go on."""
     sent = one.sent()
     one.done()
     return await one.refused(sent, retry_after)
 
 
-async def accepted(one: Pace) -> None:
+async def accepted(one: RateLimiter) -> None:
     """A request goes out and is answered."""
     sent = one.sent()
     one.done()
@@ -368,15 +368,15 @@ async def test_a_pause_lets_nobody_through_until_it_ends() -> None:
     assert min(instants) >= resumed_at
 
 
-async def paused(one: Pace) -> None:
+async def paused(one: RateLimiter) -> None:
     one.pause()
 
 
-async def gate_closed(one: Pace) -> None:
+async def gate_closed(one: RateLimiter) -> None:
     await one.hold(50.0)
 
 
-async def busy(one: Pace) -> None:
+async def busy(one: RateLimiter) -> None:
     await one.acquire()
 
 
@@ -397,13 +397,13 @@ async def test_close_ends_every_wait(state: object) -> None:
 
 async def test_nobody_who_waits_at_the_limiter_goes_on_after_close() -> None:
     """A turn that the limiter holds back is none any more, whenever the close comes."""
-    done: list[Pace] = []
+    done: list[RateLimiter] = []
 
-    async def ask(one: Pace) -> None:
+    async def ask(one: RateLimiter) -> None:
         await one.acquire()
         done.append(one)
 
-    async def close_after(one: Pace, seconds: float) -> bool:
+    async def close_after(one: RateLimiter, seconds: float) -> bool:
         tasks = [asyncio.create_task(ask(one)) for _ in range(5)]
         await asyncio.sleep(seconds)
         one.close()

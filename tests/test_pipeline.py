@@ -1,4 +1,4 @@
-"""One run, from leases to verdicts, on ports in memory: what ends it, and what becomes of every pair."""
+"""One run, from leases to outcomes, on ports in memory: what ends it, and what becomes of every pair."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -15,11 +15,11 @@ from small_api import until
 
 from etl.backoff import LONGEST_SNOOZE
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.model import PERISHES_AFTER, Dead, Done, Later, Lease, Pair, Released, Settled, Verdict, Waiting, pair_of
+from etl.model import RETENTION, Complete, Discard, Lease, Outcome, Pair, Release, Retry, Settled, Snooze, pair_of
 from etl.pipeline.drain import drain
 from etl.pipeline.outcomes import REFUSED_TEXT, Policy, after_failure, after_unfinished
 from etl.pipeline.stop import Stop
-from etl.telemetry.events import DeploymentStopped, Event, LeasesLost, PairDied, Stopping, Tally, WorkAwaited
+from etl.telemetry.events import DeploymentStopped, Event, LeasesLost, PairDied, RunCounts, Stopping, WorkAwaited
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ONE = Pair(120, 1)
@@ -51,7 +51,7 @@ class Ended:
 
     stop: Stop
     halted: dict[int, FatalError]
-    tally: Tally
+    tally: RunCounts
     events: list[Event]
 
 
@@ -59,7 +59,7 @@ async def drained(
     ports: MemoryPorts, *, stop: Stop | None = None, halted: dict[int, FatalError] | None = None, **changes: Any
 ) -> Ended:
     events = list[Event]()
-    ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, Tally(), events)
+    ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, RunCounts(), events)
     async with asyncio.timeout(30):
         await drain(ports, policy(**changes), ended.stop, ended.halted, ended.tally, ended.events.append)
     return ended
@@ -89,7 +89,7 @@ async def test_every_pair_is_stored_once() -> None:
 
     assert sorted(ports.stored) == pairs(103)
     assert set(ports.asked.values()) == {1}
-    assert sorted(pair_of(verdict) for batch in ports.batches for verdict in batch) == pairs(103)
+    assert sorted(pair_of(outcome) for batch in ports.batches for outcome in batch) == pairs(103)
     assert max(len(batch) for batch in ports.batches) <= 5
     assert (ended.tally.inserted, ended.tally.fetched, ended.tally.dead, ended.stop.exit_code) == (103, 103, 0, None)
     assert ports.queue == {}
@@ -123,7 +123,7 @@ async def test_a_failure_comes_back_and_spends_an_attempt() -> None:
     ports = MemoryPorts([ONE], answer)
     ended = await drained(ports)
 
-    later = [verdict.attempts for batch in ports.batches for verdict in batch if isinstance(verdict, Later)]
+    later = [outcome.attempts for batch in ports.batches for outcome in batch if isinstance(outcome, Retry)]
     assert later == [1, 2]
     assert list(ports.stored) == [ONE]
     assert ended.tally.retried == 2
@@ -141,7 +141,7 @@ async def test_after_its_last_attempt_a_pair_is_dead() -> None:
     ended = await drained(ports)
 
     assert ports.asked[ONE] == 3
-    assert ports.dead == {ONE: Dead(ONE, 3, "http_status", "HTTP 500", 500)}
+    assert ports.dead == {ONE: Discard(ONE, 3, "http_status", "HTTP 500", 500)}
     assert sorted(ports.stored) == pairs(10)[1:]
     assert ended.events == [PairDied(ONE, "http_status", "HTTP 500")]
     assert (ended.tally.dead, ended.stop.exit_code) == (1, None)
@@ -192,7 +192,7 @@ async def test_a_running_scan_is_stored_and_not_waited_for() -> None:
     row = ports.queue[ONE]
     assert list(ports.stored) == [ONE]
     assert row.due_at - asyncio.get_running_loop().time() > 200
-    assert row.expires_at == started_at + PERISHES_AFTER
+    assert row.expires_at == started_at + RETENTION
     assert (row.attempts, ended.tally.waiting) == (0, 1)
 
 
@@ -208,7 +208,7 @@ async def test_what_is_fetched_is_written_while_the_rest_goes_on() -> None:
     await drained(ports, batch_size=100)
 
     assert sorted(ports.stored) == pairs(3)
-    assert ONE not in {pair_of(verdict) for verdict in ports.batches[0]}
+    assert ONE not in {pair_of(outcome) for outcome in ports.batches[0]}
 
 
 async def test_a_worker_drains_for_ever() -> None:
@@ -551,8 +551,8 @@ async def test_a_dead_letter_that_is_refused_too_is_no_endless_loop() -> None:
     """Then the fault isn't the row's, and the run ends with it."""
 
     class RefusesAll(MemoryPorts):
-        async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-            raise RefusedError(f"the database refuses {len(verdicts)}")
+        async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
+            raise RefusedError(f"the database refuses {len(outcomes)}")
 
     with pytest.raises(RefusedError, match="refuses 1"):
         await drained(RefusesAll(pairs(10)))
@@ -569,7 +569,7 @@ async def test_a_dead_letter_whose_text_is_refused_has_another_one() -> None:
     ports = MemoryPorts(pairs(10), answer, refused_errors={"odd"})
     await drained(ports)
 
-    assert ports.dead == {ONE: Dead(ONE, 1, "not_found", REFUSED_TEXT, 404)}
+    assert ports.dead == {ONE: Discard(ONE, 1, "not_found", REFUSED_TEXT, 404)}
     assert len(ports.stored) == 9
 
 
@@ -578,7 +578,7 @@ async def test_a_refused_row_whose_reason_is_refused_too_is_a_dead_letter() -> N
     ports = MemoryPorts([ONE], refused={ONE}, refused_errors={"the database refuses a row"})
     await drained(ports)
 
-    assert ports.dead == {ONE: Dead(ONE, 1, "refused_row", REFUSED_TEXT, None)}
+    assert ports.dead == {ONE: Discard(ONE, 1, "refused_row", REFUSED_TEXT, None)}
 
 
 # What no pair is to blame for
@@ -608,7 +608,7 @@ async def test_bugs_and_a_database_that_is_away_come_out_as_they_are(port: str, 
     assert ONE not in ports.dead
 
 
-# Verdicts, pure
+# Outcomes, pure
 
 
 @given(
@@ -621,12 +621,12 @@ def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, aske
     """Dead from the last attempt on; else later, not before the server wants it, and within the longest wait."""
     error = TransientError("m", kind="k", http_status=500, retry_after_seconds=asked_for, spends_attempt=spends)
     numbers = policy(max_attempts=most, backoff_seconds=1.0, backoff_max_seconds=60.0)
-    verdict = after_failure(Lease(ONE, attempts, FAR_AWAY), error, numbers)
+    outcome = after_failure(Lease(ONE, attempts, FAR_AWAY), error, numbers)
 
-    assert isinstance(verdict, Dead if attempts + spends >= most else Later)
-    assert verdict.attempts == attempts + spends
-    if isinstance(verdict, Later):
-        assert min(asked_for or 0.5, 60.0) <= verdict.delay_seconds <= 60.0
+    assert isinstance(outcome, Discard if attempts + spends >= most else Retry)
+    assert outcome.attempts == attempts + spends
+    if isinstance(outcome, Retry):
+        assert min(asked_for or 0.5, 60.0) <= outcome.delay_seconds <= 60.0
 
 
 @pytest.mark.parametrize(
@@ -643,15 +643,15 @@ def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, aske
 def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, snoozes: float) -> None:
     """Within bounds: from one snooze to fourteen."""
     rows = scan_rows(1, started_at=(NOW - age).isoformat(), completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
 
-    assert verdict == Waiting(rows, 300.0 * snoozes, NOW - age + PERISHES_AFTER)
+    assert outcome == Snooze(rows, 300.0 * snoozes, NOW - age + RETENTION)
 
 
 @pytest.mark.parametrize(
     ("started_at", "expires_at"),
     [
-        (NOW - PERISHES_AFTER, NOW + timedelta(days=20)),
+        (NOW - RETENTION, NOW + timedelta(days=20)),
         (NOW - timedelta(days=1), NOW),
         (None, NOW - timedelta(days=1)),
     ],
@@ -659,37 +659,37 @@ def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, sn
 def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, expires_at: datetime) -> None:
     """The API doesn't show it any longer, so there is nothing to wait for."""
     rows = scan_rows(1, started_at=started_at and started_at.isoformat(), completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
 
-    assert verdict == Done(rows)
+    assert outcome == Complete(rows)
 
 
 def test_a_running_scan_at_the_end_of_all_time_has_no_beginning() -> None:
     """Such a start can't be true: it is as if there were none."""
     rows = scan_rows(1, started_at="9999-12-31T00:00:00Z", completed_at=None)
-    verdict = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
 
-    assert verdict == Waiting(rows, 300.0, FAR_AWAY)
+    assert outcome == Snooze(rows, 300.0, FAR_AWAY)
 
 
 def test_a_running_scan_without_a_beginning_expires_too() -> None:
     """The time counts from when it was queued."""
     rows = scan_rows(1, started_at=None, completed_at=None)
-    expires_at = NOW - timedelta(days=1) + PERISHES_AFTER
-    verdict = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
+    expires_at = NOW - timedelta(days=1) + RETENTION
+    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
 
-    assert verdict == Waiting(rows, 300.0, expires_at)
+    assert outcome == Snooze(rows, 300.0, expires_at)
 
 
 def test_pair_of_every_verdict() -> None:
-    """Each kind of verdict is about one pair."""
+    """Each kind of outcome is about one pair."""
     rows = scan_rows(1)
-    verdicts: list[Verdict] = [
-        Done(rows),
-        Waiting(rows, 1.0, NOW),
-        Later(ONE, 1.0, 1, None, None),
-        Dead(ONE, 1, "k", "m", None),
-        Released(ONE),
+    outcomes: list[Outcome] = [
+        Complete(rows),
+        Snooze(rows, 1.0, NOW),
+        Retry(ONE, 1.0, 1, None, None),
+        Discard(ONE, 1, "k", "m", None),
+        Release(ONE),
     ]
 
-    assert {pair_of(verdict) for verdict in verdicts} == {ONE}
+    assert {pair_of(outcome) for outcome in outcomes} == {ONE}

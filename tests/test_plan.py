@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Command, Outcome
+from command import Command, CommandResult
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import Connection, insert, select
 
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, metadata, scans
-from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
+from etl.model import RETENTION, STILL_RUNNING, Pair
 from etl.sandbox.world import Deployment, Token
 from etl.store import plan as planning
-from etl.store.plan import Share, plan_queue, plan_staged, spelled
+from etl.store.plan import Share, format_duration, plan_queue, plan_staged
 
 COUNTS = ("requested", "invalid", "duplicate", "already_final", "not_due", "to_fetch", "expiring", "expiry_unknown")
 
@@ -58,7 +58,7 @@ def without_token(given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in given.items() if not name.startswith("SEMGREP_")}
 
 
-def counts(outcome: Outcome) -> dict[str, int]:
+def counts(outcome: CommandResult) -> dict[str, int]:
     assert outcome.exit_code == 0, outcome
     return {name: outcome.json()[name] for name in COUNTS if outcome.json()[name]}
 
@@ -135,12 +135,12 @@ def test_a_plan_counts_what_would_expire_before_its_turn(database_url: str) -> N
     expires_at = datetime.now(UTC) + timedelta(seconds=550)
     pairs = [{"deployment_id": deployment_id, "scan_id": n} for deployment_id in (120, 121) for n in range(1, 6)]
     names = ("started_at", "first_fetched_at", "fetched_at", "changed_at")
-    unfinished = {**dict.fromkeys(names, expires_at - PERISHES_AFTER), "content_hash": "0" * 32}
+    unfinished = {**dict.fromkeys(names, expires_at - RETENTION), "content_hash": "0" * 32}
     add(database_url, scans, *({**pair, **unfinished} for pair in pairs))
 
     with closing(Database(database_url)) as database:
         staged = [*(Pair(**pair) for pair in pairs), Pair(121, 99)]
-        database.run_here(partial(planning.add, pairs=staged, known=planning.Known((), ())))
+        database.run_here(partial(planning.add, pairs=staged, known=planning.KnownScan((), ())))
         plan = partial(plan_staged, valid=11, now=datetime.now(UTC), refresh=False)
         of_files = database.run_here(partial(plan, rate=0.01))
         too_slow = database.run_here(partial(plan, rate=1e-12))
@@ -164,7 +164,7 @@ def test_a_refresh_fetches_all_but_once_each(database_url: str) -> None:
 
     with closing(Database(database_url)) as database:
         pairs = [Pair(120, scan_id) for scan_id in (1, 2, 3, 3)]
-        database.run_here(partial(planning.add, pairs=pairs, known=planning.Known((), ())))
+        database.run_here(partial(planning.add, pairs=pairs, known=planning.KnownScan((), ())))
         plan = partial(plan_staged, valid=4, now=now, rate=1)
         plans = [database.run_here(partial(plan, refresh=refresh)) for refresh in (False, True)]
 
@@ -229,4 +229,4 @@ def test_a_database_without_tables_is_exit_5(cli: Command, empty_postgres_url: s
 )
 def test_a_duration_is_spelled_in_its_two_largest_units(seconds: float, text: str) -> None:
     """Started seconds count as whole ones."""
-    assert spelled(seconds) == text
+    assert format_duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The queue's promises, on each dialect: one lease at a time, a verdict only by its holder, nothing lost."""
+"""The queue's promises, on each dialect: one lease at a time, an outcome only by its holder, nothing lost."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,18 +16,18 @@ from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, scans
 from etl.database.types import utc_now
 from etl.model import (
-    PERISHES_AFTER,
+    RETENTION,
     STILL_RUNNING,
-    Dead,
-    Done,
+    Complete,
+    Discard,
     Enqueued,
-    Later,
     Lease,
+    Outcome,
     Pair,
-    Released,
+    Release,
+    Retry,
     Settled,
-    Verdict,
-    Waiting,
+    Snooze,
 )
 from etl.store import queue, status
 from etl.store import settle as settling
@@ -50,8 +50,8 @@ def lease(database: Database, token: str, limit: int = 100, seconds: float = 60,
     return database.run_here(lambda connection: queue.lease(connection, token, limit, seconds, **options))
 
 
-def settle(database: Database, token: str, *verdicts: Verdict) -> Settled:
-    return database.run_here(lambda connection: settling.settle(connection, token, verdicts, "run"))
+def settle(database: Database, token: str, *outcomes: Outcome) -> Settled:
+    return database.run_here(lambda connection: settling.settle(connection, token, outcomes, "run"))
 
 
 def rows(database: Database) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_a_plain_insert_is_enough_to_queue_a_pair(database: Database) -> None:
     [row] = rows(database)
 
     assert lease(database, "a") == [Lease(Pair(120, 5), 0, row["expires_at"])]
-    assert abs(row["expires_at"] - row["enqueued_at"] - PERISHES_AFTER) < timedelta(seconds=1)
+    assert abs(row["expires_at"] - row["enqueued_at"] - RETENTION) < timedelta(seconds=1)
     assert abs(row["enqueued_at"] - datetime.now(UTC)) < timedelta(minutes=5)
 
 
@@ -92,7 +92,7 @@ def test_each_pair_is_queued_once_and_final_ones_not_at_all(database: Database) 
     """Duplicates in the input and scans that are stored and final are counted, not queued; `refresh` queues them."""
     fill(database, *pairs(1))
     lease(database, "a")
-    settle(database, "a", Done(scan_rows(1)))
+    settle(database, "a", Complete(scan_rows(1)))
 
     assert fill(database, *pairs(1, 2, 2, 3)) == Enqueued(valid=4, duplicate=1, already_final=1, queued=2)
     assert [row["scan_id"] for row in rows(database)] == [2, 3]
@@ -103,7 +103,7 @@ def test_a_final_scan_that_is_queued_on_purpose_stays_queued(database: Database)
     """A file that names it again doesn't undo the `refresh`, and each pair of the file is counted once."""
     fill(database, *pairs(1, 2))
     lease(database, "a")
-    settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2)))
+    settle(database, "a", Complete(scan_rows(1)), Complete(scan_rows(2)))
     fill(database, *pairs(1), refresh=True)
 
     assert fill(database, *pairs(1, 1, 2, 2, 3)) == Enqueued(valid=5, duplicate=2, already_final=2, queued=1)
@@ -131,7 +131,7 @@ def test_a_pair_that_is_finished_while_it_is_queued_again_is_not_queued(server_u
         lease(worker, "a", batch=None)
 
         def settle_slowly(connection: Connection) -> Future[Enqueued]:
-            settling.settle(connection, "a", [Done(scan_rows(1))], "run")
+            settling.settle(connection, "a", [Complete(scan_rows(1))], "run")
             filling = pool.submit(fill, filler, *pairs(1, 2, 3))
             while not watcher.run_here(lambda other: other.execute(waiting).scalar_one()):
                 assert not filling.done()
@@ -154,14 +154,16 @@ def test_a_pair_that_dies_while_dead_letters_are_requeued_is_not_lost(server_url
     ):
         fill(worker, *pairs(1, 2))
         lease(worker, "a")
-        settle(worker, "a", Dead(Pair(120, 2), 1, "timeout", "slow", None))
+        settle(worker, "a", Discard(Pair(120, 2), 1, "timeout", "slow", None))
 
         def hold(connection: Connection) -> Future[int]:
             connection.execute(insert(fetch_queue).values(deployment_id=120, scan_id=2))
-            requeued = pool.submit(worker.run_here, partial(status.requeue_dead, which=status.Which("timeout")))
+            requeued = pool.submit(
+                worker.run_here, partial(status.requeue_dead, which=status.DeadLetterFilter("timeout"))
+            )
             while not watcher.run_here(lambda other: other.execute(waiting).scalar_one()):
                 assert not requeued.done()
-            settle(watcher, "a", Dead(Pair(120, 1), 1, "timeout", "slow", None))
+            settle(watcher, "a", Discard(Pair(120, 1), 1, "timeout", "slow", None))
             return requeued
 
         requeued = holder.run_here(hold).result(60)
@@ -174,7 +176,7 @@ def test_a_pair_that_is_queued_already_keeps_its_lease_and_passes_to_the_new_bat
     """Queueing a pair again neither ends its lease nor forgets its attempts."""
     fill(database, *pairs(1, 2), batch="first")
     held = lease(database, "a", limit=1, batch="first")
-    settle(database, "a", *(Later(item.pair, 100, 2, "timeout", "slow") for item in held))
+    settle(database, "a", *(Retry(item.pair, 100, 2, "timeout", "slow") for item in held))
 
     fill(database, *pairs(1, 2), batch="second")
 
@@ -213,7 +215,7 @@ def test_a_finished_pair_leaves_its_rows_and_no_queue_row(database: Database) ->
     fill(database, *pairs(1, 2))
     lease(database, "a")
 
-    assert settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2))) == NOTHING._replace(inserted=2)
+    assert settle(database, "a", Complete(scan_rows(1)), Complete(scan_rows(2))) == NOTHING._replace(inserted=2)
     assert (count(database, scans), count(database, fetch_queue)) == (2, 0)
 
 
@@ -229,11 +231,11 @@ def test_a_verdict_without_the_lease_changes_nothing(database: Database) -> None
     settled = settle(
         database,
         "late",
-        Done(scan_rows(1)),
-        Waiting(scan_rows(2, completed_at=None), 10, soon),
-        Later(Pair(120, 3), 10, 1, "timeout", "slow"),
-        Dead(Pair(120, 4), 1, "not_found", "gone", 404),
-        Released(Pair(120, 5)),
+        Complete(scan_rows(1)),
+        Snooze(scan_rows(2, completed_at=None), 10, soon),
+        Retry(Pair(120, 3), 10, 1, "timeout", "slow"),
+        Discard(Pair(120, 4), 1, "not_found", "gone", 404),
+        Release(Pair(120, 5)),
     )
 
     assert settled == NOTHING._replace(lost=5)
@@ -247,9 +249,9 @@ def test_a_late_verdict_leaves_the_dead_letter_of_whoever_took_over(database: Da
     lease(database, "late")
     end_leases(database)
     lease(database, "new")
-    settle(database, "new", Dead(Pair(120, 1), 1, "not_found", "gone", 404))
+    settle(database, "new", Discard(Pair(120, 1), 1, "not_found", "gone", 404))
 
-    assert settle(database, "late", Done(scan_rows(1))) == NOTHING._replace(lost=1)
+    assert settle(database, "late", Complete(scan_rows(1))) == NOTHING._replace(lost=1)
     assert (count(database, scans), count(database, dead_letters)) == (0, 1)
 
 
@@ -263,7 +265,7 @@ def test_the_part_of_a_batch_that_is_still_ours_is_written(database: Database) -
         )
     )
 
-    assert settle(database, "a", Done(scan_rows(1)), Done(scan_rows(2))) == NOTHING._replace(inserted=1, lost=1)
+    assert settle(database, "a", Complete(scan_rows(1)), Complete(scan_rows(2))) == NOTHING._replace(inserted=1, lost=1)
     assert [row["scan_id"] for row in rows(database)] == [1]
 
 
@@ -273,13 +275,13 @@ def test_a_running_scan_is_stored_and_waits(database: Database) -> None:
     lease(database, "a")
     expires_at = datetime(2027, 1, 1, tzinfo=UTC)
 
-    settled = settle(database, "a", Waiting(scan_rows(1, completed_at=None), 300, expires_at))
+    settled = settle(database, "a", Snooze(scan_rows(1, completed_at=None), 300, expires_at))
 
     assert settled == NOTHING._replace(inserted=1, waiting=1)
     row = rows(database)[0]
     assert (row["attempts"], row["lease_token"], row["error_kind"]) == (0, None, STILL_RUNNING)
     assert row["expires_at"] == expires_at
-    assert database.run_here(lambda connection: queue.left(connection, None)) == queue.Left(0, 1, None)
+    assert database.run_here(lambda connection: queue.left(connection, None)) == queue.Remaining(0, 1, None)
 
 
 def test_a_failed_pair_comes_back_later_with_its_reason(database: Database) -> None:
@@ -287,7 +289,7 @@ def test_a_failed_pair_comes_back_later_with_its_reason(database: Database) -> N
     fill(database, *pairs(1))
     lease(database, "a")
 
-    assert settle(database, "a", Later(Pair(120, 1), 50, 3, "timeout", "no answer")) == NOTHING._replace(later=1)
+    assert settle(database, "a", Retry(Pair(120, 1), 50, 3, "timeout", "no answer")) == NOTHING._replace(later=1)
     row = rows(database)[0]
     assert (row["attempts"], row["error_kind"], row["error"]) == (3, "timeout", "no answer")
     assert lease(database, "a") == []
@@ -303,7 +305,7 @@ def test_a_released_pair_is_due_at_once_as_it_was(database: Database) -> None:
     before = rows(database)
     held = lease(database, "a")
 
-    assert settle(database, "a", Released(Pair(120, 1))) == NOTHING._replace(released=1)
+    assert settle(database, "a", Release(Pair(120, 1))) == NOTHING._replace(released=1)
     assert rows(database) == before
     assert lease(database, "b") == held
 
@@ -313,7 +315,7 @@ def test_a_dead_pair_moves_with_its_history(database: Database) -> None:
     fill(database, *pairs(1), batch="night")
     for attempts in (1, 2):
         lease(database, "a")
-        settle(database, "a", Dead(Pair(120, 1), attempts, "not_found", "gone", 404))
+        settle(database, "a", Discard(Pair(120, 1), attempts, "not_found", "gone", 404))
         fill(database, *pairs(1), batch="night")
 
     letter = database.run_here(lambda connection: connection.execute(select(dead_letters)).mappings().one())
@@ -325,7 +327,7 @@ def test_a_dead_pair_moves_with_its_history(database: Database) -> None:
     )
     assert (letter["batch"], letter["lease_token"], letter["run_id"]) == ("night", None, "run")
     lease(database, "a")
-    settle(database, "a", Done(scan_rows(1)))
+    settle(database, "a", Complete(scan_rows(1)))
     assert count(database, dead_letters) == 0
 
 
@@ -404,9 +406,9 @@ def test_what_was_put_off_comes_back_to_its_place(database: Database) -> None:
     add_in_order(database)
     lease(database, "of a dead worker", limit=1)
     lease(database, "a", limit=1)
-    settle(database, "a", Later(Pair(120, 7), 100, 1, "timeout", "slow"))
+    settle(database, "a", Retry(Pair(120, 7), 100, 1, "timeout", "slow"))
     lease(database, "a", limit=1)
-    settle(database, "a", Waiting(scan_rows(6, completed_at=None), 100, NOON + timedelta(hours=1)))
+    settle(database, "a", Snooze(scan_rows(6, completed_at=None), 100, NOON + timedelta(hours=1)))
     end_leases(database)
 
     assert [item.pair.scan_id for item in lease(database, "b")] == [8, 7, 6, 5, 4, 3, 2, 1]
@@ -432,8 +434,8 @@ def test_a_batch_knows_what_will_come_back_to_it(database: Database) -> None:
     assert database.run_here(left).next_due_seconds == 0
     lease(database, "a", batch="mine", seconds=100)
     assert 90 < (database.run_here(left).next_due_seconds or 0) <= 100
-    settle(database, "a", Done(scan_rows(1)), Waiting(scan_rows(2, completed_at=None), 1, datetime.now(UTC)))
-    assert database.run_here(left) == queue.Left(0, 1, None)
+    settle(database, "a", Complete(scan_rows(1)), Snooze(scan_rows(2, completed_at=None), 1, datetime.now(UTC)))
+    assert database.run_here(left) == queue.Remaining(0, 1, None)
 
 
 def test_no_more_than_the_limit_is_leased(database: Database) -> None:
@@ -463,7 +465,7 @@ def test_a_settle_that_waits_holds_nothing_behind_what_it_waits_for(postgres_url
         lease(database, "token")
         with other.engine.begin() as filling:
             filling.execute(row_of[low])
-            later = [Later(pair, 0, 1, "kind", "error") for pair in (high, low)]
+            later = [Retry(pair, 0, 1, "kind", "error") for pair in (high, low)]
             settling = threads.submit(settle, database, "token", *later)
             with closing(Database(postgres_url)) as watching:
                 while not watching.run_here(lambda connection: connection.execute(waiting).scalar()):
@@ -509,7 +511,7 @@ def test_in_a_settle_foreign_keys_go_by_keys(postgres_url: str) -> None:
     pair = Pair(120, 1)
 
     def seqscan_after(connection: Connection) -> Any:
-        settling.settle(connection, "token", [Done(scan_rows(1))], "run")
+        settling.settle(connection, "token", [Complete(scan_rows(1))], "run")
         return connection.execute(text("SHOW enable_seqscan")).scalar()
 
     with closing(Database(postgres_url)) as database:

@@ -12,8 +12,8 @@ from scan_rows import scan_rows
 from sqlalchemy import Connection, event, text
 
 from etl.database.connection import Database
-from etl.database.dialects import by_keys_alone
-from etl.model import Dead, Done, Later, Pair, Released, Verdict
+from etl.database.dialects import plan_by_index
+from etl.model import Complete, Discard, Outcome, Pair, Release, Retry
 from etl.store import listings, queue
 from etl.store import settle as settling
 
@@ -49,19 +49,19 @@ def statements_of_settling(connection: Connection, pairs: list[Pair]) -> list[tu
     done, dead, later, rest = (pairs[start : start + quarter] for start in range(0, len(pairs), quarter))
     with recording(connection) as statements:
         assert queue.renew(connection, "token", pairs, 60) == len(pairs)
-        verdicts: list[Verdict] = [
-            *(Done(scan_rows(pair.scan_id, deployment_id=pair.deployment_id)) for pair in done),
-            *(Dead(pair, 1, "kind", "error", None) for pair in dead),
-            *(Later(pair, 60, 1, "kind", "error") for pair in later),
-            *map(Released, rest),
+        outcomes: list[Outcome] = [
+            *(Complete(scan_rows(pair.scan_id, deployment_id=pair.deployment_id)) for pair in done),
+            *(Discard(pair, 1, "kind", "error", None) for pair in dead),
+            *(Retry(pair, 60, 1, "kind", "error") for pair in later),
+            *map(Release, rest),
         ]
-        assert settling.settle(connection, "token", verdicts, "run").lost == 0
+        assert settling.settle(connection, "token", outcomes, "run").lost == 0
         listings.wake(connection, pairs)
     return [(statement, parameters) for statement, parameters in statements if "fetch_queue" in statement]
 
 
 def postgresql_faults(connection: Connection, statement: str, parameters: Any) -> list[str]:
-    by_keys_alone(connection)
+    plan_by_index(connection)
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
     # It may sort the keys of the few rows that are taken already.
     return [line for line in plan if "Seq Scan" in line or ("Sort Key:" in line and "_at" in line)]
@@ -81,7 +81,7 @@ FAULTS = {"postgresql": postgresql_faults, "sqlite": sqlite_faults, "mysql": mys
 
 
 def postgresql_detours(connection: Connection, statement: str, parameters: Any) -> list[str]:
-    by_keys_alone(connection)
+    plan_by_index(connection)
     plan = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars().all()
     # Of a table as short as this one it may well read all rows, and find their keys by a hash.
     return [line for line in plan if "Join Filter" in line]

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, text
 from etl.database.connection import Database
 from etl.database.dialects import insert_rows
 from etl.database.schema import fetch_queue
-from etl.model import Dead, Done, Later, Lease, Released, Verdict
+from etl.model import Complete, Discard, Lease, Outcome, Release, Retry
 from etl.store import queue
 from etl.store import settle as settling
 
@@ -106,13 +106,13 @@ def mysql_reads(connection: Connection) -> Iterator[Callable[[], int]]:
 READS = {"postgresql": postgresql_reads, "sqlite": sqlite_reads, "mysql": mysql_reads}
 
 
-def verdicts_on(leases: list[Lease]) -> list[Verdict]:
+def verdicts_on(leases: list[Lease]) -> list[Outcome]:
     """One of each kind by turns."""
-    kinds: list[Callable[[Any], Verdict]] = [
-        lambda pair: Done(scan_rows(pair.scan_id, deployment_id=pair.deployment_id)),
-        lambda pair: Dead(pair, 1, "kind", "error", None),
-        lambda pair: Later(pair, 60, 1, "kind", "error"),
-        Released,
+    kinds: list[Callable[[Any], Outcome]] = [
+        lambda pair: Complete(scan_rows(pair.scan_id, deployment_id=pair.deployment_id)),
+        lambda pair: Discard(pair, 1, "kind", "error", None),
+        lambda pair: Retry(pair, 60, 1, "kind", "error"),
+        Release,
     ]
     return [kinds[number % len(kinds)](lease.pair) for number, lease in enumerate(leases)]
 
@@ -159,7 +159,7 @@ def test_what_is_read_is_what_is_worked_on(database_url: str, fill_and_count: Ca
         renew = partial(queue.renew, token="token", pairs=pairs, lease_seconds=60)
         renewed = measure("renewal", renew)
         settled = measure(
-            "settle", partial(settling.settle, token="token", verdicts=verdicts_on(of_whole), run_id="run")
+            "settle", partial(settling.settle, token="token", outcomes=verdicts_on(of_whole), run_id="run")
         )
 
     assert [sorted(each) for each in deployments] == [[120, 121]] * 3

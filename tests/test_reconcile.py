@@ -7,7 +7,7 @@ import pytest
 from listings_of import listing, running
 
 from etl.model import STILL_RUNNING, Drift
-from etl.transform.reconcile import Ask, Known, Stored, ask, differences, kept
+from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final
 
 DONE, OPEN = listing(), running()
 NEVER = running(status="SCAN_STATUS_NEVER_FINISHED")
@@ -23,58 +23,58 @@ WAITS: dict[str, Any] = {"is_queued": True, "queued_kind": STILL_RUNNING}
     ("new", "known", "wanted"),
     [
         # New scans
-        (DONE, Known(), Ask.NOW),
-        (OPEN, Known(), Ask.LATER),
-        (NEVER, Known(), Ask.NOW),
-        (CANCELLED, Known(), Ask.NOW),
+        (DONE, KnownScan(), Action.NOW),
+        (OPEN, KnownScan(), Action.LATER),
+        (NEVER, KnownScan(), Action.NOW),
+        (CANCELLED, KnownScan(), Action.NOW),
         # Queued already
-        (DONE, Known(DONE, is_queued=True), Ask.NOTHING),
-        (DONE, Known(is_queued=True), Ask.WAKE),
-        (OPEN, Known(OPEN, **WAITS), Ask.NOTHING),
-        (DONE, Known(OPEN, **WAITS), Ask.WAKE),
-        (DONE, Known(DONE, RUNNING, **WAITS), Ask.WAKE),
-        (DONE, Known(DONE, is_queued=True, queued_kind="timeout"), Ask.NOTHING),
+        (DONE, KnownScan(DONE, is_queued=True), Action.NOTHING),
+        (DONE, KnownScan(is_queued=True), Action.WAKE),
+        (OPEN, KnownScan(OPEN, **WAITS), Action.NOTHING),
+        (DONE, KnownScan(OPEN, **WAITS), Action.WAKE),
+        (DONE, KnownScan(DONE, RUNNING, **WAITS), Action.WAKE),
+        (DONE, KnownScan(DONE, is_queued=True, queued_kind="timeout"), Action.NOTHING),
         # Stored and final
-        (DONE, Known(DONE, FINAL), Ask.NOTHING),
-        (DONE, Known(None, FINAL), Ask.NOTHING),
-        (OPEN, Known(None, FINAL), Ask.NOTHING),
-        (CANCELLED, Known(OPEN, FINAL), Ask.NOTHING),
-        (FAILED, Known(None, FINAL), Ask.NOW),
-        (FAILED, Known(DONE, FINAL), Ask.NOW),
-        (FAILED, Known(FAILED, FINAL), Ask.NOTHING),
+        (DONE, KnownScan(DONE, FINAL), Action.NOTHING),
+        (DONE, KnownScan(None, FINAL), Action.NOTHING),
+        (OPEN, KnownScan(None, FINAL), Action.NOTHING),
+        (CANCELLED, KnownScan(OPEN, FINAL), Action.NOTHING),
+        (FAILED, KnownScan(None, FINAL), Action.NOW),
+        (FAILED, KnownScan(DONE, FINAL), Action.NOW),
+        (FAILED, KnownScan(FAILED, FINAL), Action.NOTHING),
         # Stored as it ran
-        (DONE, Known(OPEN, RUNNING), Ask.NOW),
-        (DONE, Known(DONE, RUNNING), Ask.NOTHING),
-        (NEVER, Known(NEVER, RUNNING), Ask.NOTHING),
-        (DONE, Known(NEVER, RUNNING), Ask.NOW),
-        (OPEN, Known(OPEN, RUNNING), Ask.LATER),
+        (DONE, KnownScan(OPEN, RUNNING), Action.NOW),
+        (DONE, KnownScan(DONE, RUNNING), Action.NOTHING),
+        (NEVER, KnownScan(NEVER, RUNNING), Action.NOTHING),
+        (DONE, KnownScan(NEVER, RUNNING), Action.NOW),
+        (OPEN, KnownScan(OPEN, RUNNING), Action.LATER),
         # Given up
-        (DONE, Known(DONE, is_given_up=True), Ask.NOTHING),
-        (OPEN, Known(OPEN, is_given_up=True), Ask.NOTHING),
-        (DONE, Known(OPEN, is_given_up=True), Ask.NOW),
+        (DONE, KnownScan(DONE, is_given_up=True), Action.NOTHING),
+        (OPEN, KnownScan(OPEN, is_given_up=True), Action.NOTHING),
+        (DONE, KnownScan(OPEN, is_given_up=True), Action.NOW),
         # Held by nothing
-        (DONE, Known(DONE), Ask.NOW),
-        (OPEN, Known(OPEN), Ask.LATER),
+        (DONE, KnownScan(DONE), Action.NOW),
+        (OPEN, KnownScan(OPEN), Action.LATER),
     ],
 )
-def test_a_scan_is_asked_for_when_it_is_needed(new: Any, known: Known, wanted: Ask) -> None:
+def test_a_scan_is_asked_for_when_it_is_needed(new: Any, known: KnownScan, wanted: Action) -> None:
     """New, more final or different, or held by nothing: then it is fetched, and never while it runs."""
     assert ask(new, known) is wanted
 
 
 def test_refresh_asks_for_final_scans_again() -> None:
     """But not for running ones before their next look."""
-    assert ask(DONE, Known(DONE, FINAL), refresh=True) is Ask.NOW
-    assert ask(DONE, Known(DONE, is_queued=True), refresh=True) is Ask.WAKE
-    assert ask(OPEN, Known(OPEN, **WAITS), refresh=True) is Ask.NOTHING
+    assert ask(DONE, KnownScan(DONE, FINAL), refresh=True) is Action.NOW
+    assert ask(DONE, KnownScan(DONE, is_queued=True), refresh=True) is Action.WAKE
+    assert ask(OPEN, KnownScan(OPEN, **WAITS), refresh=True) is Action.NOTHING
 
 
 def test_a_less_final_listing_replaces_none() -> None:
     """Of two listings the more final one is kept, else the newer."""
-    assert kept(OPEN, Known(DONE)) is DONE
-    assert kept(FAILED, Known(DONE)) is FAILED
-    assert kept(DONE, Known(NEVER)) is DONE
-    assert kept(OPEN, Known()) is OPEN
+    assert more_final(OPEN, KnownScan(DONE)) is DONE
+    assert more_final(FAILED, KnownScan(DONE)) is FAILED
+    assert more_final(DONE, KnownScan(NEVER)) is DONE
+    assert more_final(OPEN, KnownScan()) is OPEN
 
 
 @pytest.mark.parametrize(

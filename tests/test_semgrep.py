@@ -102,7 +102,7 @@ async def test_each_deployment_is_asked_with_its_own_token() -> None:
             await asking.semgrep.scan(Pair(deployment_id, 1))
 
     assert [seen.token for seen in api.seen] == ["for-all", "for-121", "for-all"]
-    assert set(asking.budgets) == {"for-all", "for-121"}
+    assert set(asking.rate_slots) == {"for-all", "for-121"}
 
 
 async def test_connections_are_kept_for_the_next_request() -> None:
@@ -628,7 +628,7 @@ async def test_no_request_is_sent_after_hush() -> None:
     async with SmallApi() as api, asking_at(api.base_url, tokens, rate=20.0) as asking:
         scans = [asyncio.create_task(asking.semgrep.scan(Pair(120, number))) for number in range(1, 41)]
         await until(lambda: len(api.seen) >= 3)
-        asking.semgrep.hush()
+        asking.semgrep.stop_sending()
         sent = asking.tally.requests
         ended = await asyncio.gather(*scans, return_exceptions=True)
         for pair in (ONE, Pair(121, 1)):

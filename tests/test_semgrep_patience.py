@@ -538,7 +538,7 @@ async def test_a_stop_ends_the_wait_for_an_api_that_is_away() -> None:
     async with SmallApi(fails, fails) as api, asking_at(api.base_url) as asking:
         waiting = asyncio.create_task(errors_of(asking, *range(1, 12)))
         await until(lambda: bool(asking.events))
-        asking.semgrep.hush()
+        asking.semgrep.stop_sending()
         sent = asking.tally.requests
         ended = await waiting
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, workers
 from etl.errors import DatabaseError
-from etl.model import Dead, Enqueued, Pair
+from etl.model import Discard, Enqueued, Pair
 from etl.store import dropping, runs, scope
 from etl.store import enqueue as staging
 from etl.store import settle as settling
@@ -126,8 +126,8 @@ def test_shared_pairs_that_died_in_another_run_are_dead_for_both(database: Datab
     enqueue(database, pairs(1, 2, 3), batch="first")
     enqueue(database, pairs(1, 2, 3), batch="second")
     leased(database, "first")
-    dead = [Dead(pair, 1, "not_found", "gone", 404) for pair in pairs(1, 2)]
-    database.run_here(partial(settling.settle, token="first", verdicts=dead, run_id="first"))
+    dead = [Discard(pair, 1, "not_found", "gone", 404) for pair in pairs(1, 2)]
+    database.run_here(partial(settling.settle, token="first", outcomes=dead, run_id="first"))
     leased(database, "second")
 
     found = [ended(database, batch) for batch in ("first", "second")]

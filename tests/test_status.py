@@ -14,7 +14,7 @@ from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, rate_budgets, watermarks
 from etl.model import RUN_COUNTS, STILL_RUNNING
 from etl.store import runs
-from etl.store.status import Which, drop_dead, list_dead, requeue_dead
+from etl.store.status import DeadLetterFilter, drop_dead, list_dead, requeue_dead
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
@@ -41,9 +41,9 @@ def give_signs_of_life(url: str) -> None:
     """Of two workers, the first of which has been quick lately."""
     counts = dict.fromkeys(RUN_COUNTS, 0)
     with closing(Database(url)) as database:
-        for token, lately in (("quick", runs.Lately(5.0, 4.0)), ("idle", runs.Lately())):
+        for token, lately in (("quick", runs.Throughput(5.0, 4.0)), ("idle", runs.Throughput())):
             sign = partial(runs.sign_of_life, run_id="run", token=token, version="0.1.0", counts=counts)
-            database.run_here(partial(sign, lately=runs.Lately()))
+            database.run_here(partial(sign, lately=runs.Throughput()))
             database.run_here(partial(sign, lately=lately))
 
 
@@ -131,13 +131,15 @@ LETTERS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize(
     ("which", "chosen"),
     [
-        (Which(deployment_id=120, older_than_seconds=5 * 3600), {1}),
-        (Which(kind="timeout", newer_than_seconds=5 * 3600), {2, 4}),
-        (Which(kind="refused_row"), set()),
-        (Which(), {1, 2, 3, 4}),
+        (DeadLetterFilter(deployment_id=120, older_than_seconds=5 * 3600), {1}),
+        (DeadLetterFilter(kind="timeout", newer_than_seconds=5 * 3600), {2, 4}),
+        (DeadLetterFilter(kind="refused_row"), set()),
+        (DeadLetterFilter(), {1, 2, 3, 4}),
     ],
 )
-def test_dead_letters_are_chosen_by_kind_deployment_and_age(database_url: str, which: Which, chosen: set[int]) -> None:
+def test_dead_letters_are_chosen_by_kind_deployment_and_age(
+    database_url: str, which: DeadLetterFilter, chosen: set[int]
+) -> None:
     """What is listed is what goes back into the queue, and what is forgotten."""
     insert_rows(database_url, dead_letters, *LETTERS)
     with closing(Database(database_url)) as database:

@@ -16,11 +16,11 @@ from etl.config.settings import load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, schema_drift, watermarks
-from etl.model import Drift, Found, Pair
+from etl.model import Drift, Pair, SearchResponse
 from etl.pipeline.discovery import OpenWalks, Search, discover
 from etl.pipeline.stop import Stop
 from etl.semgrep.client import Semgrep
-from etl.telemetry.events import Event, ListingSkipped, Tally, Walked
+from etl.telemetry.events import Event, ListingSkipped, RunCounts, Walked
 
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -43,10 +43,10 @@ class ListOfScans:
         changes = {"started_at": began_at.isoformat(), "completed_at": ended_at.isoformat(), **changes}
         self.scans.append((began_at, entry(scan_id, **changes)))
 
-    async def search(self, _deployment_id: int, since: datetime | None, _cursor: str) -> Found:
+    async def search(self, _deployment_id: int, since: datetime | None, _cursor: str) -> SearchResponse:
         self.asked.append(since)
         found = [scan for began_at, scan in self.scans if since is None or began_at > since]
-        return Found({"scans": found, "cursor": ""}, self.now)
+        return SearchResponse({"scans": found, "cursor": ""}, self.now)
 
     async def ping(self) -> "ListOfScans":
         return self
@@ -65,7 +65,7 @@ async def walk(database: Database, api: ListOfScans, since: datetime | None = No
     patient = PatientDatabase(database, Patience(10, asyncio.Event(), events.append))
     ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", OpenWalks(), refresh=False)
     search = Search(7 * 86_400, since, 4_200, 3, 0.001, 0.002)
-    failed = await discover(ports, [120], search, stop, {}, Tally(), events.append)
+    failed = await discover(ports, [120], search, stop, {}, RunCounts(), events.append)
     assert failed == set()
     return events
 

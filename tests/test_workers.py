@@ -243,14 +243,14 @@ def test_processes_are_a_worker_each_and_started_again(workers: Workers, start_p
     url = server.url()
     upgrade(url)
     with busy_workers(workers, url, 0, seconds=60) as (_, variables):
-        fleet = workers.start_worker(variables, "--processes", "3")
+        supervisor = workers.start_worker(variables, "--processes", "3")
         wait_until("three work", lambda: workers.all_well() and number(url, HAVE_STORED) == 3)
         server.kill()
-        os.kill(children_of(fleet.process.pid)[0], signal.SIGKILL)
-        wait_until("all wait, the new one too", lambda: workers.all_well() and len(fleet.said(DATABASE_AWAY)) == 3)
+        os.kill(children_of(supervisor.process.pid)[0], signal.SIGKILL)
+        wait_until("all wait, the new one too", lambda: workers.all_well() and len(supervisor.said(DATABASE_AWAY)) == 3)
         server.start()
         wait_until("a fourth works", lambda: workers.all_well() and number(url, HAVE_STORED) == 4)
-        children = children_of(fleet.process.pid)
+        children = children_of(supervisor.process.pid)
         summaries = [answer for answer in workers.stop() if "run_id" in answer]
 
     assert len(children) == 3
@@ -274,10 +274,10 @@ def test_processes_end_when_one_has_nothing_left_to_do() -> None:
 def test_processes_end_with_the_one_that_started_them(workers: Workers, postgres_url: str) -> None:
     """However it ends, none of them is left behind; they stop as if they had been asked to."""
     with busy_workers(workers, postgres_url, 0, seconds=30) as (_, variables):
-        fleet = workers.start_worker(variables, "--processes", "2")
+        supervisor = workers.start_worker(variables, "--processes", "2")
         wait_until("both work", lambda: workers.all_well() and number(postgres_url, HAVE_STORED) == 2)
-        children = children_of(fleet.process.pid)
-        fleet.kill()
+        children = children_of(supervisor.process.pid)
+        supervisor.kill()
         wait_until("they have ended", lambda: [one for one in children if Path(f"/proc/{one}").exists()] == [])
 
     assert ask(postgres_url, HELD) == []

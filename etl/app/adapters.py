@@ -16,15 +16,14 @@ from etl.config.settings import ApiSettings, Settings
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
 from etl.errors import DatabaseAwayError, RefusedError
-from etl.model import History, Lease, Pair, Reached, Settled, Verdict, Walk
+from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WatermarkMove
 from etl.pipeline.discovery import OpenWalks
 from etl.semgrep.client import Semgrep
 from etl.semgrep.rate_limiter import WINDOW_SECONDS
-from etl.store import dropping, listings, queue, runs, watermarks
-from etl.store import rate_slots as budgets
+from etl.store import dropping, listings, queue, rate_slots, runs, watermarks
 from etl.store import settle as settling
 from etl.store.scope import Scope
-from etl.telemetry.events import DatabaseAway, DatabaseBack, Tell
+from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
 from etl.transform.scan import flatten
 from etl.transform.search_page import Page
 
@@ -44,10 +43,10 @@ class Patience:
     Each piece of work has the patience to itself. An outage is told of once, however much work it holds up.
     """
 
-    def __init__(self, seconds: float, stopping: asyncio.Event, tell: Tell) -> None:
+    def __init__(self, seconds: float, stopping: asyncio.Event, emit: EventSink) -> None:
         self._seconds = seconds
         self._stopping = stopping
-        self._tell = tell
+        self._emit = emit
         self._held_up = 0
         self._away_since = 0.0
 
@@ -65,7 +64,7 @@ class Patience:
         """Tell of the failure of the first work that is held up, and of the end of that for the last."""
         if not self._held_up:
             self._away_since = time.monotonic()
-            self._tell(DatabaseAway(str(error)))
+            self._emit(DatabaseAway(str(error)))
         self._held_up += 1
         is_back = False
         try:
@@ -77,7 +76,7 @@ class Patience:
         finally:
             self._held_up -= 1
             if is_back and not self._held_up:
-                self._tell(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+                self._emit(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
 
     async def _retry_after(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
         began_at, tries, suspicious = time.monotonic(), 0, 0
@@ -126,21 +125,21 @@ class PatientDatabase:
 def longest_wait_seconds(api: ApiSettings) -> float:
     """The longest that a token may have to wait by these settings or the usual ones, for others may have those."""
     reserved_seconds = MANY_WORKERS * 2 * max(WINDOW_SECONDS, 1 / api.rate)
-    return max(api.max_wait_seconds + reserved_seconds, budgets.LONGEST_WAIT_SECONDS)
+    return max(api.max_wait_seconds + reserved_seconds, rate_slots.LONGEST_WAIT_SECONDS)
 
 
-class TokenBudget:
+class SharedSlots:
     """One token's line of time, in the database."""
 
     def __init__(
         self,
         database: PatientDatabase,
         token: str,
-        longest_wait_seconds: float = budgets.LONGEST_WAIT_SECONDS,
+        longest_wait_seconds: float = rate_slots.LONGEST_WAIT_SECONDS,
     ) -> None:
         self._database = database
         self._longest_wait_seconds = longest_wait_seconds
-        self._key = budgets.key_of(token)
+        self._key = rate_slots.key_of(token)
         self._is_open = False
 
     async def reserve(self, seconds: float) -> float:
@@ -151,13 +150,13 @@ class TokenBudget:
 
     def _reserve(self, connection: Connection, seconds: float) -> float:
         if not self._is_open:
-            budgets.open_budget(connection, self._key)
-        return budgets.reserve(connection, self._key, seconds, self._longest_wait_seconds)
+            rate_slots.open_budget(connection, self._key)
+        return rate_slots.reserve(connection, self._key, seconds, self._longest_wait_seconds)
 
     async def hold(self, seconds: float) -> None:
         """Let no piece begin in the next `seconds`."""
         longest = self._longest_wait_seconds
-        await self._database.run(partial(budgets.hold, key=self._key, seconds=seconds, longest_wait_seconds=longest))
+        await self._database.run(partial(rate_slots.hold, key=self._key, seconds=seconds, longest_wait_seconds=longest))
 
 
 class RunPorts:
@@ -189,7 +188,7 @@ class RunPorts:
         self.news = walks.news
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
-        self.hush = semgrep.hush
+        self.stop_sending = semgrep.stop_sending
         self.flatten = partial(flatten, author=settings.privacy.author)
 
     async def check(self, deployment_id: int) -> None:
@@ -217,15 +216,15 @@ class RunPorts:
         """Lengthen the leases of these pairs."""
         await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Write verdicts, those whose lease is still ours, and count them in `runs`; RefusedError if the database
+    async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
+        """Write outcomes, those whose lease is still ours, and count them in `runs`; RefusedError if the database
         refuses one of the rows."""
         tries = 0
 
         def work(connection: Connection) -> Settled:
             nonlocal tries
             tries += 1
-            settled = settling.settle(connection, self._token, verdicts, self._run_id)
+            settled = settling.settle(connection, self._token, outcomes, self._run_id)
             fetched = settled.inserted + settled.updated + settled.unchanged
             counts = {name: getattr(settled, name) for name in ("inserted", "updated", "unchanged", "dead")}
             runs.count(connection, self._run_id, fetched=fetched, **counts)
@@ -289,17 +288,17 @@ class DiscoverPorts:
         """What time it is for the API; for us, if it doesn't say."""
         return (await self._semgrep.ping()).server_time or datetime.now(UTC)
 
-    async def history(self, deployment_id: int, room: int) -> History | None:
+    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
         """What is known of the walks before."""
         work = partial(
             watermarks.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room
         )
         return await self._database.run(work)
 
-    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, and after the last one move the watermark."""
-        token_key = budgets.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
-        piece = listings.Piece(page, walk.walked_at, self._refresh, self._snooze_seconds)
+        token_key = rate_slots.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
+        piece = listings.PageToRecord(page, walk.walked_at, self._refresh, self._snooze_seconds)
 
         def work(connection: Connection) -> int:
             queued = listings.record(connection, piece)

@@ -5,14 +5,14 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-from etl.app.intake import Order
+from etl.app.intake import RunRequest
 from etl.config.settings import Settings
 from etl.config.tokens import Tokens
 from etl.errors import FatalError
 from etl.pipeline.discovery import OpenWalks
 from etl.pipeline.stop import Stop
 from etl.store.scope import Scope
-from etl.telemetry.events import Tally
+from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter
 
 
@@ -20,11 +20,11 @@ from etl.telemetry.reporter import Reporter
 class RunContext:
     """What the parts of one run share. `token` is that of its leases; `began_at` is on the monotonic clock."""
 
-    order: Order
+    order: RunRequest
     settings: Settings
     tokens: Tokens
     reporter: Reporter
-    tally: Tally
+    tally: RunCounts
     stop: Stop
     run_id: str = field(default_factory=partial(secrets.token_hex, 16))
     token: str = field(default_factory=partial(secrets.token_hex, 16))

@@ -16,7 +16,7 @@ from etl.config.settings import ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.database.connection import Database, schema_problem
 from etl.database.dialects import product
-from etl.database.engine import place, sqlite_path
+from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import HEAD
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.model import NO_DEPLOYMENT
@@ -24,7 +24,7 @@ from etl.semgrep.client import Semgrep
 from etl.semgrep.requests import Ping
 from etl.semgrep.responses import token_of_another
 from etl.store import status
-from etl.telemetry.events import Tally
+from etl.telemetry.events import RunCounts
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ async def _examine_api(settings: ApiSettings, tokens: Tokens) -> tuple[list[Find
     """What the API says, and the deployments that the token for all of them sees."""
     once = settings.model_copy(update={"retries": 0})
     whose = [*tokens.deployment_ids, *([NO_DEPLOYMENT] if tokens.for_deployment(NO_DEPLOYMENT) else [])]
-    async with Semgrep(once, tokens, lambda _: _OwnTime(), Tally(), lambda _: None) as semgrep:
+    async with Semgrep(once, tokens, lambda _: _OwnTime(), RunCounts(), lambda _: None) as semgrep:
         about_api = await _ping(semgrep, settings.base_url)
         if not about_api[0].ok:
             names = [_token_name(deployment_id) for deployment_id in whose]
@@ -197,7 +197,7 @@ def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Find
     if path is not None and (folder := path.absolute().parent).is_dir():
         findings.append(disk_finding(folder, shutil.disk_usage(folder).free))
     checks: dict[str, Callable[[Connection], Finding]] = {
-        "database": lambda connection: Finding("database", f"{product(connection)}, {place(url)}"),
+        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(url)}"),
         "schema": _schema,
         "queue": partial(_queue, lacks_token=lacks_token),
         "write": _write,

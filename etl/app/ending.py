@@ -17,7 +17,7 @@ from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue as staging
 from etl.store import runs
 from etl.telemetry import prometheus as metrics
-from etl.telemetry.events import MetricsLost, Tally, Tell
+from etl.telemetry.events import EventSink, MetricsLost, RunCounts
 
 DEAD_EXIT = 1
 
@@ -34,7 +34,7 @@ async def finish(
     summary = summary_of(this, exit_code)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token))
     await database.run(partial(staging.clear, batch=this.run_id))
-    _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.tell)
+    _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.emit)
     return summary
 
 
@@ -70,7 +70,7 @@ def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:
     }
 
 
-def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
+def _write_metrics(file: str, summary: Mapping[str, Any], emit: EventSink) -> None:
     """The metrics of a run that has ended, if they are wanted. Where they can't be written, the run is as good."""
     if not file:
         return
@@ -79,7 +79,7 @@ def _write_metrics(file: str, summary: Mapping[str, Any], tell: Tell) -> None:
     try:
         metrics.write(Path(file), text)
     except OSError as error:
-        tell(MetricsLost(file, error.strerror or str(error)))
+        emit(MetricsLost(file, error.strerror or str(error)))
 
 
 def _exit_code(this: RunContext, *, is_done: bool) -> int:
@@ -93,6 +93,6 @@ def _exit_code(this: RunContext, *, is_done: bool) -> int:
     return DEAD_EXIT if this.tally.dead else 0
 
 
-def counts_of(tally: Tally) -> dict[str, int]:
+def counts_of(tally: RunCounts) -> dict[str, int]:
     """The counts of a summary."""
     return {name: getattr(tally, name) for name in RUN_COUNTS}

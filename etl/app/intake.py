@@ -19,7 +19,7 @@ from etl.pairs.pairs_file import read_pairs
 from etl.store import enqueue as staging
 from etl.store import runs
 from etl.store.scope import Scope
-from etl.telemetry.events import BadLine, Tally, Tell
+from etl.telemetry.events import BadLine, EventSink, RunCounts
 from etl.telemetry.reporter import Reporter
 
 DATABASE_PATIENCE_SECONDS = 30.0
@@ -27,7 +27,7 @@ SIGN_INTERVAL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RunRequest:
     """What the command line asks of a run. Without `files` it drains what is due in the queue.
 
     One that `discovers` does so first, and then drains what no run of files at work has. `since` is an instant,
@@ -91,7 +91,11 @@ class Reader(NamedTuple):
 
 
 def read_files(
-    files: Sequence[str], keep: Callable[[Sequence[Pair]], None], tally: Tally, tell: Tell, stopped: Callable[[], bool]
+    files: Sequence[str],
+    keep: Callable[[Sequence[Pair]], None],
+    tally: RunCounts,
+    emit: EventSink,
+    stopped: Callable[[], bool],
 ) -> str | None:
     """Read pairs files piece by piece into `keep`, count and tell of the bad lines, and return the first one.
 
@@ -106,13 +110,18 @@ def read_files(
             tally.invalid += len(chunk.bad_lines)
             for bad in chunk.bad_lines:
                 first_bad = first_bad or str(bad)
-                tell(BadLine(str(bad)))
+                emit(BadLine(str(bad)))
             keep(chunk.pairs)
     return first_bad
 
 
 def stage(
-    database: Database, order: Order, reader: Reader, tally: Tally, tell: Tell, stopped: Callable[[], bool]
+    database: Database,
+    order: RunRequest,
+    reader: Reader,
+    tally: RunCounts,
+    emit: EventSink,
+    stopped: Callable[[], bool],
 ) -> None:
     """Read the pairs files into a stage. Runs on the database's thread.
 
@@ -125,12 +134,12 @@ def stage(
 
     with _alive(database, reader):
         database.run_here(partial(staging.open_stage, batch=reader.run_id))
-        first_bad = read_files(order.files, keep, tally, tell, stopped)
+        first_bad = read_files(order.files, keep, tally, emit, stopped)
     if order.strict and first_bad:
         raise ConfigError(f"{first_bad} ({tally.invalid} bad lines in all): nothing was queued, because of --strict")
 
 
-def merge(database: Database, order: Order, reader: Reader, batch: str | None, tally: Tally) -> None:
+def merge(database: Database, order: RunRequest, reader: Reader, batch: str | None, tally: RunCounts) -> None:
     """Queue what was staged, all or nothing. Runs on the database's thread."""
     valid = tally.requested - tally.invalid
     work = partial(staging.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=order.refresh)
@@ -163,13 +172,13 @@ def _alive(database: Database, reader: Reader) -> Iterator[None]:
         signs.join()
 
 
-def fill(database: Database, order: Order, *, interactive: bool) -> dict[str, int]:
+def fill(database: Database, order: RunRequest, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
-    tally, name = Tally(), secrets.token_hex(16)
+    tally, name = RunCounts(), secrets.token_hex(16)
     reader, reporter = Reader(name, name), Reporter(tally, interactive=interactive)
     try:
         with reporter.reading():
-            stage(database, order, reader, tally, reporter.tell, lambda: False)
+            stage(database, order, reader, tally, reporter.emit, lambda: False)
             merge(database, order, reader, None, tally)
     finally:
         with suppress(DatabaseError):  # a later run does it

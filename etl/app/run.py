@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 from etl import __version__
-from etl.app.adapters import Patience, PatientDatabase, RunPorts, TokenBudget, longest_wait_seconds
+from etl.app.adapters import Patience, PatientDatabase, RunPorts, SharedSlots, longest_wait_seconds
 from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, summary_of
-from etl.app.intake import Order, Reader, merge, open_database, stage
+from etl.app.intake import Reader, RunRequest, merge, open_database, stage
 from etl.app.walking import expect_walks, walk_all
 from etl.config.settings import Settings
 from etl.config.tokens import Tokens
@@ -39,7 +39,7 @@ from etl.semgrep.client import Semgrep
 from etl.store import enqueue as staging
 from etl.store import runs
 from etl.telemetry import prometheus as metrics
-from etl.telemetry.events import AnotherSync, Stopping, Tally
+from etl.telemetry.events import AnotherSync, RunCounts, Stopping
 from etl.telemetry.reporter import Reporter
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -51,7 +51,7 @@ in any case. A database that neither answers nor fails can't be asked to stop.""
 
 
 async def run(
-    order: Order, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
+    order: RunRequest, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
 ) -> dict[str, Any]:
     """Do one run and return its summary, the exit code in it.
 
@@ -65,9 +65,9 @@ async def run(
             kind="token_missing",
             stop_code=TOKEN_EXIT,
         )
-    tally = Tally()
+    tally = RunCounts()
     reporter = Reporter(tally, interactive=interactive)
-    stop = Stop(reporter.tell)
+    stop = Stop(reporter.emit)
     this = RunContext(order, settings, tokens, reporter, tally, stop)
     with _signals(stop):
         working = asyncio.create_task(_carry_out(this))
@@ -98,7 +98,7 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
 async def _carry_out(this: RunContext) -> dict[str, Any]:
     """The run itself, from its database to its summary."""
     order, settings, tally = this.order, this.settings, this.tally
-    patience = Patience(order.patience_seconds, this.stop.asked, this.reporter.tell)
+    patience = Patience(order.patience_seconds, this.stop.asked, this.reporter.emit)
     with closing(await _open_database(this, patience)) as database:
         patient = PatientDatabase(database, patience)
         port = settings.observe.metrics_port if order.forever else 0
@@ -135,20 +135,20 @@ async def _open_database(this: RunContext, patience: Patience) -> Database:
 async def _leaves_to_another(this: RunContext, database: Database) -> bool:
     """Whether another run of this command is at work, which is told of."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    await database.run(partial(sign, counts=counts_of(this.tally), lately=runs.Lately()))
+    await database.run(partial(sign, counts=counts_of(this.tally), lately=runs.Throughput()))
     other = await database.run(partial(runs.at_work_before, command=this.order.command, token=this.token))
     if other is not None:
-        this.reporter.tell(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
+        this.reporter.emit(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
     return other is not None
 
 
 async def _work(this: RunContext, database: Database, patient: PatientDatabase) -> None:
     """Enqueue, discover, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
-    tell = this.reporter.tell
+    emit = this.reporter.emit
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     longest_seconds = longest_wait_seconds(this.settings.api)
-    budget_of = partial(TokenBudget, patient, longest_wait_seconds=longest_seconds)
-    client = Semgrep(this.settings.api, this.tokens, budget_of, this.tally, tell, gives_up=not this.order.forever)
+    budget_of = partial(SharedSlots, patient, longest_wait_seconds=longest_seconds)
+    client = Semgrep(this.settings.api, this.tokens, budget_of, this.tally, emit, gives_up=not this.order.forever)
     try:
         with _deadline(this.order.deadline_seconds, this.began_at, this.stop):
             async with client as semgrep:
@@ -157,7 +157,7 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
                 if not this.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
     except StoppedError as error:
-        tell(Stopping(f"{this.stop.reason}: {error}"))
+        emit(Stopping(f"{this.stop.reason}: {error}"))
     finally:
         for watcher in watchers:
             watcher.cancel()
@@ -166,8 +166,8 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
 
 async def _enqueue(this: RunContext, database: Database, semgrep: Semgrep) -> None:
     """Read the files, and queue their pairs, unless no token sees any of their deployments."""
-    reader, tell, stopped = Reader(this.run_id, this.token), this.reporter.tell, this.stop.asked.is_set
-    await database.on_thread(partial(stage, database, this.order, reader, this.tally, tell, stopped))
+    reader, emit, stopped = Reader(this.run_id, this.token), this.reporter.emit, this.stop.asked.is_set
+    await database.on_thread(partial(stage, database, this.order, reader, this.tally, emit, stopped))
     if visible := await _visible(this, semgrep):
         unseen = await database.run(partial(staging.unseen, batch=this.run_id, visible=visible))
         if unseen:
@@ -229,33 +229,33 @@ async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -
         this.tally.to_do = (await patient.run(this.scope.left)).remaining
     ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, this.walks)
     policy = _policy(this.order, this.settings)
-    await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.tell)
+    await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.emit)
 
 
 async def _save_counts(this: RunContext, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    lately, tally = runs.Lately(), this.tally
+    lately, tally = runs.Throughput(), this.tally
     while True:
         with suppress(DatabaseError):
             await patient.run(partial(sign, counts=counts_of(tally), lately=lately))
         began_at, requests, finished = time.monotonic(), tally.requests, _finished(tally)
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
         seconds = time.monotonic() - began_at
-        lately = runs.Lately((tally.requests - requests) / seconds, (_finished(tally) - finished) / seconds)
+        lately = runs.Throughput((tally.requests - requests) / seconds, (_finished(tally) - finished) / seconds)
 
 
-def _finished(tally: Tally) -> int:
+def _finished(tally: RunCounts) -> int:
     """The pairs that have left the queue."""
     return tally.fetched - tally.waiting + tally.dead
 
 
-def _rising(tally: Tally) -> dict[str, int]:
+def _rising(tally: RunCounts) -> dict[str, int]:
     """The counts that mean something while a run goes on."""
     return {name: count for name, count in counts_of(tally).items() if name not in metrics.GAUGES}
 
 
-def _policy(order: Order, settings: Settings) -> Policy:
+def _policy(order: RunRequest, settings: Settings) -> Policy:
     concurrency, batch_size = settings.api.concurrency, settings.database.batch_size
     return Policy(
         concurrency=concurrency,

@@ -10,8 +10,7 @@ from etl.errors import TOKEN_EXIT, FatalError, StoppedError
 from etl.model import NO_DEPLOYMENT
 from etl.pipeline.discovery import Search, discover
 from etl.semgrep.client import Semgrep
-from etl.store import rate_slots as budgets
-from etl.store import watermarks
+from etl.store import rate_slots, watermarks
 from etl.telemetry.events import TokenUseless
 
 WALK_GRACE_SECONDS = 5.0
@@ -23,7 +22,7 @@ async def expect_walks(this: RunContext, patient: PatientDatabase) -> None:
     this.walks.of.update({NO_DEPLOYMENT, *_named(this)})
     token = this.tokens.for_deployment(NO_DEPLOYMENT)
     if token is not None and not this.settings.discover.deployments:
-        this.walks.of.update(await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token))))
+        this.walks.of.update(await patient.run(partial(watermarks.seen_by, token_key=rate_slots.key_of(token))))
 
 
 def _named(this: RunContext) -> set[int]:
@@ -38,7 +37,7 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
     stopping = asyncio.create_task(this.stop.asked.wait())
     await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not walking.done():
-        semgrep.hush()
+        semgrep.stop_sending()
         await asyncio.wait({walking}, timeout=WALK_GRACE_SECONDS)
         walking.cancel()
     stopping.cancel()
@@ -68,7 +67,7 @@ async def _walk_unnamed(this: RunContext, semgrep: Semgrep, patient: PatientData
         return
     except FatalError as error:
         this.halted[NO_DEPLOYMENT] = error
-        this.reporter.tell(TokenUseless(str(error)))
+        this.reporter.emit(TokenUseless(str(error)))
         return
     this.unwalked.discard(NO_DEPLOYMENT)
     await _walk_lists(this, semgrep, patient, seen - named)
@@ -80,14 +79,14 @@ async def _walk_lists(this: RunContext, semgrep: Semgrep, patient: PatientDataba
     ports = DiscoverPorts(
         patient, semgrep, this.settings, this.tokens, this.run_id, this.walks, refresh=this.order.refresh
     )
-    left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.tell)
+    left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.emit)
     this.unwalked.difference_update(deployments - left)
 
 
 async def _seen(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
     """What the token without a deployment's name sees. That never changes, so it is asked only the first time."""
     token = this.tokens.for_deployment(NO_DEPLOYMENT) or ""
-    known = await patient.run(partial(watermarks.seen_by, token_key=budgets.key_of(token)))
+    known = await patient.run(partial(watermarks.seen_by, token_key=rate_slots.key_of(token)))
     seen = known or await semgrep.seen_by_token_of(NO_DEPLOYMENT, patiently=True)
     if not seen and not this.tokens.deployment_ids:
         raise FatalError(

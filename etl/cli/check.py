@@ -13,11 +13,11 @@ from etl.app.intake import open_database, read_files
 from etl.cli.options import as_json, common, files, is_interactive, rate, run_async, settings_of, wants_json
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
-from etl.database.engine import place, sqlite_path
+from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import metadata
 from etl.model import Pair
-from etl.store.plan import Plan, add, clock, known, plan_queue, plan_staged, spelled
-from etl.telemetry.events import Tally
+from etl.store.plan import Plan, add, clock, format_duration, known, plan_queue, plan_staged
+from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter, print_result, print_table
 
 OUR_OWN = "sqlite:///file:?uri=true"
@@ -41,7 +41,7 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     Where there is no database yet, nothing counts as stored.
     """
     settings = settings_of(ctx)
-    url, tally = settings.database.url, Tally()
+    url, tally = settings.database.url, RunCounts()
     is_there = _is_there(url)
     with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
         if files:
@@ -53,11 +53,11 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     counts = _counts(plan, tally)
     shares = [share._asdict() for share in plan.shares]
     if wants_json(ctx):
-        where = {"database": place(url) if is_there else None}
+        where = {"database": display_url(url) if is_there else None}
         print_result({**where, **counts, "deployments": shares}, as_json=True)
         return
     if not is_there:
-        click.echo(f"There is no database {place(url)} yet: nothing counts as stored.")
+        click.echo(f"There is no database {display_url(url)} yet: nothing counts as stored.")
     hidden = ("rate", "seconds", "time") if files else ("rate", "seconds", "time", *OF_FILES)
     shown = {name: value for name, value in counts.items() if name not in hidden}
     print_result({**shown, f"at {plan.rate:g} requests a second": counts["time"]}, as_json=False)
@@ -71,7 +71,7 @@ def _is_there(url: str) -> bool:
 
 
 def _plan_files(
-    opened: Database, files: Sequence[str], tally: Tally, reporter: Reporter, rate: float, *, refresh: bool
+    opened: Database, files: Sequence[str], tally: RunCounts, reporter: Reporter, rate: float, *, refresh: bool
 ) -> Plan:
     """Plan in a database of our own: nothing is written into the one that is planned for, and no right is needed."""
     now = opened.run_here(clock)
@@ -81,7 +81,7 @@ def _plan_files(
             found = opened.run_here(partial(known, pairs=pairs))
             ours.run_here(partial(add, pairs=pairs, known=found))
 
-        read_files(files, keep, tally, reporter.tell, lambda: False)
+        read_files(files, keep, tally, reporter.emit, lambda: False)
         valid = tally.requested - tally.invalid
         return ours.run_here(partial(plan_staged, valid=valid, now=now, rate=rate, refresh=refresh))
 
@@ -92,7 +92,7 @@ def _empty_database() -> Database:
     return opened
 
 
-def _counts(plan: Plan, tally: Tally) -> dict[str, Any]:
+def _counts(plan: Plan, tally: RunCounts) -> dict[str, Any]:
     """`requested` = `invalid` + `duplicate` + `already_final` + `not_due` + `to_fetch`, where there are files."""
 
     def total(name: str) -> int:
@@ -110,7 +110,7 @@ def _counts(plan: Plan, tally: Tally) -> dict[str, Any]:
         "requests": plan.requests,
         "rate": plan.rate,
         "seconds": round(plan.seconds, 3),
-        "time": spelled(plan.seconds),
+        "time": format_duration(plan.seconds),
     }
 
 

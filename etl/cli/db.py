@@ -4,7 +4,7 @@ import click
 
 from etl.cli.options import as_json, common, settings_of, wants_json
 from etl.database import migrate
-from etl.database.engine import place
+from etl.database.engine import display_url
 from etl.database.schema import HEAD
 from etl.telemetry.reporter import print_result
 
@@ -22,7 +22,7 @@ def db_upgrade(ctx: click.Context) -> None:
     """Create the tables, or bring them to the newest version."""
     url = settings_of(ctx).database.url
     migrate.upgrade(url)
-    _tell(ctx, f"{place(url)} is at {HEAD}", url, HEAD)
+    _emit(ctx, f"{display_url(url)} is at {HEAD}", url, HEAD)
 
 
 @db_group.command("downgrade")
@@ -34,9 +34,9 @@ def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
     """Take the tables back to REVISION (`base`: none at all). What the dropped ones held is lost."""
     url = settings_of(ctx).database.url
     if not yes:
-        click.confirm(f"Drop what came after {revision} in {place(url)}, with its data?", abort=True)
+        click.confirm(f"Drop what came after {revision} in {display_url(url)}, with its data?", abort=True)
     migrate.downgrade(url, revision)
-    click.echo(f"{place(url)} is at {revision}")
+    click.echo(f"{display_url(url)} is at {revision}")
 
 
 @db_group.command("check")
@@ -47,7 +47,7 @@ def db_check(ctx: click.Context) -> None:
     """Exit 0 if the tables are what this version needs, else 5."""
     url = settings_of(ctx).database.url
     migrate.check(url)
-    _tell(ctx, f"{place(url)} is at {HEAD}, as it should be", url, HEAD)
+    _emit(ctx, f"{display_url(url)} is at {HEAD}, as it should be", url, HEAD)
 
 
 @db_group.command("current")
@@ -58,7 +58,7 @@ def db_current(ctx: click.Context) -> None:
     """Print the revision that the database is at, or `none`."""
     url = settings_of(ctx).database.url
     revision = migrate.current(url)
-    _tell(ctx, revision or "none", url, revision)
+    _emit(ctx, revision or "none", url, revision)
 
 
 @db_group.command("sql")
@@ -69,9 +69,9 @@ def db_sql(ctx: click.Context) -> None:
     click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
 
 
-def _tell(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:
+def _emit(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:
     """The sentence on stdout, or with --json where the database is and which revision it is at."""
     if wants_json(ctx):
-        print_result({"database": place(url), "revision": revision}, as_json=True)
+        print_result({"database": display_url(url), "revision": revision}, as_json=True)
     else:
         click.echo(sentence)

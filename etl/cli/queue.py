@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from etl.app.intake import Order, fill, open_database, read_files
+from etl.app.intake import RunRequest, fill, open_database, read_files
 from etl.cli.options import Duration, all_of, as_json, common, files, is_interactive, settings_of, strict, wants_json
 from etl.database import connection as database
-from etl.database.engine import place
+from etl.database.engine import display_url
 from etl.model import INT64_MAX, Pair
 from etl.store import dropping, runs, status
-from etl.store.plan import spelled
-from etl.telemetry.events import Tally
+from etl.store.plan import format_duration
+from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter, print_result, print_table
 
 kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found.")
@@ -42,7 +42,7 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
     """Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."""
     settings = settings_of(ctx)
     with closing(open_database(settings.database.url, create=True)) as opened:
-        counts = fill(opened, Order("enqueue", files, **options), interactive=is_interactive(settings))
+        counts = fill(opened, RunRequest("enqueue", files, **options), interactive=is_interactive(settings))
     print_result(counts, as_json=wants_json(ctx))
 
 
@@ -70,18 +70,18 @@ def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, 
         raise click.UsageError("say which pairs to drop (FILE, --deployment, --kind, --older-than), or --all")
     choice = dropping.Choice(**options)
     with closing(_open(ctx)) as opened:
-        _confirm(f"Take these pairs out of the queue in {place(opened.url)} for good?", yes)
+        _confirm(f"Take these pairs out of the queue in {display_url(opened.url)} for good?", yes)
         found = _drop_pairs(opened, files, choice) if files else dropping.drop_chosen(opened, choice)
     print_result(found._asdict(), as_json=wants_json(ctx))
 
 
 def _drop_pairs(opened: database.Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
-    tally, found = Tally(), [dropping.Dropped()]
+    tally, found = RunCounts(), [dropping.Dropped()]
 
     def keep(pairs: Sequence[Pair]) -> None:
         found.append(dropping.drop_pairs(opened, choice, pairs))
 
-    read_files(files, keep, tally, Reporter(tally, interactive=False).tell, lambda: False)
+    read_files(files, keep, tally, Reporter(tally, interactive=False).emit, lambda: False)
     return reduce(dropping.Dropped.plus, found)
 
 
@@ -123,7 +123,7 @@ def status_command(ctx: click.Context) -> None:
     print_table("Queue", queue)
     print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
     seconds = pace.pop("seconds_to_drain")
-    print_result({**pace, "time to drain": "unknown" if seconds is None else spelled(seconds)}, as_json=False)
+    print_result({**pace, "time to drain": "unknown" if seconds is None else format_duration(seconds)}, as_json=False)
     if paces:
         print_table("Tokens with which nothing is asked until then", paces)
     print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
@@ -149,7 +149,7 @@ def failures_group() -> None:
 def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
     """Show dead letters, the newest first."""
     with closing(_open(ctx)) as opened:
-        letters = opened.run_here(partial(status.list_dead, which=status.Which(**options), limit=limit))
+        letters = opened.run_here(partial(status.list_dead, which=status.DeadLetterFilter(**options), limit=limit))
     if wants_json(ctx):
         print_result({"dead_letters": letters}, as_json=True)
     else:
@@ -161,7 +161,7 @@ def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[
         raise click.UsageError(f"say which dead letters to {verb} (--kind, --deployment, ...), or --all")
     change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
     with closing(_open(ctx)) as opened:
-        count = opened.run_here(partial(change, which=status.Which(**options)))
+        count = opened.run_here(partial(change, which=status.DeadLetterFilter(**options)))
     print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=wants_json(ctx))
 
 
@@ -186,7 +186,7 @@ def failures_requeue(ctx: click.Context, /, everything: bool, **options: Any) ->
 def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options: Any) -> None:
     """Delete dead letters for good. With --all it asks first."""
     if everything:
-        _confirm(f"Delete dead letters in {place(settings_of(ctx).database.url)} for good?", yes)
+        _confirm(f"Delete dead letters in {display_url(settings_of(ctx).database.url)} for good?", yes)
     _change_dead(ctx, "drop", everything, options)
 
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
-from etl.app import supervisor as fleet
-from etl.app.intake import Order
+from etl.app import supervisor
+from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.cli.options import (
     Duration,
@@ -28,7 +28,7 @@ from etl.cli.options import (
 )
 from etl.config.settings import seconds_of
 from etl.config.tokens import load_tokens
-from etl.database.engine import place
+from etl.database.engine import display_url
 from etl.telemetry.reporter import print_summary
 
 
@@ -80,7 +80,7 @@ since = click.option(
 @click.pass_context
 def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Fetch the pairs of FILEs (`-` is stdin), or all that is due in the queue."""
-    order = Order("run", files, **_budget_of(options))
+    order = RunRequest("run", files, **_budget_of(options))
     _report_run(ctx, order)
 
 
@@ -98,10 +98,10 @@ def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> 
     """
     if processes > 1:
         port = settings_of(ctx).observe.metrics_port
-        ctx.exit(fleet.run_processes(processes, sys.argv[1:], port))
+        ctx.exit(supervisor.run_processes(processes, sys.argv[1:], port))
     if end_with_stdin:
-        fleet.end_with_stdin()
-    _report_run(ctx, Order("worker", forever=True))
+        supervisor.end_with_stdin()
+    _report_run(ctx, RunRequest("worker", forever=True))
 
 
 @click.command("discover")
@@ -116,7 +116,7 @@ def discover_command(ctx: click.Context, /, since: float | datetime | None, refr
 
     The list goes back 30 days. Each walk starts where the last complete one left off, less an overlap.
     """
-    _report_run(ctx, Order("discover", refresh=refresh, discovers=True, drains=False, since=since))
+    _report_run(ctx, RunRequest("discover", refresh=refresh, discovers=True, drains=False, since=since))
 
 
 @click.command("sync")
@@ -132,7 +132,7 @@ def sync_command(ctx: click.Context, /, since: float | datetime | None, single: 
 
     While a `run FILE` is at work, its pairs are left to it, and the API's pace is shared with it.
     """
-    _report_run(ctx, Order("sync", discovers=True, since=since, single=single, **_budget_of(options)))
+    _report_run(ctx, RunRequest("sync", discovers=True, since=since, single=single, **_budget_of(options)))
 
 
 def _budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def _budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
 
 
-def _report_run(ctx: click.Context, order: Order) -> NoReturn:
+def _report_run(ctx: click.Context, order: RunRequest) -> NoReturn:
     """Do a run, print its summary and leave with its exit code."""
     settings = settings_of(ctx)
-    report = partial(print_summary, where=place(settings.database.url), as_json=wants_json(ctx))
+    report = partial(print_summary, where=display_url(settings.database.url), as_json=wants_json(ctx))
     interactive = is_interactive(settings)
     summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive, report=report))
     report(summary)

@@ -12,13 +12,13 @@ from typing import Any
 
 import click
 
-from etl.app.intake import Order
+from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.cli.options import as_json, run_async, wants_json
 from etl.config.settings import load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
-from etl.database.engine import place
+from etl.database.engine import display_url
 from etl.model import INT64_MAX
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
@@ -51,7 +51,7 @@ async def demo(*, scans: int, rate: float, database_url: str, interactive: bool)
                 directory=Path(folder),
             )
             tokens = load_tokens({"SEMGREP_APP_TOKEN": "sandbox-token"})
-            return await run(Order("demo", (str(pairs),)), settings, tokens, interactive=interactive)
+            return await run(RunRequest("demo", (str(pairs),)), settings, tokens, interactive=interactive)
 
 
 def write_pairs(path: Path, world: World) -> None:
@@ -84,7 +84,7 @@ def demo_command(ctx: click.Context, /, scans: int, rate: float, database_url: s
     configure_logs("text", "info")
     interactive = sys.stderr.isatty()
     summary = run_async(demo(scans=scans, rate=rate, database_url=database_url, interactive=interactive))
-    where = place(database_url)
+    where = display_url(database_url)
     print_summary(summary, where=where, as_json=wants_json(ctx))
     if not wants_json(ctx):
         print_table("Three rows of the view bi_scan", sample(database_url))

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.errors import ConfigError
-from etl.model import INT64_MAX, PERISHES_AFTER
+from etl.model import INT64_MAX, RETENTION
 
 DEFAULT_FILE = "config.toml"
 _PREFIX = "SCAN_ETL_"
@@ -115,7 +115,7 @@ class DiscoverSettings(_Section):
     @field_validator("lookback", "overlap")
     @classmethod
     def _check_duration(cls, value: str) -> str:
-        if seconds_of(value) > PERISHES_AFTER.total_seconds():
+        if seconds_of(value) > RETENTION.total_seconds():
             raise ValueError("it must be 30d at most: the list goes back no further")
         return value
 

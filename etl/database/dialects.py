@@ -57,10 +57,10 @@ T = TypeVar("T")
 
 def in_pairs(connection: Connection, table: Table, pairs: Sequence[Pair]) -> ColumnElement[bool]:
     """True for the rows of `table` whose key is one of `pairs`, which are found by that key, however many there are:
-    the transaction is one `by_keys_alone` from here on."""
+    the transaction is one `plan_by_index` from here on."""
     name = connection.dialect.name
     if name != "mysql":
-        by_keys_alone(connection)
+        plan_by_index(connection)
         return _among(name, table, [literal(keys, Text) for keys in _key_texts(name, pairs)])
     # For an UPDATE by a subquery MariaDB reads the whole table, and it compares a list of pairs one by one.
     return or_(
@@ -80,7 +80,7 @@ def on_pairs(
     name = connection.dialect.name
     if name == "mysql":
         return connection.execute(statement.where(in_pairs(connection, table, pairs)), values)
-    by_keys_alone(connection)
+    plan_by_index(connection)
     keys = {f"keys_{at}": keys for at, keys in enumerate(_key_texts(name, pairs))}
     return connection.execute(_on_pairs(statement, table, name), {**keys, **values})
 
@@ -146,7 +146,7 @@ def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **
     connection.execute(upsert(connection, table).from_select([*Pair._fields, *values], rows))
 
 
-def unguessed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def opaque_to_planner(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """The same condition, of which a planner has no opinion, beside keys.
 
     What was rare when PostgreSQL counted the rows seems to it a better way to find them than the keys, and then it
@@ -155,7 +155,7 @@ def unguessed(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return func.coalesce(condition, false())
 
 
-def by_keys_alone(connection: Connection) -> None:
+def plan_by_index(connection: Connection) -> None:
     """In this transaction rows are found by their keys or in the order of an index, those too that foreign keys ask
     for, whatever the server has counted.
 
@@ -167,9 +167,9 @@ def by_keys_alone(connection: Connection) -> None:
         return
     # Many callers in one transaction, a round trip each: said once, it holds to its end.
     transaction = connection.get_nested_transaction() or connection.get_transaction()
-    if connection.info.get(by_keys_alone) is not transaction:
+    if connection.info.get(plan_by_index) is not transaction:
         connection.execute(_BY_KEYS_ALONE)
-        connection.info[by_keys_alone] = transaction
+        connection.info[plan_by_index] = transaction
 
 
 # Before PostgreSQL 18 a step that is off and can't be done without is said to cost so much that the plan is worth
@@ -222,7 +222,7 @@ def distinct(
     and `values` those of their parameters.
     """
     if connection.dialect.name != "mysql":
-        by_keys_alone(connection)
+        plan_by_index(connection)
         return list(connection.execute(_distinct(*columns, *which), values).scalars())
     # It would read the whole index for each round of a recursion.
     found = []

@@ -40,7 +40,7 @@ def parse_url(url: str) -> URL:
     raise ConfigError(f"database.url: '{parsed.drivername}' is not supported; use sqlite, postgresql or mysql")
 
 
-def place(url: str) -> str:
+def display_url(url: str) -> str:
     """Where the rows are, for people: the file of an SQLite database, else the URL without its password."""
     path = sqlite_path(url)
     return str(path.absolute()) if path is not None else mask_url(url)

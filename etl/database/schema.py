@@ -25,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import JSON
 
-from etl.database.types import UtcDateTime, at_once, moved, utc_now
-from etl.model import PERISHES_AFTER, RUN_COUNTS
+from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
+from etl.model import RETENTION, RUN_COUNTS
 
 HEAD = "0001"
 """The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
@@ -136,7 +136,7 @@ scan_stat_items = Table(
 )
 
 
-_PERISHES_SECONDS = literal(PERISHES_AFTER.total_seconds())
+_PERISHES_SECONDS = literal(RETENTION.total_seconds())
 _TURN = ("priority", "expires_at", "enqueued_at")
 """In what order a deployment's rows are taken, of those that are due at once."""
 
@@ -171,13 +171,13 @@ def _work() -> list[Column[Any]]:
     """The columns that a queue row and a dead letter share."""
     return [
         *_key(),
-        Column("due_at", UtcDateTime, nullable=False, server_default=at_once()),
+        Column("due_at", UtcDateTime, nullable=False, server_default=ready_now()),
         Column("priority", SmallInteger, nullable=False, server_default=text("0")),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Column("lease_token", String(32)),
         Column("batch", String(32)),
         Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
-        Column("expires_at", UtcDateTime, nullable=False, server_default=moved(utc_now(), _PERISHES_SECONDS)),
+        Column("expires_at", UtcDateTime, nullable=False, server_default=add_seconds(utc_now(), _PERISHES_SECONDS)),
         Column("error_kind", String(32)),
         Column("error", _Text),
     ]

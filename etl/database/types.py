@@ -42,7 +42,7 @@ class utc_now(expression.FunctionElement[datetime]):  # noqa: N801 - reads as th
     inherit_cache = True
 
 
-class moved(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
+class add_seconds(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
     """An instant moved by seconds: `moved(utc_now(), 60)`, `moved(scans.c.started_at, bindparam("s"))`."""
 
     type = UtcDateTime()
@@ -64,38 +64,38 @@ def _utc_now_mysql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG0
     return "UTC_TIMESTAMP(6)"
 
 
-@compiles(moved)
-def _moved(element: Any, compiler: Any, **kw: Any) -> str:
+@compiles(add_seconds)
+def _add_seconds(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({instant} + make_interval(secs => {seconds}))"
 
 
-@compiles(moved, "sqlite")
-def _moved_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+@compiles(add_seconds, "sqlite")
+def _add_seconds_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"(strftime('%Y-%m-%d %H:%M:%f', {instant}, ({seconds}) || ' seconds') || '000')"
 
 
-@compiles(moved, "mysql")
-def _moved_mysql(element: Any, compiler: Any, **kw: Any) -> str:
+@compiles(add_seconds, "mysql")
+def _add_seconds_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), {instant})"
 
 
-class at_once(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
+class ready_now(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
     """The `due_at` of a queue row that waits for nothing but its turn: the beginning of time."""
 
     type = UtcDateTime()
     inherit_cache = True
 
 
-@compiles(at_once)
-def _at_once(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
+@compiles(ready_now)
+def _ready_now(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "'1970-01-01 00:00:00.000000'"
 
 
-@compiles(at_once, "postgresql")
-def _at_once_postgresql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
+@compiles(ready_now, "postgresql")
+def _ready_now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:  # noqa: ARG001 - SQLAlchemy passes all
     return "timestamptz 'epoch'"
 
 

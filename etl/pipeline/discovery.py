@@ -17,15 +17,25 @@ from typing import Protocol
 
 from etl.backoff import backoff_seconds
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
-from etl.model import PAGE_SIZE, PERISHES_AFTER, SLACK, Drift, Found, History, Pair, Reached, Walk
+from etl.model import (
+    PAGE_SIZE,
+    RETENTION,
+    SLACK,
+    Drift,
+    ListingPass,
+    Pair,
+    PreviousPasses,
+    SearchResponse,
+    WatermarkMove,
+)
 from etl.pipeline.stop import Stop
 from etl.telemetry.events import (
     DeploymentStopped,
+    EventSink,
     ListingSkipped,
     NothingNew,
     OutOfReach,
-    Tally,
-    Tell,
+    RunCounts,
     Walked,
     WalkFailed,
 )
@@ -51,16 +61,16 @@ class Ports(Protocol):
     def ended(self, deployment_id: int) -> None:
         """The walk of a deployment is over, however it ended: what it has found may be fetched."""
 
-    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
         """One page; raises TransientError, ItemError, FatalError, StoppedError."""
 
     async def api_time(self) -> datetime:
         """What time it is for the API."""
 
-    async def history(self, deployment_id: int, room: int) -> History | None:
-        """What is known of the walks before, and the start of the known scan at place `room`."""
+    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
+        """What is known of the walks before, and the start of the known scan at place `wanted`."""
 
-    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
         Returns how many pairs were queued, and how far the watermark got. RefusedError if the database
         refuses the page."""
@@ -92,7 +102,7 @@ class Search:
     backoff_max_seconds: float
 
 
-class _Trail:
+class PageCursor:
     """Where a walk is, and what it has met on its way."""
 
     def __init__(self) -> None:
@@ -129,7 +139,7 @@ def newest_start(page: Page) -> datetime | None:
     return max((listing.started_at for listing in page.listings if listing.started_at), default=None)
 
 
-def answered_at(found: Found, page: Page, ours: datetime) -> datetime:
+def answered_at(found: SearchResponse, page: Page, ours: datetime) -> datetime:
     """When a page was answered, by the API's clock; by ours if the scans on it show that its date is wrong."""
     return ours if _fits(page, ours) and not _fits(page, found.at) else found.at
 
@@ -137,7 +147,7 @@ def answered_at(found: Found, page: Page, ours: datetime) -> datetime:
 def _fits(page: Page, now: datetime) -> bool:
     """Whether most scans of a page started within what the API lists, give or take a day."""
     starts = [listing.started_at for listing in page.listings if listing.started_at]
-    inside = sum(now - PERISHES_AFTER - SLACK < start < now + SLACK for start in starts)
+    inside = sum(now - RETENTION - SLACK < start < now + SLACK for start in starts)
     return 2 * inside >= len(starts)
 
 
@@ -158,15 +168,15 @@ async def discover(
     search: Search,
     stop: Stop,
     halted: dict[int, FatalError],
-    tally: Tally,
-    tell: Tell,
+    tally: RunCounts,
+    emit: EventSink,
 ) -> set[int]:
     """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
 
     `halted` gets the deployments that can't be asked, as soon as that is known. Raises what no deployment is to blame
     for: DatabaseError, but not a page that the database refuses, and bugs.
     """
-    walks = [_Discovery(ports, each, search, stop, halted, tally, tell) for each in sorted(set(deployments))]
+    walks = [_Discovery(ports, each, search, stop, halted, tally, emit) for each in sorted(set(deployments))]
     try:
         async with asyncio.TaskGroup() as tasks:
             running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
@@ -185,11 +195,11 @@ class _Discovery:
         search: Search,
         stop: Stop,
         halted: dict[int, FatalError],
-        tally: Tally,
-        tell: Tell,
+        tally: RunCounts,
+        emit: EventSink,
     ) -> None:
         self.ports, self.deployment_id, self.search = ports, deployment_id, search
-        self.stop, self.halted, self.tally, self.tell = stop, halted, tally, tell
+        self.stop, self.halted, self.tally, self.emit = stop, halted, tally, emit
         self.skipped = 0
 
     async def run(self) -> bool:
@@ -198,9 +208,9 @@ class _Discovery:
             await self.find()
         except FatalError as error:
             self.halted[self.deployment_id] = error
-            self.tell(DeploymentStopped(self.deployment_id, str(error)))
+            self.emit(DeploymentStopped(self.deployment_id, str(error)))
         except (TransientError, ItemError, RefusedError) as error:
-            self.tell(WalkFailed(self.deployment_id, str(error)))
+            self.emit(WalkFailed(self.deployment_id, str(error)))
         except StoppedError:
             pass  # the stop is told of
         else:
@@ -219,7 +229,7 @@ class _Discovery:
             if deeper is not None:
                 await self.walk(deeper, history, partial=True)
 
-    async def history(self) -> tuple[History | None, bool]:
+    async def history(self) -> tuple[PreviousPasses | None, bool]:
         """What is known of the walks before, and whether this one replaces it: a watermark that is further ahead than
         two clocks may be apart, of the API's clock and of ours, was written by a wrong clock."""
         history = await self.ports.history(self.deployment_id, ROOM)
@@ -228,7 +238,7 @@ class _Discovery:
         is_ahead = history.walked_at > await self.ports.api_time() + SLACK
         return (None, True) if is_ahead else (history, False)
 
-    async def start(self, history: History | None) -> datetime | None:
+    async def start(self, history: PreviousPasses | None) -> datetime | None:
         """Where the walk begins; None for all that the API has."""
         since = self.search.since
         if isinstance(since, datetime):
@@ -236,24 +246,24 @@ class _Discovery:
         seconds = since if since is not None else self.search.lookback_seconds
         if since is None and history is not None:
             return start_of_walk(history)
-        if seconds >= PERISHES_AFTER.total_seconds():
+        if seconds >= RETENTION.total_seconds():
             return None
         return await self.ports.api_time() - timedelta(seconds=seconds)
 
     async def walk(
-        self, since: datetime | None, history: History | None, *, partial: bool, replaces: bool = False
+        self, since: datetime | None, history: PreviousPasses | None, *, partial: bool, replaces: bool = False
     ) -> int:
         """Read page after page to the end of the list. Returns how many pairs were queued.
 
         If the pages don't go back in time, what drops out at the end of the 30 days moves the rest along, and a scan
         may slip from a page to come onto one that was read: then all is walked once more.
         """
-        trail, walk, listed, queued, pages, again = _Trail(), None, 0, 0, 0, False
+        trail, walk, listed, queued, pages, again = PageCursor(), None, 0, 0, 0, False
         while True:
             at, page = await self.page(since, trail.cursor)
             if walk is None:
                 wake = () if partial else left_open(history, since, at, self.search.look_seconds)
-                walk = Walk(self.deployment_id, since, at, at, None, partial, wake, replaces)
+                walk = ListingPass(self.deployment_id, since, at, at, None, partial, wake, replaces)
             starts = [start for start in (walk.newest_started_at, newest_start(page)) if start]
             walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=at)
             is_end = trail.follow(page)
@@ -262,18 +272,18 @@ class _Discovery:
             self.tally.discovered += new
             listed, queued, pages = listed + len(page.listings), queued + new, pages + 1
             if once_more:
-                trail, again = _Trail(), True
+                trail, again = PageCursor(), True
             elif is_end:
                 break
         if trail.stale >= STALE_PAGES:
-            self.tell(NothingNew(self.deployment_id, trail.pages))
-        self.tell(Walked(self.deployment_id, _text(since), pages, listed, queued))
+            self.emit(NothingNew(self.deployment_id, trail.pages))
+        self.emit(Walked(self.deployment_id, _text(since), pages, listed, queued))
         if reached is not None and reached.until_at is not None:
             until_at = reached.until_at.isoformat(timespec="seconds")
-            self.tell(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
+            self.emit(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
         return queued
 
-    async def record(self, page: Page, walk: Walk, *, is_last: bool) -> tuple[int, Reached | None]:
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Record a page. If the database refuses it, all of it but what is refused: found by halves, each recorded on
         its own."""
         try:
@@ -284,7 +294,7 @@ class _Discovery:
             *parts, last = without_refused(page)
             if not last.listings:
                 self.skipped += 1
-                self.tell(ListingSkipped(page.listings[0].pair, str(error)))
+                self.emit(ListingSkipped(page.listings[0].pair, str(error)))
         queued = 0
         for part in parts:
             queued += (await self.record(part, walk, is_last=False))[0]
@@ -320,7 +330,7 @@ def _text(at: datetime | None) -> str | None:
 # Where a walk begins
 
 
-def start_of_walk(history: History) -> datetime:
+def start_of_walk(history: PreviousPasses) -> datetime:
     """Where the next walk begins, for as few requests as there can be; of two such starts it is the earlier one.
     What the first walk was told to leave out stays out.
 
@@ -333,12 +343,12 @@ def start_of_walk(history: History) -> datetime:
         if requests <= fewest:
             start, known, fewest = _just_before(one.started_at), one.place, requests
     if known < ROOM:
-        oldest = history.base - PERISHES_AFTER
+        oldest = history.base - RETENTION
         start = min(start, history.room_at or oldest)
     return max(start, history.complete_since)
 
 
-def start_of_deeper_walk(history: History, start: datetime | None, queued: int) -> datetime | None:
+def start_of_deeper_walk(history: PreviousPasses, start: datetime | None, queued: int) -> datetime | None:
     """Where to walk back to for late changes, after `queued` pairs were found from `start` on; None if not at all."""
     pages = int(queued * DEEPER_SHARE)
     within = [one for one in history.unsettled if one.place + queued <= pages * PAGE_SIZE]
@@ -346,7 +356,9 @@ def start_of_deeper_walk(history: History, start: datetime | None, queued: int) 
     return _just_before(older[-1].started_at) if older else None
 
 
-def left_open(history: History | None, since: datetime | None, now: datetime, look_seconds: float) -> tuple[Pair, ...]:
+def left_open(
+    history: PreviousPasses | None, since: datetime | None, now: datetime, look_seconds: float
+) -> tuple[Pair, ...]:
     """The open scans that a walk from `since` doesn't list: their details are looked at, if their time has come."""
     if history is None or since is None or (now - history.walked_at).total_seconds() < look_seconds:
         return ()

@@ -18,15 +18,15 @@ from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.model import (
-    Dead,
-    Done,
+    Complete,
+    Discard,
     Lease,
+    Outcome,
     Pair,
-    Released,
+    Release,
     ScanRows,
     Settled,
-    Verdict,
-    Waiting,
+    Snooze,
     pair_of,
 )
 from etl.pipeline.halts import Halts
@@ -38,9 +38,9 @@ from etl.pipeline.outcomes import (
     after_refused_row,
     after_unfinished,
 )
-from etl.pipeline.prefetch import Lane
+from etl.pipeline.prefetch import Prefetcher
 from etl.pipeline.stop import Stop
-from etl.telemetry.events import DeploymentStopped, LeasesLost, PairDied, Tally, Tell, WorkAwaited
+from etl.telemetry.events import DeploymentStopped, EventSink, LeasesLost, PairDied, RunCounts, WorkAwaited
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 """How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
@@ -53,7 +53,7 @@ take 33, 500 take 28, but would keep the requests waiting."""
 BUDGET_EXIT = 4
 
 
-class _Answer(Struct, frozen=True):
+class FetchedScan(Struct, frozen=True):
     """What the API said of a pair, not flattened yet."""
 
     lease: Lease
@@ -82,8 +82,8 @@ class Ports(Protocol):
     async def renew(self, pairs: Sequence[Pair]) -> None:
         """Lengthen the leases of these pairs."""
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> Settled:
-        """Write verdicts; raises RefusedError if the database refuses one of the rows."""
+    async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
+        """Write outcomes; raises RefusedError if the database refuses one of the rows."""
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
@@ -100,12 +100,12 @@ class Ports(Protocol):
     def ask_again(self, deployment_id: int) -> None:
         """Forget that a deployment was refused: the next check asks anew."""
 
-    def hush(self) -> None:
+    def stop_sending(self) -> None:
         """Send no more requests: fetches that wait for their turn raise StoppedError."""
 
 
 async def drain(
-    ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
+    ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: RunCounts, emit: EventSink
 ) -> None:
     """Work off what the ports lease. How it ended is in `stop`, `halted` and `tally`.
 
@@ -114,7 +114,7 @@ async def drain(
     Raises what no pair is to blame for: DatabaseError, and bugs.
     """
     try:
-        await _Run(ports, policy, stop, halted, tally, tell).drain()
+        await _Run(ports, policy, stop, halted, tally, emit).drain()
     except BaseExceptionGroup as group:
         raise foremost(group) from None
 
@@ -123,15 +123,15 @@ class _Run:
     """The state that the tasks of one run share. `held` is every pair leased and not yet settled."""
 
     def __init__(
-        self, ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: Tally, tell: Tell
+        self, ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: RunCounts, emit: EventSink
     ) -> None:
         self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
-        self.tally, self.tell = tally, tell
+        self.tally, self.emit = tally, emit
         self.held: dict[Pair, Lease] = {}
-        self.lanes: dict[int, Lane] = {}
+        self.lanes: dict[int, Prefetcher] = {}
         self.working = set[asyncio.Task[None]]()
-        self.answers: list[_Answer] = []
-        self.verdicts: deque[Verdict] = deque()
+        self.answers: list[FetchedScan] = []
+        self.outcomes: deque[Outcome] = deque()
         self.halts = Halts(halted, policy.first_halt_seconds)
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
@@ -144,7 +144,7 @@ class _Run:
     async def drain(self) -> None:
         async with asyncio.TaskGroup() as self.tasks:
             renewer = self.tasks.create_task(self.renew_leases())
-            settler = self.tasks.create_task(self.settle_verdicts())
+            settler = self.tasks.create_task(self.settle_outcomes())
             await self.lease_pairs()
             await self.end()
             self.closing = True
@@ -156,7 +156,7 @@ class _Run:
         """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
         while not self.stop.asked.is_set():
             await self.look_after_halted()
-            rooms = {number: lane.room() for number, lane in self.lanes.items() if number not in self.halted}
+            rooms = {number: lane.wanted() for number, lane in self.lanes.items() if number not in self.halted}
             room = sum(rooms.values())
             if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
                 room = 2 * self.policy.concurrency  # for deployments that have no lane yet
@@ -193,17 +193,17 @@ class _Run:
         least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
         self.looks += 1
         if seconds is not None:
-            await self.tell_wait(seconds)
+            await self.emit_wait(seconds)
         await self.pause(max(least, min(POLL_SECONDS if seconds is None else seconds, POLL_SECONDS)))
         return True
 
-    async def tell_wait(self, seconds: float) -> None:
+    async def emit_wait(self, seconds: float) -> None:
         """Tell what is waited for, after a second of waiting, once until there is work again."""
         now = time.monotonic()
         self.idle_since = min(self.idle_since, now)
         if now - self.idle_since >= TOLD_AFTER_SECONDS and not self.is_wait_told:
             self.is_wait_told = True
-            self.tell(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
+            self.emit(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
 
     async def look_after_halted(self) -> None:
         """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
@@ -218,7 +218,7 @@ class _Run:
         self.looks, self.idle_since, self.is_wait_told = 0, math.inf, False
         for lease in leases:
             if min(lease.pair) < 1:
-                self.verdicts.append(after_nonsense(lease))
+                self.outcomes.append(after_nonsense(lease))
                 self.flush.set()
                 continue
             if lease.pair not in self.held:
@@ -229,8 +229,8 @@ class _Run:
                 lane.put(lease)
             self.held[lease.pair] = lease
 
-    def open_lane(self, deployment_id: int) -> Lane:
-        lane = self.lanes[deployment_id] = Lane(self.policy.concurrency, self.policy.ahead)
+    def open_lane(self, deployment_id: int) -> Prefetcher:
+        lane = self.lanes[deployment_id] = Prefetcher(self.policy.concurrency, self.policy.ahead)
         task = self.tasks.create_task(self.work(deployment_id, lane))
         self.working.add(task)
         task.add_done_callback(self.working.discard)
@@ -248,10 +248,10 @@ class _Run:
     async def end(self) -> None:
         """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
         if self.stop.asked.is_set():
-            self.ports.hush()
+            self.ports.stop_sending()
         for lane in self.lanes.values():
             while self.stop.asked.is_set() and lane.todo:
-                self.decide(lane, Released(lane.todo.popleft().pair))
+                self.decide(lane, Release(lane.todo.popleft().pair))
             lane.close()
         if working := set(self.working):
             _, late = await asyncio.wait(working, timeout=self.policy.grace_seconds)
@@ -259,7 +259,7 @@ class _Run:
                 task.cancel()
             await asyncio.wait(working)
 
-    async def work(self, deployment_id: int, lane: Lane) -> None:
+    async def work(self, deployment_id: int, lane: Prefetcher) -> None:
         """Work off one lane, if its deployment may be asked; else its pairs go back."""
         try:
             await self.ports.check(deployment_id)
@@ -272,16 +272,16 @@ class _Run:
                 for _ in range(self.policy.concurrency):
                     tasks.create_task(self.fetch_pairs(lane))
         while lane.todo:
-            self.decide(lane, Released(lane.todo.popleft().pair))
+            self.decide(lane, Release(lane.todo.popleft().pair))
 
-    async def fetch_pairs(self, lane: Lane) -> None:
+    async def fetch_pairs(self, lane: Prefetcher) -> None:
         while lane.todo or await lane.has_more():
             lease = lane.todo.popleft()
             pair = lease.pair
-            found: Verdict | _Answer = Released(pair)
+            found: Outcome | FetchedScan = Release(pair)
             try:
                 if pair.deployment_id not in self.halted and self.stop.exit_code is None:
-                    found = _Answer(lease, await self.ports.fetch(pair), datetime.now(UTC))
+                    found = FetchedScan(lease, await self.ports.fetch(pair), datetime.now(UTC))
             except TransientError as error:
                 found = after_failure(lease, error, self.policy)
             except ItemError as error:
@@ -295,9 +295,9 @@ class _Run:
 
     def judge_answers(self) -> None:
         answers, self.answers = self.answers, []
-        self.verdicts += map(self.judge, answers)
+        self.outcomes += map(self.judge, answers)
 
-    def judge(self, answer: _Answer) -> Verdict:
+    def judge(self, answer: FetchedScan) -> Outcome:
         lease = answer.lease
         try:
             rows = self.ports.flatten(lease.pair, answer.document, answer.fetched_at)
@@ -305,7 +305,7 @@ class _Run:
             return after_refusal(lease, error)
         again = lease.pair in self.running
         if rows.final:
-            return Done(rows, again)
+            return Complete(rows, again)
         return replace(after_unfinished(lease, rows, self.policy, answer.fetched_at), again=again)
 
     def halt(self, deployment_id: int, error: FatalError) -> None:
@@ -314,31 +314,31 @@ class _Run:
             lane.close()
         seconds = self.halts.add(deployment_id, error, time.monotonic())
         if seconds is not None:
-            self.tell(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
+            self.emit(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
             self.changed.set()
 
-    def decide(self, lane: Lane, found: Verdict | _Answer) -> None:
-        if isinstance(found, _Answer):
+    def decide(self, lane: Prefetcher, found: Outcome | FetchedScan) -> None:
+        if isinstance(found, FetchedScan):
             self.answers.append(found)
             if len(self.answers) >= min(FLATTENED_AT_ONCE, self.policy.batch_size):
                 self.judge_answers()
         else:
-            self.verdicts.append(found)
-            if isinstance(found, Dead) and self.policy.max_failures is not None:
+            self.outcomes.append(found)
+            if isinstance(found, Discard) and self.policy.max_failures is not None:
                 self.flush.set()  # as soon as they are written they count
         self.undone -= 1
         lane.undone -= 1
         lane.decided += 1
         if lane.undone == lane.low_water:
             self.changed.set()
-        if len(self.verdicts) >= self.policy.batch_size or not self.undone:
+        if len(self.outcomes) >= self.policy.batch_size or not self.undone:
             self.flush.set()
 
-    async def settle_verdicts(self) -> None:
-        """Write verdicts in batches: when one is full, when nothing else is in work, or at the latest
+    async def settle_outcomes(self) -> None:
+        """Write outcomes in batches: when one is full, when nothing else is in work, or at the latest
         `flush_seconds` after the one before."""
-        while self.verdicts or self.answers or not self.closing:
-            if len(self.verdicts) < self.policy.batch_size and not self.closing:
+        while self.outcomes or self.answers or not self.closing:
+            if len(self.outcomes) < self.policy.batch_size and not self.closing:
                 try:
                     async with asyncio.timeout(self.policy.flush_seconds):
                         await self.flush.wait()
@@ -346,12 +346,12 @@ class _Run:
                     pass
             self.flush.clear()
             self.judge_answers()
-            size = min(len(self.verdicts), self.policy.batch_size)
+            size = min(len(self.outcomes), self.policy.batch_size)
             if size:
-                await self.write([self.verdicts.popleft() for _ in range(size)])
+                await self.write([self.outcomes.popleft() for _ in range(size)])
                 self.changed.set()
 
-    async def write(self, batch: list[Verdict]) -> None:
+    async def write(self, batch: list[Outcome]) -> None:
         """Settle a batch. If the database refuses it, halve it until the one refused row is alone: it dies."""
         try:
             self.count(batch, await self.ports.settle(batch))
@@ -362,17 +362,17 @@ class _Run:
             else:
                 await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
 
-    def count(self, batch: Sequence[Verdict], settled: Settled) -> None:
-        for verdict in batch:
-            pair = pair_of(verdict)
+    def count(self, batch: Sequence[Outcome], settled: Settled) -> None:
+        for outcome in batch:
+            pair = pair_of(outcome)
             if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
                 lane.held -= 1
-            if isinstance(verdict, Waiting):
+            if isinstance(outcome, Snooze):
                 self.running.add(pair)
-            elif self.running and isinstance(verdict, Done | Dead):
+            elif self.running and isinstance(outcome, Complete | Discard):
                 self.running.discard(pair)
-            if isinstance(verdict, Dead):
-                self.tell(PairDied(verdict.pair, verdict.error_kind, verdict.error))
+            if isinstance(outcome, Discard):
+                self.emit(PairDied(outcome.pair, outcome.error_kind, outcome.error))
         tally = self.tally
         tally.inserted += settled.inserted
         tally.updated += settled.updated
@@ -380,10 +380,12 @@ class _Run:
         tally.fetched += settled.inserted + settled.updated + settled.unchanged
         tally.waiting += settled.waiting
         tally.running = len(self.running)
-        tally.retried += settled.later + sum(isinstance(verdict, Done | Waiting) and verdict.again for verdict in batch)
+        tally.retried += settled.later + sum(
+            isinstance(outcome, Complete | Snooze) and outcome.again for outcome in batch
+        )
         tally.dead += settled.dead
         if settled.lost:
-            self.tell(LeasesLost(settled.lost))
+            self.emit(LeasesLost(settled.lost))
         if self.policy.max_failures is not None and tally.dead >= self.policy.max_failures:
             self.stop.ask(BUDGET_EXIT, f"{tally.dead} dead letters, --max-failures is {self.policy.max_failures}")
 

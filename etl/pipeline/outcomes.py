@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from etl.backoff import backoff_seconds, look_again_seconds
 from etl.errors import ItemError, RefusedError, TransientError
-from etl.model import Dead, Done, Later, Lease, ScanRows, Verdict, Waiting, perishes_at
+from etl.model import Complete, Discard, Lease, Outcome, Retry, ScanRows, Snooze, retention_end
 
 REFUSED_TEXT = "the database refuses this error's text"
 
@@ -33,42 +33,42 @@ class Policy:
     forever: bool = False
 
 
-def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Later | Dead:
+def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Retry | Discard:
     """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
     attempts = lease.attempts + error.spends_attempt
     if attempts >= policy.max_attempts:
-        return Dead(lease.pair, attempts, error.kind, str(error), error.http_status)
+        return Discard(lease.pair, attempts, error.kind, str(error), error.http_status)
     delay = backoff_seconds(max(attempts, 1), policy.backoff_seconds, policy.backoff_max_seconds)
     delay = max(delay, min(error.retry_after_seconds or 0, policy.backoff_max_seconds))
-    return Later(lease.pair, delay, attempts, error.kind, str(error))
+    return Retry(lease.pair, delay, attempts, error.kind, str(error))
 
 
-def after_refusal(lease: Lease, error: ItemError) -> Dead:
+def after_refusal(lease: Lease, error: ItemError) -> Discard:
     """Give up a pair that will never succeed."""
-    return Dead(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+    return Discard(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
 
 
-def after_refused_row(verdict: Verdict, lease: Lease | None, error: RefusedError) -> Dead:
+def after_refused_row(outcome: Outcome, lease: Lease | None, error: RefusedError) -> Discard:
     """Give up a pair whose rows the database refuses; without the reason, if it refuses that too. Raises `error` when
     it refuses all that can be said of a pair, for then the pair isn't to blame."""
-    if isinstance(verdict, Dead) and verdict.error != REFUSED_TEXT:
-        return replace(verdict, error=REFUSED_TEXT)
-    if isinstance(verdict, Dead) or lease is None:
+    if isinstance(outcome, Discard) and outcome.error != REFUSED_TEXT:
+        return replace(outcome, error=REFUSED_TEXT)
+    if isinstance(outcome, Discard) or lease is None:
         raise error
-    return Dead(lease.pair, lease.attempts + 1, "refused_row", str(error), None)
+    return Discard(lease.pair, lease.attempts + 1, "refused_row", str(error), None)
 
 
-def after_nonsense(lease: Lease) -> Dead:
+def after_nonsense(lease: Lease) -> Discard:
     """Give up a pair that names no scan. Files hold none, but any program may queue pairs."""
-    return Dead(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
+    return Discard(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
 
 
-def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Waiting | Done:
+def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Snooze | Complete:
     """Look at a running scan again after half its age, within bounds; one that has expired is left as it is."""
     started_at = rows.scan[1]
     # Of a pair that was queued without an expiry the lease only knows that it can't be later.
-    expires_at = min(lease.expires_at, perishes_at(started_at)) if started_at else lease.expires_at
+    expires_at = min(lease.expires_at, retention_end(started_at)) if started_at else lease.expires_at
     if now >= expires_at:
-        return Done(rows)
+        return Complete(rows)
     age_seconds = (now - started_at).total_seconds() if started_at else 0.0
-    return Waiting(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)
+    return Snooze(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)

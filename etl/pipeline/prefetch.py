@@ -10,8 +10,8 @@ AHEAD_SECONDS = 10
 """For how long a worker leases work ahead: enough to keep it busy, little enough to share."""
 
 
-class Lane:
-    """The pairs of one deployment: `todo` ones aren't begun, `undone` ones have no verdict, `held` ones are leased.
+class Prefetcher:
+    """The pairs of one deployment: `todo` ones aren't begun, `undone` ones have no outcome, `held` ones are leased.
 
     At most `ahead` are held at a time, and fetched by `concurrency` at a time.
     """
@@ -45,7 +45,7 @@ class Lane:
             await self._filled.wait()
         return bool(self.todo)
 
-    def room(self) -> int:
+    def wanted(self) -> int:
         """How many pairs to lease now: none while there is enough to do.
 
         Enough is what this worker gets done in `AHEAD_SECONDS`, so that others get theirs too.

@@ -2,15 +2,15 @@
 
 import asyncio
 
-from etl.telemetry.events import Stopping, Tell
+from etl.telemetry.events import EventSink, Stopping
 
 
 class Stop:
     """A request to end a run early, by a signal, a budget or an error. The first reason counts, and is told at once:
     what the run waits for at that moment may take a while to end."""
 
-    def __init__(self, tell: Tell = lambda _: None) -> None:
-        self._tell = tell
+    def __init__(self, emit: EventSink = lambda _: None) -> None:
+        self._emit = emit
         self.asked = asyncio.Event()
         self.exit_code: int | None = None
         self.reason = ""
@@ -20,4 +20,4 @@ class Stop:
         if not self.asked.is_set():
             self.exit_code, self.reason = exit_code, reason
             self.asked.set()
-            self._tell(Stopping(reason))
+            self._emit(Stopping(reason))

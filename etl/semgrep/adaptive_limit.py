@@ -39,7 +39,7 @@ class Sent(Struct, frozen=True):
     at_a_time: int
 
 
-class Allowance:
+class AdaptiveLimit:
     """The pace, and the number at a time, that seem to be allowed. Each request is `sent`, answered, and `done`."""
 
     def __init__(self, ceiling: float) -> None:

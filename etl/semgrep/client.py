@@ -18,9 +18,9 @@ from etl.backoff import backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
 from etl.errors import UNAVAILABLE_EXIT, FatalError, ItemError, StoppedError, TransientError
-from etl.model import PAGE_SIZE, Found, Pair
-from etl.semgrep.rate_limiter import Budget, Pace
-from etl.semgrep.requests import Answered, Calls
+from etl.model import PAGE_SIZE, Pair, SearchResponse
+from etl.semgrep.rate_limiter import Budget, RateLimiter
+from etl.semgrep.requests import ApiResponse, Calls
 from etl.semgrep.responses import (
     OF_ANOTHER,
     NotFoundError,
@@ -30,9 +30,9 @@ from etl.semgrep.responses import (
     token_of_another,
     token_without_scope,
 )
-from etl.semgrep.token_state import MANY_FAILING, Credit
+from etl.semgrep.token_state import MANY_FAILING, TokenState
 from etl.semgrep.transport import Http
-from etl.telemetry.events import ApiAway, ApiBack, GateClosed, GateOpened, PaceReserved, Tally, Tell
+from etl.telemetry.events import ApiAway, ApiBack, EventSink, GateClosed, GateOpened, PaceReserved, RunCounts
 
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
@@ -53,21 +53,21 @@ class Semgrep:
         settings: ApiSettings,
         tokens: Tokens,
         budget_of: Callable[[str], Budget],
-        tally: Tally,
-        tell: Tell,
+        tally: RunCounts,
+        emit: EventSink,
         *,
         gives_up: bool = True,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
         self._budget_of = budget_of
-        self._tell = tell
+        self._emit = emit
         self._gives_up = gives_up
         self._http = Http(settings)
         self._calls = Calls(self._http, settings, tally, gives_up=gives_up)
         self.ping = self._calls.ping
-        self._credits: dict[int, Credit] = {}  # by deployment; those with one token share one
-        self._hushed = False
+        self._credits: dict[int, TokenState] = {}  # by deployment; those with one token share one
+        self._is_stopped = False
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -76,7 +76,7 @@ class Semgrep:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.hush()
+        self.stop_sending()
         await self._http.__aexit__(kind, error, trace)
 
     async def scan(self, pair: Pair) -> object:
@@ -99,7 +99,7 @@ class Semgrep:
         credit.worked = path
         return answer.document
 
-    async def _in_turn(self, deployment_id: int, path: str, credit: Credit) -> Answered:
+    async def _in_turn(self, deployment_id: int, path: str, credit: TokenState) -> ApiResponse:
         """The details of a scan, while none is shown: one is tried at a time, until the first that is answered."""
         while credit.is_doubted:
             async with credit.trying:
@@ -108,19 +108,19 @@ class Semgrep:
                     return await self._of_deployment(deployment_id, path, credit)
         return await self._of_deployment(deployment_id, path, credit)
 
-    def _doubts(self, credit: Credit, error: TransientError, path: str) -> bool:
+    def _doubts(self, credit: TokenState, error: TransientError, path: str) -> bool:
         """Whether the API lives, but shows no scan at all, so that one that fails isn't to blame."""
         if path != DEPLOYMENTS and credit.doubt(path, time.monotonic()):
-            self._tell(ApiAway(credit.deployment_id, str(error)))
+            self._emit(ApiAway(credit.deployment_id, str(error)))
         return credit.is_doubted
 
-    def _trust(self, credit: Credit) -> None:
+    def _trust(self, credit: TokenState) -> None:
         """Scans are shown: forget those that have failed before."""
         if credit.is_doubted:
-            self._tell(ApiBack(credit.deployment_id, round(time.monotonic() - credit.doubted_at, 1)))
+            self._emit(ApiBack(credit.deployment_id, round(time.monotonic() - credit.doubted_at, 1)))
         credit.failed.clear()
 
-    async def _wait_for_trial(self, credit: Credit) -> None:
+    async def _wait_for_trial(self, credit: TokenState) -> None:
         """Wait until it is time to try one more scan, while none is shown. It is another one each time, for those
         that have failed may be to blame after all. FatalError (exit 4) if that goes on for too long."""
         if self._gives_up and time.monotonic() - credit.doubted_at >= self._settings.max_wait_seconds:
@@ -135,7 +135,7 @@ class Semgrep:
             stop_code=UNAVAILABLE_EXIT,
         )
 
-    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> Found:
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
         """One page of the scans that were created after `since`. Raises as `scan` does."""
         query = {
             "limit": PAGE_SIZE,
@@ -145,11 +145,11 @@ class Semgrep:
         path = f"/api/v1/deployments/{deployment_id}/scans/search"
         credit = self._credit(deployment_id)
         answer = await self._of_deployment(deployment_id, path, credit, json.dumps(query).encode())
-        return Found(answer.document, server_time(answer.headers) or datetime.now(UTC))
+        return SearchResponse(answer.document, server_time(answer.headers) or datetime.now(UTC))
 
     async def _of_deployment(
-        self, deployment_id: int, path: str, credit: Credit, query: bytes | None = None
-    ) -> Answered:
+        self, deployment_id: int, path: str, credit: TokenState, query: bytes | None = None
+    ) -> ApiResponse:
         """The answer to a call about one deployment.
 
         Most calls are answered at once. All that is for the others starts at a failure only: in a run every function on
@@ -164,8 +164,8 @@ class Semgrep:
         return answer
 
     async def _after_failure(
-        self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
-    ) -> Answered:
+        self, failure: Exception, deployment_id: int, path: str, credit: TokenState, query: bytes | None
+    ) -> ApiResponse:
         """What a call comes to whose first try has failed. A failure while the API is unavailable spends no attempt."""
         try:
             try:
@@ -175,7 +175,7 @@ class Semgrep:
                     error.spends_attempt = False
                 raise
         except StoppedError:
-            if self._hushed or credit.ended is None:
+            if self._is_stopped or credit.ended is None:
                 raise
             raise credit.ended from None
         except FatalError as error:
@@ -186,8 +186,8 @@ class Semgrep:
             raise
 
     async def _believed(
-        self, failure: Exception, deployment_id: int, path: str, credit: Credit, query: bytes | None
-    ) -> Answered:
+        self, failure: Exception, deployment_id: int, path: str, credit: TokenState, query: bytes | None
+    ) -> ApiResponse:
         """The quick retries of what may work again; a 404 is believed only after the token has proved good."""
         try:
             if not isinstance(failure, TransientError):
@@ -198,7 +198,7 @@ class Semgrep:
             noun = "scan" if query is None else "search"
             raise ItemError(f"no such {noun}: {error}", kind="not_found", http_status=404) from error
 
-    async def _prove_token(self, deployment_id: int, credit: Credit) -> None:
+    async def _prove_token(self, deployment_id: int, credit: TokenState) -> None:
         """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
 
         A token that has just lost its scope gets 404 for everything, as a scan that is gone does. So only what was
@@ -242,13 +242,13 @@ class Semgrep:
         refused = self._credits.get(deployment_id)
         self._credits = {number: credit for number, credit in self._credits.items() if credit is not refused}
 
-    def hush(self) -> None:
+    def stop_sending(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
-        self._hushed = True
+        self._is_stopped = True
         for credit in self._credits.values():
             credit.pace.close()
 
-    def _credit(self, deployment_id: int) -> Credit:
+    def _credit(self, deployment_id: int) -> TokenState:
         known = self._credits.get(deployment_id)
         if known is not None:
             return known
@@ -259,30 +259,30 @@ class Semgrep:
         credit = self._credits[deployment_id] = next(shared, None) or self._new_credit(token, deployment_id)
         return credit
 
-    def _new_credit(self, token: str, deployment_id: int) -> Credit:
+    def _new_credit(self, token: str, deployment_id: int) -> TokenState:
         named = deployment_id or None
-        pace = Pace(
+        pace = RateLimiter(
             self._settings.rate,
             self._settings.max_wait_seconds,
             self._budget_of(token),
-            partial(self._tell_gate, named),
-            lambda seconds: self._tell(PaceReserved(named, round(seconds, 1))),
+            partial(self._emit_gate, named),
+            lambda seconds: self._emit(PaceReserved(named, round(seconds, 1))),
         )
-        if self._hushed:
+        if self._is_stopped:
             pace.close()
-        return Credit(token, named, pace)
+        return TokenState(token, named, pace)
 
-    def _tell_gate(self, deployment_id: int | None, seconds: float) -> None:
-        self._tell(GateClosed(deployment_id, round(seconds, 1)) if seconds else GateOpened(deployment_id))
+    def _emit_gate(self, deployment_id: int | None, seconds: float) -> None:
+        self._emit(GateClosed(deployment_id, round(seconds, 1)) if seconds else GateOpened(deployment_id))
 
-    async def _visible(self, credit: Credit) -> frozenset[int]:
+    async def _visible(self, credit: TokenState) -> frozenset[int]:
         """The deployments that a token sees: exactly one, as the API says of itself."""
         async with credit.asking:
             if credit.asked_at == -math.inf:
                 await self._ask_token(credit)
             return credit.visible
 
-    async def _ask_token(self, credit: Credit) -> None:
+    async def _ask_token(self, credit: TokenState) -> None:
         asked_at = time.monotonic()
         try:
             credit.visible = deployment_ids((await self._calls.patiently(DEPLOYMENTS, credit)).document)
@@ -290,7 +290,7 @@ class Semgrep:
             raise token_without_scope() from error
         credit.asked_at = asked_at
 
-    async def _visible_in_the_end(self, credit: Credit) -> frozenset[int]:
+    async def _visible_in_the_end(self, credit: TokenState) -> frozenset[int]:
         """The same, waiting for an unavailable API, if it doesn't end the run."""
         while True:
             try:
@@ -298,7 +298,7 @@ class Semgrep:
             except TransientError as error:
                 await self._is_away(credit, error, DEPLOYMENTS)
 
-    async def _is_away(self, credit: Credit, error: TransientError, path: str) -> bool:
+    async def _is_away(self, credit: TokenState, error: TransientError, path: str) -> bool:
         """Whether the API is to blame for a failure. If nothing works, wait until it does, and let nobody else ask.
 
         A few pairs that always fail look like an outage when only they are left. So what has worked before is
@@ -321,22 +321,22 @@ class Semgrep:
                 return self._doubts(credit, error, path)
             if others_work:
                 return True
-            self._tell(ApiAway(credit.deployment_id, str(error)))
+            self._emit(ApiAway(credit.deployment_id, str(error)))
             async with self._pausing(credit):
                 await self._wait_for(credit, failure)
             credit.back_at = time.monotonic()
-            self._tell(ApiBack(credit.deployment_id, round(credit.back_at - failed_at, 1)))
+            self._emit(ApiBack(credit.deployment_id, round(credit.back_at - failed_at, 1)))
             return True
 
     @contextlib.asynccontextmanager
-    async def _pausing(self, credit: Credit) -> AsyncIterator[None]:
+    async def _pausing(self, credit: TokenState) -> AsyncIterator[None]:
         credit.pace.pause()
         try:
             yield
         finally:
             credit.pace.resume()
 
-    async def _wait_for(self, credit: Credit, failure: TransientError) -> None:
+    async def _wait_for(self, credit: TokenState, failure: TransientError) -> None:
         began_at, probes, longest = time.monotonic(), 0, self._settings.max_wait_seconds
         while True:
             probes += 1
@@ -349,7 +349,7 @@ class Semgrep:
             if self._gives_up and time.monotonic() - began_at >= longest:
                 raise self._has_been_away(failure)
 
-    async def _failure(self, credit: Credit, *, paused: bool) -> TransientError | None:
+    async def _failure(self, credit: TokenState, *, paused: bool) -> TransientError | None:
         """Ask once more for what has worked before; what is wrong. An API that asks for patience isn't away."""
         try:
             await self._calls.send(credit.worked or DEPLOYMENTS, credit, past_the_gate=paused)

@@ -16,7 +16,7 @@ from typing import Protocol
 from aiolimiter import AsyncLimiter
 
 from etl.errors import StoppedError
-from etl.semgrep.adaptive_limit import Allowance, Sent
+from etl.semgrep.adaptive_limit import AdaptiveLimit, Sent
 from etl.transform.fields import header_date
 
 WINDOW_SECONDS = 0.25
@@ -69,7 +69,7 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
-class Pace:
+class RateLimiter:
     """The pace of one token in this process. Every request passes `acquire`, and its answer is reported.
 
     `on_gate` is told the seconds for which the gate closes, and 0 when it opens; `on_wait` those for which others have
@@ -84,7 +84,7 @@ class Pace:
         on_gate: Callable[[float], None],
         on_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
-        self._allowance = Allowance(ceiling)
+        self._allowance = AdaptiveLimit(ceiling)
         self._has_room = self._allowance.has_room
         self._max_wait_seconds = max_wait_seconds
         self._budget = budget
@@ -179,7 +179,7 @@ class Pace:
         """
         ahead, self._ahead = self._ahead or asyncio.create_task(self._reserve()), None
         begins_at, ends_at, waited = await ahead
-        self._tell_wait(begins_at - time.monotonic())
+        self._emit_wait(begins_at - time.monotonic())
         if self._used * 2 > (self._ends_at - self._begins_at) * self.rate:
             self._length_seconds = 2 * max(self._length_seconds, 1 / self.rate)
         elif self._ends_at:
@@ -193,7 +193,7 @@ class Pace:
         self._next_at = max(self._next_at, begins_at)
         self._used = 0
 
-    def _tell_wait(self, seconds: float) -> None:
+    def _emit_wait(self, seconds: float) -> None:
         """Tell of a long wait, once until there is a short one."""
         is_long = seconds > LONG_WAIT_SECONDS + 2 / self.rate
         if is_long and not self._is_long_wait and not self._gate_closed:

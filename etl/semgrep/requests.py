@@ -15,11 +15,11 @@ from msgspec import Struct
 from etl.config.settings import ApiSettings
 from etl.errors import UNAVAILABLE_EXIT, FatalError, TransientError
 from etl.semgrep.adaptive_limit import Sent
-from etl.semgrep.rate_limiter import Pace
+from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.responses import document, meaning, quota, quoted, server_time
-from etl.semgrep.token_state import Credit
-from etl.semgrep.transport import Answer, Http
-from etl.telemetry.events import Tally
+from etl.semgrep.token_state import TokenState
+from etl.semgrep.transport import Http, HttpResponse
+from etl.telemetry.events import RunCounts
 
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest wait between quick retries; whatever needs more is the queue's to retry."""
@@ -38,7 +38,7 @@ class Ping(NamedTuple):
     server_time: datetime | None
 
 
-class Answered(Struct, frozen=True):
+class ApiResponse(Struct, frozen=True):
     """An answer as it should be: its body, decoded, and its headers."""
 
     document: object
@@ -52,7 +52,7 @@ class Calls:
     longer than max_wait_seconds is a FatalError.
     """
 
-    def __init__(self, http: Http, settings: ApiSettings, tally: Tally, *, gives_up: bool) -> None:
+    def __init__(self, http: Http, settings: ApiSettings, tally: RunCounts, *, gives_up: bool) -> None:
         self._http = http
         self._tally = tally
         self._gives_up = gives_up
@@ -69,8 +69,8 @@ class Calls:
         return Ping(answer.status, time.monotonic() - began_at, server_time(answer.headers))
 
     async def send(
-        self, path: str, credit: Credit, query: bytes | None = None, *, past_the_gate: bool = False
-    ) -> Answered:
+        self, path: str, credit: TokenState, query: bytes | None = None, *, past_the_gate: bool = False
+    ) -> ApiResponse:
         """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
         pace = credit.pace
         sent = pace.sent() if past_the_gate else await pace.acquire()
@@ -95,14 +95,14 @@ class Calls:
         if status == 200:
             found = document(answer.body, headers.get("Content-Type", "application/json"), path, credit.token)
             credit.answered_at = sent.at
-            return Answered(found, headers)
+            return ApiResponse(found, headers)
         error = meaning(status, f"HTTP {status} from {path}{quoted(answer.body, credit.token)}", headers, now)
         if isinstance(error, TransientError) and status in REFUSALS:
             error.retry_after_seconds = max(until_more, error.retry_after_seconds or 0.0) or None
             await self._refused(error, sent, pace)
         raise error
 
-    async def _ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
+    async def _ask(self, path: str, token: str | None = None, query: bytes | None = None) -> HttpResponse:
         """One request. FatalError (exit 4) for a server that can't be trusted: whoever gives up does so at once."""
         try:
             return await self._http.ask(path, token, query)
@@ -111,21 +111,23 @@ class Calls:
                 raise FatalError(str(error), kind="tls", stop_code=UNAVAILABLE_EXIT) from error.__cause__
             raise
 
-    async def patiently(self, path: str, credit: Credit) -> Answered:
+    async def patiently(self, path: str, credit: TokenState) -> ApiResponse:
         """One call, with the quick retries if it fails."""
         try:
             return await self.send(path, credit)
         except TransientError as failure:
             return await self.retry(failure, path, credit)
 
-    async def retry(self, failure: TransientError, path: str, credit: Credit, query: bytes | None = None) -> Answered:
+    async def retry(
+        self, failure: TransientError, path: str, credit: TokenState, query: bytes | None = None
+    ) -> ApiResponse:
         """The quick retries after a first failure. None while scans aren't shown: they are tried one at a time then."""
         if credit.is_doubted:
             raise failure
         first: TransientError | None = failure
         first_failed_at = time.monotonic()
 
-        async def again() -> Answered:
+        async def again() -> ApiResponse:
             nonlocal first
             if first is not None:
                 error, first = first, None
@@ -139,7 +141,7 @@ class Calls:
             error.first_failed_at = first_failed_at
             raise
 
-    async def _refused(self, error: TransientError, sent: Sent, pace: Pace) -> None:
+    async def _refused(self, error: TransientError, sent: Sent, pace: RateLimiter) -> None:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
         is_limit = error.http_status == 429
         self._tally.rate_limited += is_limit

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 
 from etl.errors import FatalError
-from etl.semgrep.rate_limiter import Pace
+from etl.semgrep.rate_limiter import RateLimiter
 
 LATEST_REQUESTS, MANY_FAILING = 30, 0.25
 """Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
@@ -14,13 +14,13 @@ MANY_FAILED = 25
 
 
 @dataclass(slots=True)
-class Credit:
+class TokenState:
     """One token. All instants are on the monotonic clock."""
 
     token: str
     deployment_id: int | None
     """The deployment that was the first to be asked about with it; None where that isn't known yet."""
-    pace: Pace
+    pace: RateLimiter
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     visible: frozenset[int] = frozenset()
     asked_at: float = -math.inf

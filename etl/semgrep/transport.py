@@ -22,7 +22,7 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
 
 
-class Answer(Struct, frozen=True):
+class HttpResponse(Struct, frozen=True):
     """An answer, its body unpacked; of an error the body may be empty."""
 
     status: int
@@ -63,7 +63,7 @@ class Http:
         self._deadline.close()
         await self._session.close()
 
-    async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> Answer:
+    async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> HttpResponse:
         """Send one request, a POST if it has a query of JSON. No redirect is followed.
 
         TransientError if no whole answer comes in time, or if no server is there that can be trusted; ItemError if the
@@ -85,7 +85,7 @@ class Http:
                         body = await _read(response, settings.max_body_bytes)
                     else:
                         body = await _read_some(response, settings.timeout_seconds, token)
-                    return Answer(response.status, response.headers, body)
+                    return HttpResponse(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as error:
             raise _translated(error, path, settings.timeout_seconds) from error
 

@@ -14,7 +14,7 @@ from etl.database.schema import schema_drift
 from etl.model import Drift, Pair
 
 
-class Met(NamedTuple):
+class DriftSeen(NamedTuple):
     """A difference that was met in the answer about `pair`, at `at`."""
 
     drift: Drift
@@ -28,13 +28,13 @@ counted together, a row for each kind. Workers that add rows at the same moment 
 OTHERS = "(others)"
 
 
-def count_drift(connection: Connection, met: Iterable[Met]) -> None:
+def count_drift(connection: Connection, met: Iterable[DriftSeen]) -> None:
     """Add to the counts; the last one of a kind is its sample."""
     met = list(met)
     if not met:
         return
     counts: dict[Drift, int] = {}
-    sample: dict[Drift, Met] = {}
+    sample: dict[Drift, DriftSeen] = {}
     counted = _counted(connection, dict.fromkeys(one.drift for one in met))
     for one in met:
         drift = one.drift if one.drift in counted else Drift(OTHERS, one.drift.kind)

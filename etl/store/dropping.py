@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, literal, null, or_, select, true
 
 from etl.database.connection import Database
-from etl.database.dialects import by_keys_alone, in_pairs, lock, on_pairs, remove
+from etl.database.dialects import in_pairs, lock, on_pairs, plan_by_index, remove
 from etl.database.schema import dead_letters, fetch_queue
-from etl.database.types import moved, utc_now
-from etl.model import PERISHES_AFTER, Pair
+from etl.database.types import add_seconds, utc_now
+from etl.model import RETENTION, Pair
 from etl.store.listings import mark_dropped
 from etl.store.queue import deployments_of
 
@@ -40,7 +40,7 @@ class Choice:
         if self.kind is not None:
             found.append(_q.error_kind == self.kind)
         if self.older_than_seconds is not None:
-            found.append(_q.enqueued_at < moved(utc_now(), literal(-self.older_than_seconds)))
+            found.append(_q.enqueued_at < add_seconds(utc_now(), literal(-self.older_than_seconds)))
         return and_(*found)
 
 
@@ -87,7 +87,7 @@ _IN_WORK = select(func.count()).select_from(fetch_queue).where(_IS_IN_WORK)
 
 
 def _drop(connection: Connection, condition: ColumnElement[bool], pairs: Sequence[Pair]) -> Dropped:
-    by_keys_alone(connection)
+    plan_by_index(connection)
     lock(connection, fetch_queue, pairs)
     in_work: int = on_pairs(connection, _IN_WORK.where(condition), fetch_queue, pairs).scalar_one()
     removed = remove(connection, fetch_queue, pairs, and_(condition, ~_IS_IN_WORK), _KEY)
@@ -106,7 +106,7 @@ def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id
         "lease_token": null(),
         "error_kind": literal(EXPIRED),
         "error": literal(
-            f"expired: the API shows a scan for {PERISHES_AFTER.days} days, and deployment {deployment_id} could not be"
+            f"expired: the API shows a scan for {RETENTION.days} days, and deployment {deployment_id} could not be"
             f" asked until then: {reason}"
         ),
         "died_at": utc_now(),

@@ -24,11 +24,11 @@ from sqlalchemy import (
     update,
 )
 
-from etl.database.dialects import by_keys_alone, distinct, in_pairs, insert_pairs, lock, on_pairs, upsert
+from etl.database.dialects import distinct, in_pairs, insert_pairs, lock, on_pairs, plan_by_index, upsert
 from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs
-from etl.database.types import at_once, moved
+from etl.database.types import add_seconds, ready_now
 from etl.errors import DatabaseError
-from etl.model import PERISHES_AFTER, STILL_RUNNING, Enqueued, Pair
+from etl.model import RETENTION, STILL_RUNNING, Enqueued, Pair
 from etl.store.queue import FILE_PRIORITY, batches_of
 from etl.store.runs import at_work
 
@@ -108,7 +108,7 @@ def clear(connection: Connection, batch: str) -> None:
 def _is_final() -> ColumnElement[bool]:
     """Whether the stored scan of a staged pair is final, or was still unfinished when the API had shown it for the
     last time."""
-    perished_at = moved(scans.c.started_at, literal(PERISHES_AFTER.total_seconds()))
+    perished_at = add_seconds(scans.c.started_at, literal(RETENTION.total_seconds()))
     is_final = or_(scans.c.completed_at.is_not(None), scans.c.fetched_at > perished_at)
     return _has(scans, is_final)
 
@@ -128,7 +128,7 @@ def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, 
 
     DatabaseError if the stage isn't whole.
     """
-    by_keys_alone(connection)
+    plan_by_index(connection)
     if not connection.execute(delete(staged_pairs).where(_staged.batch == stage, ~_of(stage))).rowcount:
         raise DatabaseError(
             "this process stood still for more than a minute, and what it had read was removed: nothing was queued"
@@ -151,14 +151,14 @@ def _queue(connection: Connection, stage: str, batch: str | None, others: Collec
         return {
             "batch": case((passes, new.batch), else_=_q.batch),
             "priority": case((new.priority < _q.priority, new.priority), else_=_q.priority),
-            "due_at": case((wakes, at_once()), else_=_q.due_at),
+            "due_at": case((wakes, ready_now()), else_=_q.due_at),
         }
 
     def differs(new: Any) -> ColumnElement[bool]:
         return or_(
             and_(passes, _q.batch.is_distinct_from(new.batch)),
             new.priority < _q.priority,
-            and_(wakes, _q.due_at != at_once()),
+            and_(wakes, _q.due_at != ready_now()),
         )
 
     priority = literal(FILE_PRIORITY if batch else 0).label("priority")
@@ -215,7 +215,7 @@ _DIED = and_(_has(dead_letters), ~_has(fetch_queue))
 def take_over(connection: Connection, batch: str) -> int:
     """Take up to `PIECE` of the shared pairs that no run at work has into a run's own batch, and forget those that are
     done. Returns how many were taken."""
-    by_keys_alone(connection)
+    plan_by_index(connection)
     others = _batches_at_work(connection, but=batch)
     is_free = or_(_q.batch.is_(None), _q.batch.not_in(others))
     is_over = and_(_q.scan_id.is_(None), ~_DIED)
@@ -240,7 +240,7 @@ def take_over(connection: Connection, batch: str) -> int:
 
 def awaits(connection: Connection, batch: str, without: Collection[int] = ()) -> bool:
     """Whether another run still has a shared pair in work, of a deployment that isn't `without`."""
-    by_keys_alone(connection)
+    plan_by_index(connection)
     shared = _shared(batch).where(~_IS_RUNNING, _staged.deployment_id.not_in(without))
     return connection.execute(shared.with_only_columns(_q.scan_id).limit(1)).scalar() is not None
 
@@ -252,7 +252,7 @@ def _shared(batch: str) -> Select[Any]:
 
 def shared_left(connection: Connection, batch: str) -> tuple[int, int]:
     """How many shared pairs are still queued, and how many of other runs' batches wait for a scan that still runs."""
-    by_keys_alone(connection)
+    plan_by_index(connection)
     running = _count(connection, _shared(batch).where(_IS_RUNNING))
     return _count(connection, _shared(batch)) - running, running
 

@@ -13,19 +13,19 @@ from sqlalchemy import ColumnElement, Connection, Double, and_, case, delete, fu
 from sqlalchemy.sql.expression import bindparam
 
 from etl.backoff import look_again_seconds
-from etl.database.dialects import in_pairs, lock, on_pairs, unguessed, upsert
+from etl.database.dialects import in_pairs, lock, on_pairs, opaque_to_planner, upsert
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
-from etl.database.types import at_once, moved, utc_now
+from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import (
     STILL_RUNNING,
     Drift,
     Listing,
     Pair,
-    perishes_at,
+    retention_end,
 )
-from etl.store.drift import Met, count_drift
+from etl.store.drift import DriftSeen, count_drift
 from etl.transform.fields import DRIFT_CONFLICT
-from etl.transform.reconcile import Ask, Known, Stored, ask, differences, kept
+from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page, finality
 
 DISCOVERED_PRIORITY = -10
@@ -38,7 +38,7 @@ _q = fetch_queue.c
 _COLUMNS = tuple(_listed[name] for name in Listing._fields[1:])
 
 
-class Piece(NamedTuple):
+class PageToRecord(NamedTuple):
     """A page to be recorded. `listed_at` is when its walk began, by the API's clock."""
 
     page: Page
@@ -65,7 +65,7 @@ def listings_of(connection: Connection, pairs: Sequence[Pair]) -> dict[Pair, Lis
     return {listing.pair: listing for listing in map(_listing, found)}
 
 
-def _known(connection: Connection, pairs: Sequence[Pair], claim: str) -> dict[Pair, Known]:
+def _known(connection: Connection, pairs: Sequence[Pair], claim: str) -> dict[Pair, KnownScan]:
     """What is known of scans; what is queued by this claim alone isn't. The queue is asked first: a scan that leaves it
     meanwhile is then found stored."""
     if not pairs:
@@ -85,12 +85,12 @@ def _known(connection: Connection, pairs: Sequence[Pair], claim: str) -> dict[Pa
     }
     is_given_up = or_(_listed.details_gone_at.is_not(None), _listed.dropped_at.is_not(None))
     gone = select(_listed.deployment_id, _listed.scan_id).where(
-        in_pairs(connection, scan_listings, pairs), unguessed(is_given_up)
+        in_pairs(connection, scan_listings, pairs), opaque_to_planner(is_given_up)
     )
     given_up |= {Pair(*row) for row in connection.execute(gone)}
     listed = listings_of(connection, pairs)
     return {
-        pair: Known(listed.get(pair), stored.get(pair), pair in queued, queued.get(pair, ""), pair in given_up)
+        pair: KnownScan(listed.get(pair), stored.get(pair), pair in queued, queued.get(pair, ""), pair in given_up)
         for pair in pairs
     }
 
@@ -98,7 +98,7 @@ def _known(connection: Connection, pairs: Sequence[Pair], claim: str) -> dict[Pa
 # Recording a page
 
 
-def record(connection: Connection, piece: Piece) -> int:
+def record(connection: Connection, piece: PageToRecord) -> int:
     """Store a page's listings and queue what they ask for. Returns how many pairs were queued.
 
     What is queued, or may have to be, is claimed before it is looked at for good: who settles one of these pairs has
@@ -106,25 +106,25 @@ def record(connection: Connection, piece: Piece) -> int:
     """
     pairs, claim = [listing.pair for listing in piece.page.listings], secrets.token_hex(16)
     known = _known(connection, pairs, claim)
-    best = [kept(listing, known[listing.pair]) for listing in piece.page.listings]
-    wanted = [one for one in best if known[one.pair].is_queued or _asks(one, known[one.pair], piece) != Ask.NOTHING]
+    best = [more_final(listing, known[listing.pair]) for listing in piece.page.listings]
+    wanted = [one for one in best if known[one.pair].is_queued or _asks(one, known[one.pair], piece) != Action.NOTHING]
     _claim(connection, piece, wanted, claim)
     known |= _known(connection, [one.pair for one in wanted], claim)
-    asked: dict[Ask, list[Pair]] = {each: [] for each in Ask}
+    asked: dict[Action, list[Pair]] = {each: [] for each in Action}
     for one in wanted:
         asked[_asks(one, known[one.pair], piece)].append(one.pair)
-    queued = [*asked[Ask.NOW], *asked[Ask.LATER]]
-    _let_go(connection, queued, [pair for pair in asked[Ask.NOTHING] if not known[pair].is_queued], claim)
-    wake(connection, asked[Ask.WAKE])
+    queued = [*asked[Action.NOW], *asked[Action.LATER]]
+    _let_go(connection, queued, [pair for pair in asked[Action.NOTHING] if not known[pair].is_queued], claim)
+    wake(connection, asked[Action.WAKE])
     _store(connection, piece, known)
     return len(queued)
 
 
-def _asks(listing: Listing, before: Known, piece: Piece) -> Ask:
-    return ask(kept(listing, before), before, refresh=piece.refresh)
+def _asks(listing: Listing, before: KnownScan, piece: PageToRecord) -> Action:
+    return ask(more_final(listing, before), before, refresh=piece.refresh)
 
 
-def _claim(connection: Connection, piece: Piece, wanted: Sequence[Listing], claim: str) -> None:
+def _claim(connection: Connection, piece: PageToRecord, wanted: Sequence[Listing], claim: str) -> None:
     """Lock the queue rows of these scans, and make those that there aren't, with the claim as their token: all in one
     go, for it is in the order of the keys.
 
@@ -145,33 +145,33 @@ _QUEUED = {
     "scan_id": bindparam("scan"),
     "priority": DISCOVERED_PRIORITY,
     "expires_at": bindparam("expiry"),
-    "due_at": case((_SECONDS == 0.0, at_once()), else_=moved(utc_now(), _SECONDS)),
+    "due_at": case((_SECONDS == 0.0, ready_now()), else_=add_seconds(utc_now(), _SECONDS)),
     "error_kind": bindparam("kind"),
     "lease_token": bindparam("claim"),
 }
 
 
-def _row(listing: Listing, piece: Piece, claim: str) -> dict[str, Any]:
+def _row(listing: Listing, piece: PageToRecord, claim: str) -> dict[str, Any]:
     """The queue row of a scan: due at once if it has ended, else at its next look."""
     is_final = finality(listing) > 0
     return {
         "deployment": listing.pair.deployment_id,
         "scan": listing.pair.scan_id,
-        "expiry": perishes_at(listing.started_at or piece.listed_at),
+        "expiry": retention_end(listing.started_at or piece.listed_at),
         "seconds": 0.0 if is_final else _seconds_to_look(listing, piece),
         "kind": None if is_final else STILL_RUNNING,
         "claim": claim,
     }
 
 
-def _seconds_to_look(listing: Listing, piece: Piece) -> float:
+def _seconds_to_look(listing: Listing, piece: PageToRecord) -> float:
     age_seconds = (piece.listed_at - listing.started_at).total_seconds() if listing.started_at else 0.0
     return look_again_seconds(age_seconds, piece.snooze_seconds)
 
 
 def _let_go(connection: Connection, queued: Sequence[Pair], unwanted: Sequence[Pair], claim: str) -> None:
     """End a claim: what is to be queued is free for every worker, and the rest is gone."""
-    is_claimed = unguessed(_q.lease_token == claim)
+    is_claimed = opaque_to_planner(_q.lease_token == claim)
     if queued:
         connection.execute(
             update(fetch_queue).where(in_pairs(connection, fetch_queue, queued), is_claimed).values(lease_token=None)
@@ -184,30 +184,30 @@ def wake(connection: Connection, pairs: Sequence[Pair]) -> None:
     """Make pairs due that wait for later, but for those that a worker has."""
     if pairs:
         lock(connection, fetch_queue, pairs)
-        waiting = unguessed(and_(_q.lease_token.is_(None), _q.due_at > utc_now()))
+        waiting = opaque_to_planner(and_(_q.lease_token.is_(None), _q.due_at > utc_now()))
         theirs = and_(in_pairs(connection, fetch_queue, pairs), waiting)
-        connection.execute(update(fetch_queue).where(theirs).values(due_at=at_once()))
+        connection.execute(update(fetch_queue).where(theirs).values(due_at=ready_now()))
 
 
-def _store(connection: Connection, piece: Piece, known: Mapping[Pair, Known]) -> None:
+def _store(connection: Connection, piece: PageToRecord, known: Mapping[Pair, KnownScan]) -> None:
     """Write the listings, each as it is known best, and count what is odd about them."""
-    met = [Met(drift, pair, piece.listed_at) for drift, pair in piece.page.drift]
+    met = [DriftSeen(drift, pair, piece.listed_at) for drift, pair in piece.page.drift]
     for listing in piece.page.listings:
-        met += [Met(drift, listing.pair, piece.listed_at) for drift in _conflicts(listing, known[listing.pair])]
-    _write(connection, piece, [kept(listing, known[listing.pair]) for listing in piece.page.listings])
+        met += [DriftSeen(drift, listing.pair, piece.listed_at) for drift in _conflicts(listing, known[listing.pair])]
+    _write(connection, piece, [more_final(listing, known[listing.pair]) for listing in piece.page.listings])
     count_drift(connection, met)
 
 
-def _conflicts(listing: Listing, before: Known) -> tuple[Drift, ...]:
+def _conflicts(listing: Listing, before: KnownScan) -> tuple[Drift, ...]:
     """Where a listing contradicts the one before it or, if it says something new, the details."""
-    if kept(listing, before) is not listing:
+    if more_final(listing, before) is not listing:
         return (Drift("listing.status", DRIFT_CONFLICT),)
     if listing == before.listed or before.stored is None:
         return ()
     return differences(listing, before.stored, details_are_newer=False)
 
 
-def _write(connection: Connection, piece: Piece, listings: Sequence[Listing]) -> None:
+def _write(connection: Connection, piece: PageToRecord, listings: Sequence[Listing]) -> None:
     """In one go, in the order of the keys; what says the same as before is only seen again."""
     if listings:
         names = [column.name for column in _COLUMNS]
@@ -254,16 +254,16 @@ def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:
     if not pairs:
         return set()
     is_complete = or_(_listed.completed_at.is_not(None), _listed.status.in_((COMPLETED, ERROR)))
-    over_at = func.coalesce(_listed.completed_at, _listed.started_at, at_once())
+    over_at = func.coalesce(_listed.completed_at, _listed.started_at, ready_now())
     looked_at = func.coalesce(watermarks.c.walked_at, _listed.listed_at)
     over: ColumnElement[bool] = or_(
         and_(_listed.completed_at.is_(None), _listed.status.in_((CANCELLED, NEVER_FINISHED))),
         _listed.expired_at.is_not(None),
-        and_(is_complete, over_at < moved(looked_at, literal(-BELIEVED_AFTER.total_seconds()))),
+        and_(is_complete, over_at < add_seconds(looked_at, literal(-BELIEVED_AFTER.total_seconds()))),
     )
     found = (
         select(_listed.deployment_id, _listed.scan_id)
         .outerjoin(watermarks, watermarks.c.deployment_id == _listed.deployment_id)
-        .where(in_pairs(connection, scan_listings, list(pairs)), unguessed(over))
+        .where(in_pairs(connection, scan_listings, list(pairs)), opaque_to_planner(over))
     )
     return {Pair(*row) for row in connection.execute(found)}

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, and_, case, func, literal, not_, or_, select, true
 
-from etl.database.dialects import by_keys_alone, on_pairs, upsert
+from etl.database.dialects import on_pairs, plan_by_index, upsert
 from etl.database.schema import fetch_queue, scans
-from etl.database.types import UtcDateTime, moved, utc_now
-from etl.model import PERISHES_AFTER, STILL_RUNNING, Pair
+from etl.database.types import UtcDateTime, add_seconds, utc_now
+from etl.model import RETENTION, STILL_RUNNING, Pair
 from etl.store.enqueue import stage, staged
 
 LONGEST_SECONDS = 10 * 365 * 86_400
@@ -64,17 +64,17 @@ class _Work(NamedTuple):
 
     def turn(self, now: datetime) -> ColumnElement[int]:
         """The place of a pair among those of its deployment. What isn't queued yet would be with the defaults."""
-        perishes_at = now + PERISHES_AFTER
+        retention_end = now + RETENTION
         new = (
             (_q.priority, 0),
-            (_q.expires_at, literal(perishes_at, UtcDateTime())),
+            (_q.expires_at, literal(retention_end, UtcDateTime())),
             (_q.enqueued_at, literal(now, UtcDateTime())),
         )
         order = [func.coalesce(column, default) for column, default in new]
         return func.row_number().over(partition_by=self.deployment_id, order_by=(*order, self.scan_id))
 
 
-class Known(NamedTuple):
+class KnownScan(NamedTuple):
     """What a database knows of some pairs: of its `fetch_queue` and of its `scans` what a plan needs."""
 
     queued: Sequence[Row[Any]]
@@ -93,14 +93,14 @@ _STORED = select(
 )
 
 
-def known(connection: Connection, pairs: Sequence[Pair]) -> Known:
+def known(connection: Connection, pairs: Sequence[Pair]) -> KnownScan:
     """What the database knows of these pairs."""
-    by_keys_alone(connection)
+    plan_by_index(connection)
     queued = on_pairs(connection, _QUEUED, fetch_queue, pairs).all()
-    return Known(queued, on_pairs(connection, _STORED, scans, pairs).all())
+    return KnownScan(queued, on_pairs(connection, _STORED, scans, pairs).all())
 
 
-def add(connection: Connection, pairs: Sequence[Pair], known: Known) -> None:
+def add(connection: Connection, pairs: Sequence[Pair], known: KnownScan) -> None:
     """Add pairs, and what another database knows of them, to one that is the plan's own."""
     stage(connection, STAGE, pairs)
     for table, rows in ((fetch_queue, known.queued), (scans, known.stored)):
@@ -139,10 +139,10 @@ def _same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
 
 
 def _shares(connection: Connection, work: _Work, rate: float, now: datetime) -> tuple[Share, ...]:
-    perishes_seconds = PERISHES_AFTER.total_seconds()
+    perishes_seconds = RETENTION.total_seconds()
     # The default says nothing: whoever knew the scan's beginning has written an earlier instant.
-    is_known = _q.expires_at < moved(_q.enqueued_at, literal(perishes_seconds - 1))
-    known = case((is_known, _q.expires_at), else_=moved(scans.c.started_at, literal(perishes_seconds)))
+    is_known = _q.expires_at < add_seconds(_q.enqueued_at, literal(perishes_seconds - 1))
+    known = case((is_known, _q.expires_at), else_=add_seconds(scans.c.started_at, literal(perishes_seconds)))
     fetched = (
         select(work.deployment_id, known.label("expires_at"), work.turn(now).label("turn"))
         .select_from(work.rows)
@@ -153,7 +153,7 @@ def _shares(connection: Connection, work: _Work, rate: float, now: datetime) -> 
     place: ColumnElement[Any] = func.row_number().over(order_by=(fetched.c.turn, fetched.c.deployment_id))
     placed = select(fetched.c.deployment_id, fetched.c.expires_at, place.label("place")).subquery("placed")
     seconds = case((placed.c.place > rate * LONGEST_SECONDS, LONGEST_SECONDS), else_=placed.c.place / rate)
-    fetched_at = moved(literal(now, UtcDateTime()), seconds)
+    fetched_at = add_seconds(literal(now, UtcDateTime()), seconds)
     counts = connection.execute(
         select(
             placed.c.deployment_id,
@@ -172,7 +172,7 @@ def _shares(connection: Connection, work: _Work, rate: float, now: datetime) -> 
     return tuple(shares)
 
 
-def spelled(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in its two largest units, e.g. `13 h 53 min`."""
     whole = math.ceil(seconds)
     for unit, size, smaller, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):

@@ -1,11 +1,11 @@
 """The queue: one table, one row for every pair that still has to be fetched.
 
 A row is ready when its `due_at` has passed. A lease moves `due_at` into the future and writes the worker's
-token; when it isn't renewed it ends by itself. A verdict counts only while the token still matches.
+token; when it isn't renewed it ends by itself. An outcome counts only while the token still matches.
 All instants come from the database's clock.
 
 Ready rows go by priority (the lower first), then by what expires first, then by age. A new row stands in that line,
-for its `due_at` is `at_once`; one that was put off joins it again when its time has come. So the line is one stretch
+for its `due_at` is `ready_now`; one that was put off joins it again when its time has come. So the line is one stretch
 of the index, without the rows that are leased or wait, however many there are.
 """
 
@@ -30,9 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database.dialects import Change, by_keys_alone, change_chosen, distinct, lock, on_pairs, unguessed
+from etl.database.dialects import Change, change_chosen, distinct, lock, on_pairs, opaque_to_planner, plan_by_index
 from etl.database.schema import fetch_queue
-from etl.database.types import at_once, moved, utc_now
+from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import (
     STILL_RUNNING,
     Lease,
@@ -51,11 +51,11 @@ KEY = (_q.deployment_id, _q.scan_id)
 
 
 _TURN = (_q.priority, _q.expires_at, _q.enqueued_at)
-_IN_LINE = _q.due_at == at_once()
+_IN_LINE = _q.due_at == ready_now()
 _OF_BATCH = _q.batch == bindparam("of_batch")
 _OF_DEPLOYMENT = _q.deployment_id == bindparam("of_deployment")
 _BELOW = _q.priority < bindparam("below")
-OURS = unguessed(_q.lease_token == bindparam("ours"))
+OURS = opaque_to_planner(_q.lease_token == bindparam("ours"))
 
 BROUGHT_BACK_AT_LEAST = 1_000
 """So many rows at least that were put off until now join the line with each lease, or a small one might have to wait
@@ -76,7 +76,7 @@ def lease(
     `without`. Of the whole queue `below` leaves out this priority and what goes after it."""
     if limit <= 0:
         return []
-    by_keys_alone(connection)
+    plan_by_index(connection)
     deployments = _in_line(connection, batch, without, most=max(2 * limit, BROUGHT_BACK_AT_LEAST))
     random.shuffle(deployments)
     take = _take(batch is not None, below is not None)
@@ -125,12 +125,12 @@ def _by_index(rows: Select[Any], index_name: str) -> Select[Any]:
 
 _DUE, _BATCH = "ix_fetch_queue_due", "ix_fetch_queue_batch"
 # As a subquery it is one instant: an index isn't searched for a clock that moves.
-_UNTIL_NOW = and_(_q.due_at > at_once(), _q.due_at <= select(utc_now()).scalar_subquery())
-_BRING_BACK = Change(_first(_DUE, _UNTIL_NOW).order_by(_q.due_at), fetch_queue, {"due_at": at_once()}, KEY)
+_UNTIL_NOW = and_(_q.due_at > ready_now(), _q.due_at <= select(utc_now()).scalar_subquery())
+_BRING_BACK = Change(_first(_DUE, _UNTIL_NOW).order_by(_q.due_at), fetch_queue, {"due_at": ready_now()}, KEY)
 _BRING_BACK_OF_BATCH = Change(
     _first(_BATCH, _OF_BATCH, _OF_DEPLOYMENT, _UNTIL_NOW).order_by(_q.due_at, *_TURN, _q.scan_id),
     fetch_queue,
-    {"due_at": at_once()},
+    {"due_at": ready_now()},
     KEY,
 )
 
@@ -143,7 +143,7 @@ def _take(of_batch: bool, below: bool) -> Change:
         rows = _first(_BATCH, _OF_BATCH, *which).order_by(*_TURN, _q.scan_id)
     else:
         rows = _first(_DUE, *which).order_by(*_TURN)
-    leased = {"due_at": moved(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
+    leased = {"due_at": add_seconds(utc_now(), bindparam("seconds")), "lease_token": bindparam("ours")}
     return Change(rows, fetch_queue, leased, (*KEY, _q.attempts, *_TURN))
 
 
@@ -164,7 +164,7 @@ def disbelieve(connection: Connection, longest: LongestWaits) -> int:
     """Bring back rows that workers have put off for longer than they ever do: the database's clock was ahead then.
     Returns how many, `DISBELIEVED_AT_ONCE` at most. What other programs have scheduled has neither a token nor an
     error, and is left alone."""
-    by_keys_alone(connection)
+    plan_by_index(connection)
     bounds = LongestWaits(*map(max, longest, USUAL_WAITS))._asdict()
     values = {**bounds, "shortest_seconds": min(bounds.values()), "most": DISBELIEVED_AT_ONCE}
     return len(change_chosen(connection, _DISBELIEVE, **values))
@@ -178,12 +178,12 @@ _LONGEST_SECONDS = case(
 _DISBELIEVE = Change(
     _first(
         _DUE,
-        _q.due_at > select(moved(utc_now(), bindparam("shortest_seconds"))).scalar_subquery(),
+        _q.due_at > select(add_seconds(utc_now(), bindparam("shortest_seconds"))).scalar_subquery(),
         or_(_q.lease_token.is_not(None), _q.error_kind.is_not(None)),
-        _q.due_at > moved(utc_now(), _LONGEST_SECONDS),
+        _q.due_at > add_seconds(utc_now(), _LONGEST_SECONDS),
     ).order_by(_q.due_at),
     fetch_queue,
-    {"due_at": at_once()},
+    {"due_at": ready_now()},
     KEY,
 )
 
@@ -203,7 +203,7 @@ def batches_of(connection: Connection) -> set[str]:
     return {batch for batch in distinct(connection, (_q.batch, _q.deployment_id), _HAS_BATCH) if batch is not None}
 
 
-_RENEW = update(fetch_queue).where(OURS).values(due_at=moved(utc_now(), bindparam("seconds")))
+_RENEW = update(fetch_queue).where(OURS).values(due_at=add_seconds(utc_now(), bindparam("seconds")))
 
 
 def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_seconds: float) -> int:
@@ -215,7 +215,7 @@ def renew(connection: Connection, token: str, pairs: Sequence[Pair], lease_secon
 # Looking
 
 
-class Left(NamedTuple):
+class Remaining(NamedTuple):
     """What is still queued of a run's work. `next_due_seconds` is None when nothing will come back to it. Of what
     remains, `leased` ones are in somebody's work, and `retrying` ones back off after a failure."""
 
@@ -234,14 +234,14 @@ def left(
     below: int | None = None,
     least: int | None = None,
     ours: str | None = None,
-) -> Left:
+) -> Remaining:
     """What is left to do: of a batch, or of the whole queue, or of what goes before the priority `below`; from the
     priority `least` on, of another run's batch.
 
     Of what isn't its own batch a run waits only for retries and for what it has leased itself, which is `ours`, not for
     what others hold or have put off.
     """
-    by_keys_alone(connection)
+    plan_by_index(connection)
     found: list[Any] = []
     for rows, given in _stretches(connection, batch, below, least):
         found += connection.execute(rows, given | {"ours": ours})
@@ -251,7 +251,7 @@ def left(
         if row.coming_at is not None and row.deployment_id not in without
     ]
     remaining, waiting, leased, retrying = (sum(int(row[at]) for row in found) for at in range(1, 5))
-    return Left(remaining, waiting, min(seconds, default=None), leased, retrying)
+    return Remaining(remaining, waiting, min(seconds, default=None), leased, retrying)
 
 
 def _stretches(
@@ -298,6 +298,6 @@ def _counts(rows: Select[Any], *, whole_queue: bool = True) -> Select[*tuple[Any
 _LEFT = _counts(select())
 _LEFT_BEHIND = _counts(select().where(_OF_BATCH, _q.priority >= bindparam("least")))
 _LEFT_OF_BATCH = _counts(select().where(_OF_BATCH), whole_queue=False)
-_LEFT_PUT_OFF = _counts(_by_index(select().where(_q.due_at > at_once(), _BELOW), _DUE))
+_LEFT_PUT_OFF = _counts(_by_index(select().where(_q.due_at > ready_now(), _BELOW), _DUE))
 # In an order that only the right index has.
 _LEFT_IN_LINE = _counts(_by_index(select().where(_OF_DEPLOYMENT, _IN_LINE, _BELOW), _DUE).order_by(*_TURN))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, case, or_, select, update
 
 from etl.database.dialects import upsert
 from etl.database.schema import rate_budgets
-from etl.database.types import moved, utc_now
+from etl.database.types import add_seconds, utc_now
 
 LONGEST_WAIT_SECONDS = 900.0
 """Nothing makes a token wait for longer than that, unless the settings say so. What is further ahead was written while
@@ -18,11 +18,11 @@ the clock was: it isn't believed."""
 
 _budget = rate_budgets.c
 _OF_TOKEN = _budget.token_key == bindparam("of_token")
-_IS_AHEAD = _budget.next_free_at > moved(utc_now(), bindparam("longest"))
+_IS_AHEAD = _budget.next_free_at > add_seconds(utc_now(), bindparam("longest"))
 _FREE_AT = case((or_(_budget.next_free_at < utc_now(), _IS_AHEAD), utc_now()), else_=_budget.next_free_at)
-_RESERVE = update(rate_budgets).where(_OF_TOKEN).values(next_free_at=moved(_FREE_AT, bindparam("seconds")))
+_RESERVE = update(rate_budgets).where(_OF_TOKEN).values(next_free_at=add_seconds(_FREE_AT, bindparam("seconds")))
 _RESERVED = select(_budget.next_free_at, utc_now()).where(_OF_TOKEN)
-_HELD_UNTIL = moved(utc_now(), bindparam("seconds"))
+_HELD_UNTIL = add_seconds(utc_now(), bindparam("seconds"))
 _HOLD = (
     update(rate_budgets)
     .where(_OF_TOKEN, or_(_budget.next_free_at < _HELD_UNTIL, _IS_AHEAD))

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from etl.database.dialects import upsert
 from etl.database.schema import runs, workers
-from etl.database.types import moved, utc_now
+from etl.database.types import add_seconds, utc_now
 from etl.model import RUN_COUNTS
 
 SEEN_WITHIN_SECONDS = 60.0
@@ -31,12 +31,12 @@ FORGOTTEN_AFTER = timedelta(days=1)
 """How long the row of a worker that was killed stays."""
 
 
-_IS_AHEAD = workers.c.seen_at > moved(utc_now(), literal(SEEN_WITHIN_SECONDS))
+_IS_AHEAD = workers.c.seen_at > add_seconds(utc_now(), literal(SEEN_WITHIN_SECONDS))
 
 
 def lives() -> ColumnElement[bool]:
     """Whether a worker has lately given a sign of life. One from the future, by a clock that was ahead, is none."""
-    return and_(workers.c.seen_at > moved(utc_now(), literal(-SEEN_WITHIN_SECONDS)), ~_IS_AHEAD)
+    return and_(workers.c.seen_at > add_seconds(utc_now(), literal(-SEEN_WITHIN_SECONDS)), ~_IS_AHEAD)
 
 
 def start_run(connection: Connection, run_id: str, command: str, version: str) -> None:
@@ -69,18 +69,18 @@ def counted(connection: Connection, run_id: str) -> dict[str, int]:
     return dict(found.mappings().one())
 
 
-class Lately(NamedTuple):
+class Throughput(NamedTuple):
     """How fast a worker has been since its last sign of life."""
 
     requests_per_second: float = 0.0
     finished_per_second: float = 0.0
 
 
-_UNKNOWN = Lately()
+_UNKNOWN = Throughput()
 
 
 def sign_of_life(
-    connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Lately
+    connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Throughput
 ) -> None:
     """Bring the other counts of a run up to date, and note that its worker lives and how fast it is."""
     others = {name: value for name, value in counts.items() if name not in COUNTED}
@@ -88,12 +88,12 @@ def sign_of_life(
     see(connection, run_id, token, version, lately)
 
 
-def see(connection: Connection, run_id: str, token: str, version: str, lately: Lately = _UNKNOWN) -> None:
+def see(connection: Connection, run_id: str, token: str, version: str, lately: Throughput = _UNKNOWN) -> None:
     """Note that a worker lives, and how fast it is."""
     seen = {"seen_at": utc_now(), **lately._asdict()}
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
-        forgotten_at = moved(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))
+        forgotten_at = add_seconds(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))
         connection.execute(delete(workers).where(or_(workers.c.seen_at < forgotten_at, _IS_AHEAD)))
         row = {"token": token, "run_id": run_id, "version": version, "started_at": utc_now(), **seen}
         connection.execute(insert(workers).values(row))

@@ -13,9 +13,9 @@ from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import insert_rows, on_pairs
 from etl.database.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
-from etl.database.types import moved, utc_now
+from etl.database.types import add_seconds, utc_now
 from etl.model import Pair, ScanRows
-from etl.store.drift import Met, count_drift
+from etl.store.drift import DriftSeen, count_drift
 from etl.store.listings import listings_of
 from etl.transform.reconcile import Stored, differences
 
@@ -97,7 +97,7 @@ _STORED: Select[Any] = (
         scans.c.completed_at.is_not(None),
         scans.c.first_fetched_at,
         scans.c.fetched_at,
-        scans.c.fetched_at > moved(utc_now(), literal(AHEAD_SECONDS)),
+        scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
     )
     .order_by(*scans.primary_key)
     .with_for_update()
@@ -157,12 +157,12 @@ def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: di
         connection.execute(_SEEN, changes)
 
 
-def _drift(connection: Connection, batch: Collection[ScanRows], changed: Sequence[ScanRows]) -> list[Met]:
+def _drift(connection: Connection, batch: Collection[ScanRows], changed: Sequence[ScanRows]) -> list[DriftSeen]:
     """How answers differ from what is documented; where they are new, also from the listing of their scan."""
-    met = [Met(drift, rows.pair, rows.fetched_at) for rows in batch for drift in rows.drift]
+    met = [DriftSeen(drift, rows.pair, rows.fetched_at) for rows in batch for drift in rows.drift]
     listed = listings_of(connection, [rows.pair for rows in changed])
     for rows in changed:
         if (listing := listed.get(rows.pair)) is not None:
             found = differences(listing, Stored(*rows.scan[:4]), details_are_newer=True)
-            met += [Met(drift, rows.pair, rows.fetched_at) for drift in found]
+            met += [DriftSeen(drift, rows.pair, rows.fetched_at) for drift in found]
     return met

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from etl.model import Lease
 from etl.store import enqueue as staging
 from etl.store import queue
-from etl.store.queue import FILE_PRIORITY, Left
+from etl.store.queue import FILE_PRIORITY, Remaining
 from etl.store.runs import at_work
 
 LOOK_AGAIN_SECONDS = 1.0
@@ -65,11 +65,11 @@ class Scope:
             found.append(LOOK_AGAIN_SECONDS)
         return min((seconds for seconds in found if seconds is not None), default=None)
 
-    def left(self, connection: Connection) -> Left:
+    def left(self, connection: Connection) -> Remaining:
         """What is left to do, shared pairs among it."""
         found = self._left(connection, ())
         shared = staging.shared_left(connection, self.batch) if self.batch else (0, 0)
-        return Left(
+        return Remaining(
             sum(one.remaining for one in found) + shared[0],
             sum(one.waiting for one in found) + shared[1],
             min((one.next_due_seconds for one in found if one.next_due_seconds is not None), default=None),
@@ -77,7 +77,7 @@ class Scope:
             sum(one.retrying for one in found),
         )
 
-    def _left(self, connection: Connection, without: Collection[int], ours: str | None = None) -> list[Left]:
+    def _left(self, connection: Connection, without: Collection[int], ours: str | None = None) -> list[Remaining]:
         return [
             queue.left(connection, part.batch, without, below=part.below, least=part.least, ours=ours)
             for part in self._parts(connection)

@@ -13,17 +13,17 @@ from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import lock, on_pairs, remove
 from etl.database.schema import dead_letters, fetch_queue
-from etl.database.types import at_once, moved, utc_now
+from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import (
     STILL_RUNNING,
-    Dead,
-    Done,
-    Later,
+    Complete,
+    Discard,
+    Outcome,
     Pair,
-    Released,
+    Release,
+    Retry,
     Settled,
-    Verdict,
-    Waiting,
+    Snooze,
     pair_of,
 )
 from etl.store.listings import ended, mark_gone
@@ -33,31 +33,31 @@ from etl.store.scans import load_scans
 _q = fetch_queue.c
 
 
-_RELEASE = update(fetch_queue).where(OURS).values(due_at=at_once(), lease_token=None)
+_RELEASE = update(fetch_queue).where(OURS).values(due_at=ready_now(), lease_token=None)
 
 
-def settle(connection: Connection, token: str, verdicts: Sequence[Verdict], run_id: str) -> Settled:
-    """Write the verdicts whose lease is still ours, rows and receipts together."""
-    lock(connection, fetch_queue, [pair_of(verdict) for verdict in verdicts], OURS, ours=token)
-    done = [verdict for verdict in verdicts if isinstance(verdict, Done)]
-    waiting = [verdict for verdict in verdicts if isinstance(verdict, Waiting)]
-    if over := ended(connection, [verdict.rows.pair for verdict in waiting]):
-        done += [Done(verdict.rows, verdict.again) for verdict in waiting if verdict.rows.pair in over]
-        waiting = [verdict for verdict in waiting if verdict.rows.pair not in over]
-    later = [verdict for verdict in verdicts if isinstance(verdict, Later)]
-    dead = [verdict for verdict in verdicts if isinstance(verdict, Dead)]
+def settle(connection: Connection, token: str, outcomes: Sequence[Outcome], run_id: str) -> Settled:
+    """Write the outcomes whose lease is still ours, rows and receipts together."""
+    lock(connection, fetch_queue, [pair_of(outcome) for outcome in outcomes], OURS, ours=token)
+    done = [outcome for outcome in outcomes if isinstance(outcome, Complete)]
+    waiting = [outcome for outcome in outcomes if isinstance(outcome, Snooze)]
+    if over := ended(connection, [outcome.rows.pair for outcome in waiting]):
+        done += [Complete(outcome.rows, outcome.again) for outcome in waiting if outcome.rows.pair in over]
+        waiting = [outcome for outcome in waiting if outcome.rows.pair not in over]
+    later = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+    dead = [outcome for outcome in outcomes if isinstance(outcome, Discard)]
 
-    kept = _remove(connection, token, [verdict.rows.pair for verdict in done])
-    done = [verdict for verdict in done if verdict.rows.pair in kept] if len(kept) < len(done) else done
+    kept = _remove(connection, token, [outcome.rows.pair for outcome in done])
+    done = [outcome for outcome in done if outcome.rows.pair in kept] if len(kept) < len(done) else done
     letters = _letters(connection, token, dead, run_id)
     waiting = _wait(connection, token, waiting)
     delayed = _delay(connection, token, later)
-    released = _release(connection, token, [verdict.pair for verdict in verdicts if isinstance(verdict, Released)])
+    released = _release(connection, token, [outcome.pair for outcome in outcomes if isinstance(outcome, Release)])
     _bury(connection, kept, letters)
-    stored: list[Done | Waiting] = [*done, *waiting]
-    again = {verdict.rows.pair for verdict in stored if verdict.again}
-    loaded = load_scans(connection, [verdict.rows for verdict in stored], run_id, again)
-    lost = len(verdicts) - len(done) - len(waiting) - delayed - len(letters) - released
+    stored: list[Complete | Snooze] = [*done, *waiting]
+    again = {outcome.rows.pair for outcome in stored if outcome.again}
+    loaded = load_scans(connection, [outcome.rows for outcome in stored], run_id, again)
+    lost = len(outcomes) - len(done) - len(waiting) - delayed - len(letters) - released
     return Settled(*loaded, len(waiting), delayed, len(letters), released, lost)
 
 
@@ -71,32 +71,32 @@ def _remove(connection: Connection, token: str, pairs: Sequence[Pair]) -> set[Pa
 _DELAY = (
     update(fetch_queue)
     .where(_q.deployment_id == bindparam("deployment"), _q.scan_id == bindparam("scan"), OURS)
-    .values(due_at=moved(utc_now(), bindparam("seconds")), lease_token=None)
+    .values(due_at=add_seconds(utc_now(), bindparam("seconds")), lease_token=None)
 )
 _WAIT = _DELAY.values(error_kind=STILL_RUNNING, error=None, expires_at=bindparam("expiry"))
 _LATER = _DELAY.values(attempts=bindparam("tries"), error_kind=bindparam("kind"), error=bindparam("reason"))
 
 
-def _wait(connection: Connection, token: str, waiting: Sequence[Waiting]) -> list[Waiting]:
+def _wait(connection: Connection, token: str, waiting: Sequence[Snooze]) -> list[Snooze]:
     kept = []
-    for verdict in waiting:
-        values = {**_place(verdict.rows.pair, token, verdict.delay_seconds), "expiry": verdict.expires_at}
+    for outcome in waiting:
+        values = {**_place(outcome.rows.pair, token, outcome.delay_seconds), "expiry": outcome.expires_at}
         if connection.execute(_WAIT, values).rowcount:
-            kept.append(verdict)
+            kept.append(outcome)
     return kept
 
 
-def _delay(connection: Connection, token: str, later: Sequence[Later]) -> int:
+def _delay(connection: Connection, token: str, later: Sequence[Retry]) -> int:
     if not later:
         return 0
     values = [
         {
-            **_place(verdict.pair, token, verdict.delay_seconds),
-            "tries": verdict.attempts,
-            "kind": verdict.error_kind,
-            "reason": verdict.error,
+            **_place(outcome.pair, token, outcome.delay_seconds),
+            "tries": outcome.attempts,
+            "kind": outcome.error_kind,
+            "reason": outcome.error,
         }
-        for verdict in later
+        for outcome in later
     ]
     return connection.execute(_LATER, values).rowcount
 
@@ -109,11 +109,11 @@ def _place(pair: Pair, token: str, delay_seconds: float) -> dict[str, Any]:
     return {"deployment": pair[0], "scan": pair[1], "ours": token, "seconds": delay_seconds}
 
 
-def _letters(connection: Connection, token: str, dead: Sequence[Dead], run_id: str) -> list[dict[str, Any]]:
+def _letters(connection: Connection, token: str, dead: Sequence[Discard], run_id: str) -> list[dict[str, Any]]:
     """Take what is given up out of the queue: as the dead letters that it becomes."""
     if not dead:
         return []
-    reasons = {verdict.pair: verdict for verdict in dead}
+    reasons = {outcome.pair: outcome for outcome in dead}
     removed = remove(connection, fetch_queue, list(reasons), OURS, tuple(_q), ours=token)
     letters = []
     for values in removed:

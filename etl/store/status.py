@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, case, column, delete, func, in
 
 from etl.database.dialects import distinct, in_pairs, lock, on_pairs, upsert
 from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, watermarks, workers
-from etl.database.types import at_once, moved, utc_now
+from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.store.listings import mark_dropped
 from etl.store.queue import lease
@@ -40,7 +40,7 @@ def depth(connection: Connection) -> list[dict[str, Any]]:
     """Per deployment: queue rows by state, `dead`, `oldest_due_at` of the rows that are due, and `next_due_at` of the
     others: when something more of it is due."""
     state = _STATE.label("state")
-    due_at = case((_q.due_at == at_once(), _q.enqueued_at), else_=_q.due_at)
+    due_at = case((_q.due_at == ready_now(), _q.enqueued_at), else_=_q.due_at)
     rows = connection.execute(
         select(_q.deployment_id, state, func.count(), func.min(due_at)).group_by(_q.deployment_id, state)
     ).all()
@@ -62,7 +62,7 @@ def depth(connection: Connection) -> list[dict[str, Any]]:
 def held_paces(connection: Connection) -> list[dict[str, Any]]:
     """The tokens whose time is reserved for more than a moment, by the deployments that were walked with each: nothing
     is asked with them until `until_at`."""
-    held = rate_budgets.c.next_free_at > moved(utc_now(), literal(HELD_SECONDS))
+    held = rate_budgets.c.next_free_at > add_seconds(utc_now(), literal(HELD_SECONDS))
     known = _mark.token_key == rate_budgets.c.token_key
     found = connection.execute(
         select(rate_budgets.c.token_key, rate_budgets.c.next_free_at, _mark.deployment_id)
@@ -150,7 +150,7 @@ def dead_by_kind(connection: Connection) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
+class DeadLetterFilter:
     """A choice of dead letters. What is None doesn't narrow it; the age is since their death."""
 
     kind: str | None = None
@@ -166,9 +166,9 @@ class Which:
         if self.deployment_id is not None:
             found.append(_dead.deployment_id == self.deployment_id)
         if self.older_than_seconds is not None:
-            found.append(_dead.died_at < moved(utc_now(), literal(-self.older_than_seconds)))
+            found.append(_dead.died_at < add_seconds(utc_now(), literal(-self.older_than_seconds)))
         if self.newer_than_seconds is not None:
-            found.append(_dead.died_at >= moved(utc_now(), literal(-self.newer_than_seconds)))
+            found.append(_dead.died_at >= add_seconds(utc_now(), literal(-self.newer_than_seconds)))
         return found
 
 
@@ -183,7 +183,7 @@ def rehearse(connection: Connection) -> bool:
     return [leased.pair for leased in leases] == [Pair(**pair)]
 
 
-def list_dead(connection: Connection, which: Which, limit: int) -> list[dict[str, Any]]:
+def list_dead(connection: Connection, which: DeadLetterFilter, limit: int) -> list[dict[str, Any]]:
     """Dead letters, the newest first."""
     columns = (
         _dead.deployment_id,
@@ -216,7 +216,7 @@ def _better(new: Any) -> dict[str, ColumnElement[int]]:
     return {"priority": case((new.priority < _q.priority, new.priority), else_=_q.priority)}
 
 
-def requeue_dead(connection: Connection, which: Which) -> int:
+def requeue_dead(connection: Connection, which: DeadLetterFilter) -> int:
     """Put dead letters back into the queue, due now, with all their attempts, before the pairs of files and for
     whoever comes first. Returns how many.
 
@@ -233,7 +233,7 @@ def requeue_dead(connection: Connection, which: Which) -> int:
     return count
 
 
-def drop_dead(connection: Connection, which: Which) -> int:
+def drop_dead(connection: Connection, which: DeadLetterFilter) -> int:
     """Delete dead letters for good. Returns how many. Of those that are listed it is noted, or the next walk would find
     that nothing holds them."""
     count = 0
@@ -243,7 +243,7 @@ def drop_dead(connection: Connection, which: Which) -> int:
     return count
 
 
-def _pieces(connection: Connection, which: Which, *, for_update: bool = False) -> Iterator[list[Pair]]:
+def _pieces(connection: Connection, which: DeadLetterFilter, *, for_update: bool = False) -> Iterator[list[Pair]]:
     """The pairs of a choice, in the order of their keys; locked piece by piece if they are `for_update`."""
     for deployment_id in distinct(connection, (_dead.deployment_id, _dead.scan_id)):
         chosen = select(_dead.scan_id).where(_dead.deployment_id == deployment_id, *which.conditions())

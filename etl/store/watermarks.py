@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_,
 
 from etl.database.dialects import upsert
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
-from etl.model import PERISHES_AFTER, SLACK, History, Pair, Reached, Unsettled, Walk
+from etl.model import RETENTION, SLACK, ListingPass, Pair, PreviousPasses, Unsettled, WatermarkMove
 from etl.store.listings import mark_expired, wake
 from etl.transform.fields import END_OF_INSTANTS, FIRST_INSTANT
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED
@@ -50,7 +50,7 @@ def _watermark(connection: Connection, deployment_id: int) -> _Mark | None:
     return None if found is None else _Mark(*found)
 
 
-def history(connection: Connection, deployment_id: int, overlap_seconds: float, room: int) -> History | None:
+def history(connection: Connection, deployment_id: int, overlap_seconds: float, room: int) -> PreviousPasses | None:
     """What the next walk should know of the ones before; None if there was none."""
     mark = _watermark(connection, deployment_id)
     if mark is None:
@@ -58,7 +58,7 @@ def history(connection: Connection, deployment_id: int, overlap_seconds: float, 
     # The newest start bounds it too, so that nothing depends on how far two clocks are apart.
     base = min(mark.walked_at, mark.newest_started_at or mark.walked_at) - timedelta(seconds=overlap_seconds)
     has_begun = (_listed.deployment_id == deployment_id, _listed.started_at < mark.walked_at + SLACK)
-    recent = (*has_begun, _listed.started_at > base - PERISHES_AFTER)
+    recent = (*has_begun, _listed.started_at > base - RETENTION)
     newer = select(func.count()).where(*has_begun, _listed.started_at > base)
     nth = select(_listed.started_at).where(*recent).order_by(_listed.started_at.desc()).offset(room - 1).limit(1)
     place = func.row_number().over(order_by=(_listed.started_at.desc(), _listed.scan_id.desc()))
@@ -86,7 +86,7 @@ def history(connection: Connection, deployment_id: int, overlap_seconds: float, 
         )
         .order_by(each.place)
     )
-    return History(
+    return PreviousPasses(
         mark.walked_at,
         base,
         mark.complete_since,
@@ -102,31 +102,31 @@ def seen_by(connection: Connection, token_key: str) -> set[int]:
     return set(connection.execute(found).scalars())
 
 
-def finish(connection: Connection, walk: Walk, token_key: str) -> Reached:
+def finish(connection: Connection, walk: ListingPass, token_key: str) -> WatermarkMove:
     """Move the watermark behind a complete walk, note what is no longer available, wake what has to be looked at."""
     before = None if walk.replaces else _watermark(connection, walk.deployment_id)
     # What expired during the walk may have slipped from it.
-    edge = walk.ended_at - PERISHES_AFTER
+    edge = walk.ended_at - RETENTION
     late = _late(connection, walk.deployment_id, edge, before)
     wake(connection, [*walk.to_wake, *late])
     mark_expired(connection, late, walk.walked_at)
     begins_at = edge if walk.since is None else max(min(walk.since, walk.walked_at), edge)
     if walk.partial and begins_at > max(edge, before.walked_at if before else edge):
-        return Reached(False, None, None)
+        return WatermarkMove(False, None, None)
     if before is None:
         connection.execute(delete(watermarks).where(_mark.deployment_id == walk.deployment_id))
     _move_watermark(connection, walk, before, begins_at, token_key)
     if before is None:
-        return Reached(True, None, edge if begins_at == edge else None)
+        return WatermarkMove(True, None, edge if begins_at == edge else None)
     if begins_at <= before.walked_at:
-        return Reached(True, None, None)
+        return WatermarkMove(True, None, None)
     gap = {"deployment_id": walk.deployment_id, "from_at": before.walked_at, "until_at": begins_at}
     connection.execute(upsert(connection, listing_gaps, lambda new: {"until_at": new.until_at}), gap)
-    return Reached(True, before.walked_at, begins_at)
+    return WatermarkMove(True, before.walked_at, begins_at)
 
 
 def _move_watermark(
-    connection: Connection, walk: Walk, before: _Mark | None, begins_at: datetime, token_key: str
+    connection: Connection, walk: ListingPass, before: _Mark | None, begins_at: datetime, token_key: str
 ) -> None:
     """Forwards only: another discovery that began later may have been quicker."""
     newest = [at for at in (walk.newest_started_at, before.newest_started_at if before else None) if at is not None]
@@ -158,8 +158,8 @@ def _late(connection: Connection, deployment_id: int, edge: datetime, before: _M
     """What is still queued and older than the API has promised to remember: it gets a last chance."""
     of_old = _listed.started_at <= edge
     if before is not None:
-        of_old = and_(of_old, _listed.started_at > before.walked_at - PERISHES_AFTER - SLACK)
-    never_begun = and_(_listed.started_at.is_(None), _q.expires_at <= edge + PERISHES_AFTER)
+        of_old = and_(of_old, _listed.started_at > before.walked_at - RETENTION - SLACK)
+    never_begun = and_(_listed.started_at.is_(None), _q.expires_at <= edge + RETENTION)
     late = and_(_listed.deployment_id == deployment_id, _listed.expired_at.is_(None), or_(of_old, never_begun))
     queued = select(_listed.deployment_id, _listed.scan_id).join(
         fetch_queue, and_(_q.deployment_id == _listed.deployment_id, _q.scan_id == _listed.scan_id)

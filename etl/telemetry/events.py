@@ -7,7 +7,7 @@ from msgspec import Struct
 from etl.model import Pair
 
 
-class Tally(Struct):
+class RunCounts(Struct):
     """The counts of one run so far. The names are those of the summary and of the columns of `runs`."""
 
     requested: int = 0
@@ -114,7 +114,7 @@ class DeploymentStopped(Struct, frozen=True):
 
 
 class LeasesLost(Struct, frozen=True):
-    """Verdicts that came too late: another worker had taken the pairs over."""
+    """Outcomes that came too late: another worker had taken the pairs over."""
 
     count: int
 
@@ -202,4 +202,4 @@ Event = (
     | MetricsLost
     | Stopping
 )
-Tell = Callable[[Event], None]
+EventSink = Callable[[Event], None]

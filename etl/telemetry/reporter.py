@@ -33,8 +33,8 @@ from etl.telemetry.events import (
     OutOfReach,
     PaceReserved,
     PairDied,
+    RunCounts,
     Stopping,
-    Tally,
     TokenUseless,
     Walked,
     WalkFailed,
@@ -123,12 +123,12 @@ LINES: dict[type[Event], tuple[str, str]] = {
 class Reporter:
     """Turns events into log lines, a bounded number of each kind, and counts into progress."""
 
-    def __init__(self, tally: Tally, *, interactive: bool) -> None:
+    def __init__(self, tally: RunCounts, *, interactive: bool) -> None:
         self._tally = tally
         self._interactive = interactive
         self._told = Counter[type[Event]]()
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """One log line for an event."""
         kind = type(event)
         self._told[kind] += 1
@@ -212,14 +212,14 @@ class Reporter:
 class _Reading:
     """What is read, as it is whenever the terminal is drawn."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: RunCounts) -> None:
         self._tally = tally
 
     def __rich__(self) -> str:
         return _preparing(self._tally) or ""
 
 
-def _preparing(tally: Tally) -> str | None:
+def _preparing(tally: RunCounts) -> str | None:
     """What a run is at before it fetches: millions of pairs take minutes to read, and thousands of scans to list."""
     if tally.to_do or _finished(tally):
         return None
@@ -228,7 +228,7 @@ def _preparing(tally: Tally) -> str | None:
     return f"listing, {tally.discovered:,} scans to fetch" if tally.discovered else None
 
 
-def _finished(tally: Tally) -> int:
+def _finished(tally: RunCounts) -> int:
     return tally.fetched + tally.dead
 
 

@@ -16,7 +16,7 @@ SAME_TIME = timedelta(seconds=1)
 """Instants that are nearer than that are the same: the two calls write them with a different number of digits."""
 
 
-class Ask(Enum):
+class Action(Enum):
     """What becomes of the queue row of a listed scan."""
 
     NOTHING = "nothing"
@@ -37,7 +37,7 @@ class Stored(NamedTuple):
     exit_code: int | None
 
 
-class Known(NamedTuple):
+class KnownScan(NamedTuple):
     """What is known of a scan that is listed. `queued_kind` is its queue row's `error_kind`, empty for none."""
 
     listed: Listing | None = None
@@ -47,27 +47,27 @@ class Known(NamedTuple):
     is_given_up: bool = False
 
 
-def ask(listing: Listing, known: Known, *, refresh: bool = False) -> Ask:
+def ask(listing: Listing, known: KnownScan, *, refresh: bool = False) -> Action:
     """What to do about a listing; that what was known is less final has been seen to."""
     is_final = finality(listing) > 0
     is_changed = known.listed is None or _outcome(listing) != _outcome(known.listed)
     if known.is_queued:
         was_running = known.queued_kind == STILL_RUNNING
-        return Ask.WAKE if is_final and (refresh or is_changed or was_running) else Ask.NOTHING
-    fetch = Ask.NOW if is_final else Ask.LATER
+        return Action.WAKE if is_final and (refresh or is_changed or was_running) else Action.NOTHING
+    fetch = Action.NOW if is_final else Action.LATER
     if refresh:
         return fetch
     stored = known.stored
     if stored is not None and stored.completed_at is not None:
         says_other = finality(listing) == 3 and bool(differences(listing, stored, details_are_newer=False))
-        return Ask.NOW if is_changed and says_other else Ask.NOTHING
+        return Action.NOW if is_changed and says_other else Action.NOTHING
     if stored is not None or known.is_given_up:
         is_wanted = is_changed if is_final else stored is not None
-        return fetch if is_wanted else Ask.NOTHING
+        return fetch if is_wanted else Action.NOTHING
     return fetch
 
 
-def kept(listing: Listing, known: Known) -> Listing:
+def more_final(listing: Listing, known: KnownScan) -> Listing:
     """Which of two listings of a scan is kept: the new one, unless it is less final."""
     before = known.listed
     return before if before is not None and finality(listing) < finality(before) else listing
