@@ -59,7 +59,7 @@ class Pair(NamedTuple):
 class Drift(NamedTuple):
     """A difference between the documented answer and what came.
 
-    `path` has the form `meta.scan_environment`; `kind` is one of the `DRIFT_*` words in `readers` and `cleaning`.
+    `path` has the form `meta.scan_environment`; `kind` is one of the `DRIFT_*` words in `fields` and `sanitize`.
     """
 
     path: str

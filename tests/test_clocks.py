@@ -201,3 +201,14 @@ def test_a_running_scan_does_not_replace_a_final_one_of_the_future(database: Dat
     found = database.run_here(lambda connection: tuple(connection.execute(select(*columns)).one()))
 
     assert found == (True, running.fetched_at, running.fetched_at)
+
+
+def test_what_another_program_makes_due_before_1970_is_due(database: Database) -> None:
+    """Also as a text that stands before the beginning of the line, as a plain INSERT into SQLite may write it."""
+    row = {"deployment_id": 120, "scan_id": 1, "due_at": datetime(1969, 12, 31, 23, tzinfo=UTC)}
+    add(database, fetch_queue, row, row | {"scan_id": 2, "due_at": datetime(1, 1, 2, tzinfo=UTC)})
+    if database.url.startswith("sqlite"):
+        text_of = "INSERT INTO fetch_queue (deployment_id, scan_id, due_at) VALUES (120, 3, '1970-01-01')"
+        database.run_here(lambda connection: connection.exec_driver_sql(text_of).close())
+
+    assert leased(database) == ([1, 2, 3] if database.url.startswith("sqlite") else [1, 2])

@@ -451,7 +451,7 @@ def test_without_its_driver_mysql_says_what_to_install() -> None:
     code = (
         "import sys\n"
         "sys.modules['pymysql'] = None\n"
-        "from etl.engine import make_engine\n"
+        "from etl.database.engine import make_engine\n"
         "make_engine('mysql://localhost/scans')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

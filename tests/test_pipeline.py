@@ -462,6 +462,33 @@ async def test_a_deployment_whose_check_fails_costs_no_fetcher_and_holds_no_leas
     assert given_back(ports)
 
 
+async def test_a_limit_says_nothing_where_all_were_refused_before_it() -> None:
+    """The token is to blame for what is left, not the limit."""
+    ports = MemoryPorts(pairs(5))
+    ports.barred = {120: fatal()}
+    ended = await drained(ports, limit=100)
+
+    assert (ended.stop.exit_code, list(ended.halted)) == (None, [120])
+    assert given_back(ports)
+
+
+async def test_a_scan_that_died_after_it_was_stored_as_running_counts_as_such() -> None:
+    """So that the counts of a run can add up."""
+    open_scan = document(ONE) | {"completed_at": None, "started_at": datetime.now(UTC).isoformat()}
+
+    async def answer(pair: Pair, times: int) -> object:
+        if times == 1:
+            asyncio.get_running_loop().call_later(0.05, ports.add, [pair])
+            return open_scan
+        raise gone()
+
+    ports = MemoryPorts([ONE], answer)
+    ports.add([Pair(120, 2)], holder=OTHERS, due_in_seconds=0.3)
+    ended = await drained(ports)
+
+    assert (ended.tally.dead, ended.tally.running, ended.tally.died_running) == (2, 0, 1)
+
+
 async def test_a_worker_asks_again_for_a_deployment_that_was_refused() -> None:
     """At growing intervals; when it isn't refused any more, its pairs are fetched."""
     ports, stop = MemoryPorts(pairs(3) + pairs(3, 121)), Stop()

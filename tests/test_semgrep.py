@@ -600,6 +600,41 @@ async def test_what_is_refused_for_good_stops_its_deployment(status: int, stop_c
     assert error.stop_code == stop_code
 
 
+@pytest.mark.parametrize("status", [400, 402, 405, 407, 451])
+async def test_whatever_the_deployments_call_answers_is_no_bug_and_buries_no_scan(status: int) -> None:
+    """It stops the deployment with exit code 4, in the check as after a 404 of a scan."""
+
+    async def refuses(_: Call) -> web.StreamResponse:
+        return json_answer({}, status=status)
+
+    async def nothing(_: Call) -> web.StreamResponse:
+        return json_answer({}, status=404)
+
+    async with SmallApi(nothing, refuses) as api, asking_at(api.base_url) as asking:
+        with pytest.raises(FatalError) as at_check:
+            await asking.semgrep.check_token(120)
+        with pytest.raises(FatalError) as at_scan:
+            await asking.semgrep.scan(ONE)
+
+    assert {caught.value.stop_code for caught in (at_check, at_scan)} == {4}
+
+
+async def test_a_token_call_that_fails_while_scans_are_shown_is_not_asked_endlessly() -> None:
+    """After max_wait_seconds the deployment that waits for it is given up; the other one goes on."""
+
+    async def fails(_: Call) -> web.StreamResponse:
+        return json_answer({}, status=500)
+
+    async with SmallApi(found, fails) as api, asking_at(api.base_url, max_wait_seconds=0.5) as asking:
+        await asking.semgrep.scan(ONE)
+        with pytest.raises(FatalError) as caught:
+            async with asyncio.timeout(20):
+                await asking.semgrep.check_token(121)
+        await asking.semgrep.scan(Pair(120, 2))
+
+    assert caught.value.stop_code == 4
+
+
 # Retries in place, and the end
 
 

@@ -264,7 +264,7 @@ DATABASE_AWAY = "database unavailable"
 
 def test_processes_end_when_one_has_nothing_left_to_do() -> None:
     """An exit code of 0 lasts, as that of wrong settings does; here the workers only show their help."""
-    code = "from etl.fleet import run_processes; raise SystemExit(run_processes(2, ['worker', '--help']))"
+    code = "from etl.app.supervisor import run_processes; raise SystemExit(run_processes(2, ['worker', '--help']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
 
     assert (done.returncode, done.stderr) == (0, "")

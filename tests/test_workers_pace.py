@@ -74,7 +74,7 @@ def test_one_deployment_held_back_holds_no_other(workers: Workers, postgres_url:
         tokens = {"SEMGREP_APP_TOKEN__120": "a", "SEMGREP_APP_TOKEN__121": "b"}
         worker = workers.start_worker(environment(sandbox, postgres_url, SCAN_ETL_API__RATE="1000", **tokens))
         queue_of(postgres_url, 120, 200)
-        wait_until("the first is refused", lambda: workers.all_well() and worker.said("the API refuses"))
+        wait_until("the first is refused", lambda: workers.all_well() and worker.said("rate limited"))
         queue_of(postgres_url, 121, 80)
         wait_until("the second is done", lambda: workers.all_well() and not queued(postgres_url, 121))
         workers.stop()

@@ -242,7 +242,11 @@ class RunPorts:
             runs.count(connection, self._run_id, dead=buried)
             return buried
 
-        return await self._database.run(work)
+        count = buried = await self._database.run(work)
+        while buried == dropping.PIECE:
+            buried = await self._database.run(work)
+            count += buried
+        return count
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""

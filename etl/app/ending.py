@@ -52,11 +52,22 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
     tally.remaining, tally.waiting = left.remaining, left.waiting
     if this.scope.batch is not None:
         unqueued = tally.requested - tally.invalid - tally.duplicate - tally.already_final - tally.to_do
-        tally.remaining += max(0, left.waiting - tally.running) + unqueued
+        tally.remaining = max(0, left.remaining + left.waiting - tally.running) + unqueued
+        _take_back(tally)
         tally.dead = staging.died(connection, this.scope.batch)
         known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
         tally.already_final += max(0, tally.requested - known)
     return left.remaining
+
+
+def _take_back(tally: RunCounts) -> None:
+    """A pair that was stored while it ran, and died after that, counts as dead alone."""
+    surplus = tally.died_running
+    for name in ("unchanged", "updated", "inserted"):
+        taken = min(surplus, getattr(tally, name))
+        setattr(tally, name, getattr(tally, name) - taken)
+        tally.fetched -= taken
+        surplus -= taken
 
 
 def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:

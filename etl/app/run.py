@@ -89,10 +89,11 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
     """End the process as it is, for something neither answers nor fails. Leases end by themselves."""
     tally = this.tally
     tally.remaining = max(0, tally.to_do + tally.discovered - tally.fetched - tally.dead)
-    with suppress(OSError):
+    try:
         report(summary_of(this, this.stop.exit_code or BUDGET_EXIT))
         sys.stdout.flush()
-    os._exit(this.stop.exit_code or BUDGET_EXIT)
+    finally:
+        os._exit(this.stop.exit_code or BUDGET_EXIT)
 
 
 async def _carry_out(this: RunContext) -> dict[str, Any]:
@@ -108,11 +109,13 @@ async def _carry_out(this: RunContext) -> dict[str, Any]:
             try:
                 if not (order.single and await _leaves_to_another(this, database)):
                     await _work(this, database, patient)
+                return await finish(this, patient)
             except ScanEtlError as error:
+                if isinstance(error, DatabaseAwayError) and this.stop.exit_code is not None:
+                    return summary_of(this, this.stop.exit_code)  # the stop is what has ended it
                 with suppress(DatabaseError):
                     await finish(this, database, error)
                 raise
-        return await finish(this, patient)
 
 
 async def _open_database(this: RunContext, patience: Patience) -> Database:
@@ -161,7 +164,9 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
     finally:
         for watcher in watchers:
             watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
+        for ended in await asyncio.gather(*watchers, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
 
 
 async def _enqueue(this: RunContext, database: Database, semgrep: Semgrep) -> None:
@@ -281,8 +286,7 @@ def _signals(stop: Stop) -> Iterator[None]:
 
     def handle(number: int, _frame: object) -> None:
         nonlocal stopping
-        # Not only the event: what the loop waits for may keep it from setting that.
-        if stopping or stop.asked.is_set():
+        if stopping:
             os._exit(128 + number)
         stopping = True
         last_resort = threading.Timer(LONGEST_STOP_SECONDS, os._exit, (128 + number,))

@@ -35,14 +35,17 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
     this.unwalked.add(NO_DEPLOYMENT)  # for it isn't known yet which there are
     walking = asyncio.create_task(_walk(this, semgrep, patient))
     stopping = asyncio.create_task(this.stop.asked.wait())
-    await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not walking.done():
-        semgrep.stop_sending()
-        await asyncio.wait({walking}, timeout=WALK_GRACE_SECONDS)
+    try:
+        await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not walking.done():
+            semgrep.stop_sending()
+            await asyncio.wait({walking}, timeout=WALK_GRACE_SECONDS)
+    finally:
+        # Whoever cancels this one waits for both.
         walking.cancel()
-    stopping.cancel()
-    await asyncio.wait({walking, stopping})
-    this.walks.end()
+        stopping.cancel()
+        await asyncio.wait({walking, stopping})
+        this.walks.end()
     if not walking.cancelled():
         walking.result()
 

@@ -10,10 +10,10 @@ requests goes into walking back to those that the API calls never finished, for 
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from etl.backoff import backoff_seconds
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
@@ -42,6 +42,8 @@ from etl.telemetry.events import (
 from etl.transform.fields import DRIFT_REFUSED
 from etl.transform.search_page import Page, read_page
 
+T = TypeVar("T")
+
 ROOM = 250
 """How many known scans a walk may list again for nothing: half a page, so that what is new fits on it, too."""
 DEEPER_SHARE = 0.04
@@ -68,7 +70,7 @@ class Ports(Protocol):
         """What time it is for the API."""
 
     async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
-        """What is known of the walks before, and the start of the known scan at place `wanted`."""
+        """What is known of the walks before, and the start of the known scan at place `room`."""
 
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
@@ -235,7 +237,7 @@ class _Discovery:
         history = await self.ports.history(self.deployment_id, ROOM)
         if history is None or history.walked_at <= datetime.now(UTC) + SLACK:
             return history, False
-        is_ahead = history.walked_at > await self.ports.api_time() + SLACK
+        is_ahead = history.walked_at > await self.patiently(self.ports.api_time) + SLACK
         return (None, True) if is_ahead else (history, False)
 
     async def start(self, history: PreviousPasses | None) -> datetime | None:
@@ -248,7 +250,7 @@ class _Discovery:
             return start_of_walk(history)
         if seconds >= RETENTION.total_seconds():
             return None
-        return await self.ports.api_time() - timedelta(seconds=seconds)
+        return await self.patiently(self.ports.api_time) - timedelta(seconds=seconds)
 
     async def walk(
         self, since: datetime | None, history: PreviousPasses | None, *, partial: bool, replaces: bool = False
@@ -302,13 +304,21 @@ class _Discovery:
         return queued + new, reached
 
     async def page(self, since: datetime | None, cursor: str) -> tuple[datetime, Page]:
-        """One page, asked for again while it may still come, and when it came."""
+        """One page, and when it came."""
+
+        async def ask() -> tuple[datetime, Page]:
+            found = await self.ports.search(self.deployment_id, since, cursor)
+            page = read_page(self.deployment_id, found.document)
+            return answered_at(found, page, datetime.now(UTC)), page
+
+        return await self.patiently(ask)
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question, asked again while it may still come."""
         failures = 0
         while True:
             try:
-                found = await self.ports.search(self.deployment_id, since, cursor)
-                page = read_page(self.deployment_id, found.document)
-                return answered_at(found, page, datetime.now(UTC)), page
+                return await ask()
             except TransientError as error:
                 failures += error.spends_attempt
                 if failures >= self.search.max_attempts:

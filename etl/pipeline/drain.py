@@ -1,7 +1,7 @@
 """One run: lease, fetch, flatten, settle, until nothing of it is left or something ends it.
 
 No HTTP and no SQL here: what a run needs is handed in as `Ports`. Each group of errors has one `except`. What
-a failure means for a pair is decided by the pure functions at the end of the file.
+a failure means for a pair is decided by the pure functions of `outcomes`.
 """
 
 import asyncio
@@ -161,8 +161,9 @@ class _Run:
             if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
                 room = 2 * self.policy.concurrency  # for deployments that have no lane yet
             if self.policy.limit is not None:
-                room = min(room, self.policy.limit - self.leased)
-                if room <= 0 and not self.held:
+                left = self.policy.limit - self.leased
+                room = min(room, left)
+                if left <= 0 and not self.held:
                     self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
                     return
             leases: list[Lease] = []
@@ -209,7 +210,8 @@ class _Run:
         """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
         held = {pair.deployment_id for pair in self.held} if self.halted else set()
         for deployment_id in self.halts.to_bury(held):
-            self.tally.dead += await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
+            buried = await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
+            self.tally.dead += buried
         for deployment_id in self.halts.release(time.monotonic()) if self.policy.forever else ():
             self.ports.ask_again(deployment_id)
 
@@ -363,17 +365,18 @@ class _Run:
                 await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
 
     def count(self, batch: Sequence[Outcome], settled: Settled) -> None:
+        tally = self.tally
         for outcome in batch:
             pair = pair_of(outcome)
             if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
                 lane.held -= 1
             if isinstance(outcome, Snooze):
                 self.running.add(pair)
-            elif self.running and isinstance(outcome, Complete | Discard):
+            elif pair in self.running and isinstance(outcome, Complete | Discard):
                 self.running.discard(pair)
+                tally.died_running += isinstance(outcome, Discard)
             if isinstance(outcome, Discard):
                 self.emit(PairDied(outcome.pair, outcome.error_kind, outcome.error))
-        tally = self.tally
         tally.inserted += settled.inserted
         tally.updated += settled.updated
         tally.unchanged += settled.unchanged

@@ -240,6 +240,9 @@ class Semgrep:
     def ask_again(self, deployment_id: int) -> None:
         """Forget that the token of a deployment was refused, and what it may see."""
         refused = self._credits.get(deployment_id)
+        if refused is not None and refused.ended is None:  # it is good for another deployment
+            refused.asked_at, refused.visible = -math.inf, frozenset()
+            return
         self._credits = {number: credit for number, credit in self._credits.items() if credit is not refused}
 
     def stop_sending(self) -> None:
@@ -288,15 +291,28 @@ class Semgrep:
             credit.visible = deployment_ids((await self._calls.patiently(DEPLOYMENTS, credit)).document)
         except NotFoundError as error:
             raise token_without_scope() from error
+        except ItemError as error:
+            raise FatalError(
+                f"the API doesn't say what the token may see: {error}",
+                kind="deployments_refused",
+                stop_code=UNAVAILABLE_EXIT,
+                http_status=error.http_status,
+            ) from error
         credit.asked_at = asked_at
 
     async def _visible_in_the_end(self, credit: TokenState) -> frozenset[int]:
         """The same, waiting for an unavailable API, if it doesn't end the run."""
+        began_at, failures = time.monotonic(), 0
         while True:
             try:
                 return await self._visible(credit)
             except TransientError as error:
                 await self._is_away(credit, error, DEPLOYMENTS)
+                failures += 1
+                if self._gives_up and time.monotonic() - began_at >= self._settings.max_wait_seconds:
+                    raise self._has_been_away(error) from error
+            if failures > 1:  # what else is asked may work all the while
+                await credit.pace.sleep(backoff_seconds(failures, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS))
 
     async def _is_away(self, credit: TokenState, error: TransientError, path: str) -> bool:
         """Whether the API is to blame for a failure. If nothing works, wait until it does, and let nobody else ask.

@@ -1,6 +1,6 @@
 """Calls to the API: each in its turn, what its answer means, and the quick retries of what may work the next moment.
 
-Every answer becomes a decoded document or one of our errors, here and in `answers`; error texts are cleaned of the
+Every answer becomes a decoded document or one of our errors, here and in `responses`; error texts are cleaned of the
 token.
 """
 

@@ -1,6 +1,6 @@
 """One request to the API and its answer: the only HTTP client.
 
-The token goes into the Authorization header only. What the answer means is decided in `answers`.
+The token goes into the Authorization header only. What the answer means is decided in `responses`.
 """
 
 import asyncio

@@ -98,7 +98,8 @@ def _drop(connection: Connection, condition: ColumnElement[bool], pairs: Sequenc
 
 def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id: str) -> int:
     """Give up those pairs of a deployment that can't be asked, for `reason`, which the API doesn't show any more, and
-    which nobody has leased. Returns how many."""
+    which nobody has leased. Returns how many: `PIECE` at most, so that nobody waits for long."""
+    plan_by_index(connection)
     is_free = or_(_q.lease_token.is_(None), _q.due_at <= utc_now())
     expired = select(_q.scan_id).where(_q.deployment_id == deployment_id, _q.expires_at <= utc_now(), is_free)
     piece = expired.order_by(_q.scan_id).limit(PIECE).with_for_update(skip_locked=True)
@@ -115,14 +116,13 @@ def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id
     kept = [column for column in _q if column.name not in values]
     letters = select(*kept, *values.values())
     names = [*(column.name for column in kept), *values]
-    count = 0
-    while scan_ids := connection.execute(piece).scalars().all():
-        pairs = [Pair(deployment_id, scan_id) for scan_id in scan_ids]
-        on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
-        of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
-        connection.execute(insert(dead_letters).from_select(names, of_pairs))
-        count += on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
-    return count
+    pairs = [Pair(deployment_id, scan_id) for scan_id in connection.execute(piece).scalars()]
+    if not pairs:
+        return 0
+    on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
+    of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
+    connection.execute(insert(dead_letters).from_select(names, of_pairs))
+    return on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
 
 
 _DROP = delete(fetch_queue)

@@ -222,7 +222,7 @@ def take_over(connection: Connection, batch: str) -> int:
     rows = (
         select(_staged.deployment_id, _staged.scan_id, case((is_free, 1), else_=0).label("is_free"))
         .select_from(staged_pairs.outerjoin(fetch_queue, _same(fetch_queue, staged_pairs)))
-        .where(_of(batch), or_(is_over, and_(_q.scan_id.is_not(None), or_(is_free, ~_IS_RUNNING))))
+        .where(_of(batch), or_(is_over, and_(_q.scan_id.is_not(None), is_free)))
         .order_by(_staged.deployment_id, _staged.scan_id)
         .limit(PIECE)
     )

@@ -44,7 +44,10 @@ def reserve(
     connection: Connection, key: str, seconds: float, longest_wait_seconds: float = LONGEST_WAIT_SECONDS
 ) -> float:
     """Take the next `seconds` of the token's time, and return in how many seconds they begin."""
-    connection.execute(_RESERVE, {"of_token": key, "seconds": seconds, "longest": longest_wait_seconds})
+    values = {"of_token": key, "seconds": seconds, "longest": longest_wait_seconds}
+    if not connection.execute(_RESERVE, values).rowcount:  # somebody has removed the row
+        open_budget(connection, key)
+        connection.execute(_RESERVE, values)
     ends_at, now = connection.execute(_RESERVED, {"of_token": key}).one()
     begins_in: float = (ends_at - now).total_seconds() - seconds
     return max(0.0, begins_in)

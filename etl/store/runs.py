@@ -66,7 +66,7 @@ def _adding(names: tuple[str, ...]) -> Update:
 def counted(connection: Connection, run_id: str) -> dict[str, int]:
     """The counts of a run that are `COUNTED`."""
     found = connection.execute(select(*(runs.c[name] for name in COUNTED)).where(runs.c.run_id == run_id))
-    return dict(found.mappings().one())
+    return dict(found.mappings().one_or_none() or {})
 
 
 class Throughput(NamedTuple):

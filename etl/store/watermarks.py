@@ -22,7 +22,7 @@ _IS_OPEN = and_(
     _listed.completed_at.is_(None),
     func.coalesce(_listed.status, "").not_in((COMPLETED, ERROR, CANCELLED, NEVER_FINISHED)),
 )
-"""As `pages.finality` has it: not at its end in any way."""
+"""As `search_page.finality` has it: not at its end in any way."""
 
 
 class _Mark(NamedTuple):

@@ -27,6 +27,8 @@ class RunCounts(Struct):
     remaining: int = 0
     running: int = 0
     """Pairs that still run, and that this run has stored as seen. Not part of the summary."""
+    died_running: int = 0
+    """Pairs that this run has stored while they ran, and given up after that. Not part of the summary."""
     to_do: int = 0
     """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
 
