@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table, insert, select, update
 
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, rate_budgets, scans, workers
+from etl.errors import RefusedError
 from etl.model import RUN_COUNTS, STILL_RUNNING
 from etl.store import queue, rate_slots, runs, status
 from etl.store.scans import load_scans
@@ -203,12 +204,33 @@ def test_a_running_scan_does_not_replace_a_final_one_of_the_future(database: Dat
     assert found == (True, running.fetched_at, running.fetched_at)
 
 
-def test_what_another_program_makes_due_before_1970_is_due(database: Database) -> None:
-    """Also as a text that stands before the beginning of the line, as a plain INSERT into SQLite may write it."""
-    row = {"deployment_id": 120, "scan_id": 1, "due_at": datetime(1969, 12, 31, 23, tzinfo=UTC)}
-    add(database, fetch_queue, row, row | {"scan_id": 2, "due_at": datetime(1, 1, 2, tzinfo=UTC)})
-    if database.url.startswith("sqlite"):
-        text_of = "INSERT INTO fetch_queue (deployment_id, scan_id, due_at) VALUES (120, 3, '1970-01-01')"
-        database.run_here(lambda connection: connection.exec_driver_sql(text_of).close())
+NO_INSTANTS = {
+    "sqlite": [
+        "unixepoch()",
+        "0",
+        "''",
+        "'soon'",
+        "'1970-01-01'",
+        "'2026-03-01 12:00:00 or so'",
+        "'1969-12-31 23:59:59'",
+    ],
+    "postgresql": ["'infinity'", "'-infinity'", "'1969-12-31 12:00+00'", "'10000-01-02'", "'0044-03-15 BC'"],
+    "mysql": ["'1969-12-31 23:59:59'", "'1000-01-01'"],
+}
 
-    assert leased(database) == ([1, 2, 3] if database.url.startswith("sqlite") else [1, 2])
+
+@pytest.mark.parametrize("column", ["due_at", "expires_at", "enqueued_at"])
+def test_a_program_that_queues_what_is_no_instant_is_told_so(database: Database, column: str) -> None:
+    """By its own INSERT. In the queue it would stop every run, for no driver could read it, or no lease find it."""
+
+    def insert_with(value: str) -> None:
+        statement = f"INSERT INTO fetch_queue (deployment_id, scan_id, {column}) VALUES (120, 1, {value})"  # noqa: S608 - of this test
+        database.run_here(lambda connection: connection.exec_driver_sql(statement).close())
+
+    for value in NO_INSTANTS[database.engine.dialect.name]:
+        with pytest.raises(RefusedError, match="ck_fetch_queue_instants"):
+            insert_with(value)
+    insert_with("'2026-03-01 12:00:00'")
+    leases = database.run_here(partial(queue.lease, token="ours", limit=100, lease_seconds=60))
+
+    assert [lease.pair.scan_id for lease in leases] == [1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -467,3 +468,17 @@ def test_every_name_of_mysql_is_one_dialect(scheme: str) -> None:
     engine = make_engine(f"{scheme}://localhost/scans")
 
     assert (engine.dialect.name, engine.driver) == ("mysql", "pymysql")
+
+
+def test_the_write_lock_of_another_program_is_waited_for(sqlite_url: str) -> None:
+    """It is free again after a while, as a backup's is."""
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        freeing = threading.Timer(1.0, other.execute, ("COMMIT",))
+        freeing.start()
+        with closing(Database(sqlite_url)) as database:
+            found = database.run_here(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        freeing.join()
+
+    assert found == 1

@@ -464,11 +464,11 @@ async def test_a_deployment_whose_check_fails_costs_no_fetcher_and_holds_no_leas
 
 async def test_a_limit_says_nothing_where_all_were_refused_before_it() -> None:
     """The token is to blame for what is left, not the limit."""
-    ports = MemoryPorts(pairs(5))
+    ports = MemoryPorts(pairs(50) + pairs(5, 121))
     ports.barred = {120: fatal()}
-    ended = await drained(ports, limit=100)
+    ended = await drained(ports, limit=10)
 
-    assert (ended.stop.exit_code, list(ended.halted)) == (None, [120])
+    assert (ended.stop.exit_code, list(ended.halted), len(ports.stored)) == (None, [120], 5)
     assert given_back(ports)
 
 

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -554,3 +555,18 @@ def test_a_stop_while_the_database_swallows_everything_takes_ten_seconds(
     summary = json.loads(stdout)
     assert (process.returncode, summary["exit_code"]) == (143, 143), stderr
     assert summary["requests"] >= 100
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_sqlite(cli: Command, sqlite_url: str) -> None:
+    """Another program holds the write lock, and the person at the terminal doesn't want to wait for it."""
+    path = sqlite_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (cli.folder / "pairs.txt").write_text("120 1\n")
+        with cli.start("enqueue", "pairs.txt", "--json", "--database-url", sqlite_url) as process:
+            while process.poll() is None:
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=10)
+
+    assert (process.returncode, json.loads(stdout)) == (130, {"error": "interrupted", "exit_code": 130})

@@ -39,7 +39,7 @@ from etl.semgrep.client import Semgrep
 from etl.store import enqueue as staging
 from etl.store import runs
 from etl.telemetry import prometheus as metrics
-from etl.telemetry.events import AnotherSync, RunCounts, Stopping
+from etl.telemetry.events import AnotherSync, RunCounts
 from etl.telemetry.reporter import Reporter
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -88,7 +88,9 @@ async def _overdue(stop: Stop) -> None:
 def _leave(this: RunContext, report: Report) -> NoReturn:
     """End the process as it is, for something neither answers nor fails. Leases end by themselves."""
     tally = this.tally
-    tally.remaining = max(0, tally.to_do + tally.discovered - tally.fetched - tally.dead)
+    known = tally.invalid + tally.duplicate + tally.already_final if this.order.files else 0
+    expected = tally.requested if this.order.files else tally.to_do + tally.discovered
+    tally.remaining = max(0, expected - known - tally.fetched - tally.dead)
     try:
         report(summary_of(this, this.stop.exit_code or BUDGET_EXIT))
         sys.stdout.flush()
@@ -159,8 +161,8 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
                     await _enqueue(this, database, semgrep)
                 if not this.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
-    except StoppedError as error:
-        emit(Stopping(f"{this.stop.reason}: {error}"))
+    except StoppedError:
+        pass  # told of when it was asked for
     finally:
         for watcher in watchers:
             watcher.cancel()

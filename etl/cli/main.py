@@ -168,7 +168,7 @@ def _run() -> NoReturn:
     except ScanEtlError as error:
         _fail(str(error), error.exit_code, ctx_given)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130, ctx_given)
+        _fail("interrupted", 130, ctx_given or {"json": "--json" in sys.argv})
     except Exception as error:
         if isinstance(error, OSError) and error.errno in LOST_OUTPUT:
             raise

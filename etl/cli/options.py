@@ -23,6 +23,9 @@ SETTING_OF = {
 }
 """The options that stand for a setting."""
 
+LONGEST_DURATION_SECONDS = 100 * 365 * 86_400
+"""More is a slip of the finger, and beyond what databases can reckon."""
+
 Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -55,7 +58,10 @@ class Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds; fails with an example of what is right."""
         try:
-            return seconds_of(str(value))
+            seconds = seconds_of(str(value))
+            if seconds > LONGEST_DURATION_SECONDS:
+                raise ValueError
+            return seconds
         except ValueError:
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
 

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from etl.config.settings import mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
-BUSY_TIMEOUT_SECONDS = 60
+BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
+"""How long to wait for SQLite's write lock, and for how long at a stretch: SQLite's own wait hears of no Ctrl-C."""
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
@@ -61,7 +63,7 @@ def make_engine(url: str) -> Engine:
     parsed = parse_url(url)
     match parsed.get_backend_name():
         case "sqlite":
-            engine = _engine(parsed, {"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None})
+            engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         case "mysql":
@@ -130,7 +132,16 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin_immediate(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except exc.OperationalError as error:
+            is_busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= until:
+                raise
+        else:
+            return
 
 
 def _instant_text(value: datetime) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Double,
     ForeignKeyConstraint,
@@ -183,10 +184,26 @@ def _work() -> list[Column[Any]]:
     ]
 
 
+def _are_instants(dialect: str, condition: str) -> CheckConstraint:
+    """Any program may INSERT, and what is no instant, or none that every driver knows, would stop every run."""
+    checks = " AND ".join(condition.format(name) for name in ("due_at", "expires_at", "enqueued_at"))
+    return CheckConstraint(checks, name="ck_fetch_queue_instants").ddl_if(dialect=dialect)
+
+
+_SQLITE_INSTANT = (
+    "{0} >= '1970-01-01 00:00:00.000000' AND strftime('%s', {0}) IS NOT NULL"
+    " AND {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'"
+)
+_POSTGRESQL_INSTANT = "{0} BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'"
+_MYSQL_INSTANT = "{0} BETWEEN '1970-01-01 00:00:00' AND '9999-12-31 23:59:59.999999'"
+
 fetch_queue = Table(
     "fetch_queue",
     metadata,
     *_work(),
+    _are_instants("sqlite", _SQLITE_INSTANT),
+    _are_instants("postgresql", _POSTGRESQL_INSTANT),
+    _are_instants("mysql", _MYSQL_INSTANT),
     # Whatever a planner knows of the rows, it has but one index to go by: neither begins with a column of the key, and
     # the two differ in their order.
     Index("ix_fetch_queue_due", "due_at", "deployment_id", *_TURN),

@@ -328,6 +328,8 @@ class _Run:
             self.outcomes.append(found)
             if isinstance(found, Discard) and self.policy.max_failures is not None:
                 self.flush.set()  # as soon as they are written they count
+        if isinstance(found, Release) and not self.stop.asked.is_set():
+            self.leased -= 1  # what can't be asked for spends no --limit
         self.undone -= 1
         lane.undone -= 1
         lane.decided += 1

@@ -162,18 +162,14 @@ DISBELIEVED_AT_ONCE = 10_000
 
 def disbelieve(connection: Connection, longest: LongestWaits) -> int:
     """Bring back rows that workers have put off for longer than they ever do: the database's clock was ahead then.
-    What other programs have scheduled has neither a token nor an error, and is left alone, unless it is due before
-    1970, where the line begins. Returns how many, `DISBELIEVED_AT_ONCE` at most."""
+    Returns how many, `DISBELIEVED_AT_ONCE` at most. What other programs have scheduled has neither a token nor an
+    error, and is left alone."""
     plan_by_index(connection)
-    brought = len(change_chosen(connection, _BEFORE_1970, most=DISBELIEVED_AT_ONCE))
     bounds = LongestWaits(*map(max, longest, USUAL_WAITS))._asdict()
     values = {**bounds, "shortest_seconds": min(bounds.values()), "most": DISBELIEVED_AT_ONCE}
-    return max(brought, len(change_chosen(connection, _DISBELIEVE, **values)))
+    return len(change_chosen(connection, _DISBELIEVE, **values))
 
 
-_BEFORE_1970 = Change(
-    _first(_DUE, _q.due_at < ready_now()).order_by(_q.due_at), fetch_queue, {"due_at": ready_now()}, KEY
-)
 _LONGEST_SECONDS = case(
     (_q.lease_token.is_not(None), bindparam("lease_seconds", type_=Double)),
     (_q.error_kind == STILL_RUNNING, bindparam("running_seconds", type_=Double)),

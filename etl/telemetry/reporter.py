@@ -169,6 +169,8 @@ class Reporter:
             before = now
             total = self._tally.to_do + self._tally.discovered
             left = max(total - now, 0)
+            if not rate and not left:
+                continue  # an idle worker
             log().info(
                 "progress",
                 done=now,

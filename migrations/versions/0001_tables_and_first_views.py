@@ -183,11 +183,22 @@ def create_listing_tables() -> None:
     )
 
 
+INSTANT_OF_ANY_PROGRAM = {
+    "sqlite": "{0} >= '1970-01-01 00:00:00.000000' AND strftime('%s', {0}) IS NOT NULL"
+    " AND {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'",
+    "postgresql": "{0} BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'",
+    "mysql": "{0} BETWEEN '1970-01-01 00:00:00' AND '9999-12-31 23:59:59.999999'",
+}
+
+
 def create_work_tables() -> None:
+    is_instant = INSTANT_OF_ANY_PROGRAM[op.get_context().dialect.name]
+    checks = " AND ".join(is_instant.format(name) for name in ("due_at", "expires_at", "enqueued_at"))
     op.create_table(
         "fetch_queue",
         *work(),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_fetch_queue"),
+        sa.CheckConstraint(checks, name="ck_fetch_queue_instants"),
         sqlite_with_rowid=False,
     )
     turn = ["priority", "expires_at", "enqueued_at"]
