@@ -137,7 +137,7 @@ scan_stat_items = Table(
 )
 
 
-_PERISHES_SECONDS = literal(RETENTION.total_seconds())
+_RETENTION_SECONDS = literal(RETENTION.total_seconds())
 _TURN = ("priority", "expires_at", "enqueued_at")
 """In what order a deployment's rows are taken, of those that are due at once."""
 
@@ -178,7 +178,7 @@ def _work() -> list[Column[Any]]:
         Column("lease_token", String(32)),
         Column("batch", String(32)),
         Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
-        Column("expires_at", UtcDateTime, nullable=False, server_default=add_seconds(utc_now(), _PERISHES_SECONDS)),
+        Column("expires_at", UtcDateTime, nullable=False, server_default=add_seconds(utc_now(), _RETENTION_SECONDS)),
         Column("error_kind", String(32)),
         Column("error", _Text),
     ]

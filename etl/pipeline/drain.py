@@ -135,10 +135,8 @@ class _Run:
         self.halts = Halts(halted, policy.first_halt_seconds)
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
-        self.idle_since, self.is_wait_told = math.inf, False
-        self.looked_at = -math.inf
-        self.flush = asyncio.Event()
-        self.changed = asyncio.Event()
+        self.looked_at, self.idle_since, self.is_wait_told = -math.inf, math.inf, False
+        self.flush, self.changed = asyncio.Event(), asyncio.Event()
         self.closing = False
 
     async def drain(self) -> None:

@@ -108,8 +108,8 @@ def clear(connection: Connection, batch: str) -> None:
 def _is_final() -> ColumnElement[bool]:
     """Whether the stored scan of a staged pair is final, or was still unfinished when the API had shown it for the
     last time."""
-    perished_at = add_seconds(scans.c.started_at, literal(RETENTION.total_seconds()))
-    is_final = or_(scans.c.completed_at.is_not(None), scans.c.fetched_at > perished_at)
+    retention_ends_at = add_seconds(scans.c.started_at, literal(RETENTION.total_seconds()))
+    is_final = or_(scans.c.completed_at.is_not(None), scans.c.fetched_at > retention_ends_at)
     return _has(scans, is_final)
 
 

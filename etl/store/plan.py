@@ -139,10 +139,10 @@ def _same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
 
 
 def _shares(connection: Connection, work: _Work, rate: float, now: datetime) -> tuple[Share, ...]:
-    perishes_seconds = RETENTION.total_seconds()
+    retention_seconds = RETENTION.total_seconds()
     # The default says nothing: whoever knew the scan's beginning has written an earlier instant.
-    is_known = _q.expires_at < add_seconds(_q.enqueued_at, literal(perishes_seconds - 1))
-    known = case((is_known, _q.expires_at), else_=add_seconds(scans.c.started_at, literal(perishes_seconds)))
+    is_known = _q.expires_at < add_seconds(_q.enqueued_at, literal(retention_seconds - 1))
+    known = case((is_known, _q.expires_at), else_=add_seconds(scans.c.started_at, literal(retention_seconds)))
     fetched = (
         select(work.deployment_id, known.label("expires_at"), work.turn(now).label("turn"))
         .select_from(work.rows)
