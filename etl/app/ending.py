@@ -51,7 +51,8 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
     left = this.scope.left(connection)
     tally.remaining, tally.waiting = left.remaining, left.waiting
     if this.scope.batch is not None:
-        unqueued = tally.requested - tally.invalid - tally.duplicate - tally.already_final - tally.to_do
+        known = tally.invalid + tally.duplicate + tally.already_final + tally.to_do
+        unqueued = max(0, tally.requested - known)
         tally.remaining = max(0, left.remaining + left.waiting - tally.running) + unqueued
         _take_back(tally)
         tally.dead = staging.died(connection, this.scope.batch)
