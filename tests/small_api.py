@@ -141,10 +141,19 @@ def in_thread(api: SmallApi, ssl_context: ssl.SSLContext | None = None, port: in
     try:
         yield asyncio.run_coroutine_threadsafe(api.start(ssl_context, port), loop).result(10)
     finally:
-        asyncio.run_coroutine_threadsafe(api.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(api), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def _end(api: SmallApi) -> None:
+    """Stop the server, and end the handshakes that are still going on, as `asyncio.run` would."""
+    await api.stop()
+    going_on = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in going_on:
+        task.cancel()
+    await asyncio.gather(*going_on, return_exceptions=True)
 
 
 # Bytes instead of HTTP
