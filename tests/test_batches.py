@@ -4,42 +4,24 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from command import Command
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.engine import make_url
+from tables_of import ask, change, count
 from worker_processes import wait_until
 
-from etl.database.connection import Database
 from etl.database.schema import fetch_queue, scans, staged_pairs, workers
 from etl.sandbox import Behaviour
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 UNKNOWN = 9_000_000
 """Scans from here on are on no list: only who names them asks for them."""
-
-
-def ask(url: str, statement: Any) -> list[Any]:
-    with closing(Database(url)) as database:
-        return database.run_here(lambda connection: list(connection.execute(statement)))
-
-
-def change(url: str, *statements: Any) -> None:
-    def work(connection: Connection) -> None:
-        for statement in statements:
-            connection.execute(statement)
-
-    with closing(Database(url)) as database:
-        database.run_here(work)
-
-
-def count(url: str, table: Any) -> int:
-    return int(ask(url, select(func.count()).select_from(table))[0][0])
 
 
 def queued(url: str) -> dict[int, tuple[int, str | None]]:

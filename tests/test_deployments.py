@@ -1,7 +1,6 @@
 """Several deployments in one run: what is wrong with one of them doesn't reach the others."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +10,8 @@ from command import Command
 from scan_rows import document
 from small_api import SmallApi, in_thread, json_answer, never
 from sqlalchemy import select, update
+from tables_of import ask, change
 
-from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue
 from etl.model import Pair
 
@@ -116,7 +115,7 @@ def test_a_file_with_swapped_columns_stops_at_once(cli: Command, sqlite_url: str
         assert "such as 1000, 1001, 1002" in outcome.stderr
         assert "are the columns swapped?" in outcome.stderr
     assert dict(api.times) == {"/api/v1/deployments": 1}
-    assert rows(sqlite_url, fetch_queue) == []
+    assert ask(sqlite_url, select(fetch_queue)) == []
 
 
 def test_pairs_that_no_token_may_ask_for_die_when_they_expire(cli: Command, sqlite_url: str) -> None:
@@ -127,7 +126,7 @@ def test_pairs_that_no_token_may_ask_for_die_when_they_expire(cli: Command, sqli
         expired = datetime.now(UTC) - timedelta(seconds=1)
         change(sqlite_url, update(fetch_queue).where(fetch_queue.c.scan_id == 2).values(expires_at=expired))
         outcome = cli("run", "--json", environment=given)
-        letters = rows(sqlite_url, dead_letters)
+        letters = ask(sqlite_url, select(dead_letters))
         again = cli("run", "--json", environment=given)
         dropped = cli("queue", "drop", "--deployment", "999", "--yes", "--json", environment=given)
         last = cli("run", "--json", environment=given)
@@ -138,14 +137,4 @@ def test_pairs_that_no_token_may_ask_for_die_when_they_expire(cli: Command, sqli
     assert "no token for deployment 999" in letters[0].error
     assert (again.exit_code, again.json()["dead"]) == (3, 0)
     assert dropped.json() == {"dropped": 2, "in_work": 0}
-    assert (last.exit_code, rows(sqlite_url, fetch_queue)) == (0, [])
-
-
-def change(url: str, statement: Any) -> None:
-    with closing(Database(url)) as database:
-        database.run_here(lambda connection: connection.execute(statement).close())
-
-
-def rows(url: str, table: Any) -> list[Any]:
-    with closing(Database(url)) as database:
-        return database.run_here(lambda connection: list(connection.execute(select(table))))
+    assert (last.exit_code, ask(sqlite_url, select(fetch_queue))) == (0, [])

@@ -5,7 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +13,9 @@ import pytest
 from command import Command
 from sandbox_client import OPENED_AT, Time
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
-from sqlalchemy import Connection, func, insert, select, text, update
+from sqlalchemy import insert, select, text, update
+from tables_of import ask, change, count
 
-from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, runs, scan_listings, scans, watermarks, workers
 from etl.sandbox import Behaviour, Deployment, Fault, Token, World
 from etl.sandbox.world import newest_id, scan
@@ -48,24 +48,6 @@ def latest(world: World, now: datetime) -> range:
 
 def variables(sandbox: RunningSandbox, url: str, **additions: str) -> dict[str, str]:
     return sandbox.environment(**{"SCAN_ETL_DATABASE__URL": url, "SCAN_ETL_QUEUE__LEASE_SECONDS": "1", **additions})
-
-
-def ask(url: str, statement: Any) -> list[Any]:
-    with closing(Database(url)) as database:
-        return database.run_here(lambda connection: list(connection.execute(statement)))
-
-
-def change(url: str, *statements: Any) -> None:
-    def work(connection: Connection) -> None:
-        for statement in statements:
-            connection.execute(statement)
-
-    with closing(Database(url)) as database:
-        database.run_here(work)
-
-
-def count(url: str, table: Any) -> int:
-    return int(ask(url, select(func.count()).select_from(table))[0][0])
 
 
 def now() -> datetime:
