@@ -11,13 +11,7 @@ import psycopg
 import pytest
 from own_server import ServerUnavailableError
 from postgres_databases import PostgresDatabases
-from postgres_server import (
-    WHEEL,
-    PostgresServer,
-    StartPostgres,
-    accepts_connections,
-    find_binaries,
-)
+from postgres_server import WHEEL, PostgresServer, StartPostgres, accepts_connections, find_binaries
 
 GONE_SECONDS = 20
 

@@ -8,14 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import stamina
-from sqlalchemy import (
-    Connection,
-    exc,
-    func,
-    inspect,
-    select,
-    text,
-)
+from sqlalchemy import Connection, exc, func, inspect, select, text
 
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD

@@ -17,18 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
-from etl.model import (
-    Complete,
-    Discard,
-    Lease,
-    Outcome,
-    Pair,
-    Release,
-    ScanRows,
-    Settled,
-    Snooze,
-    pair_of,
-)
+from etl.model import Complete, Discard, Lease, Outcome, Pair, Release, ScanRows, Settled, Snooze, pair_of
 from etl.pipeline.halts import Halts
 from etl.pipeline.outcomes import (
     Policy,

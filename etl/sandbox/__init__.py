@@ -25,16 +25,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from etl.sandbox.answers import details, read_query, search
-from etl.sandbox.faults import (
-    FAULTS,
-    TIMES_MOST,
-    Behaviour,
-    Call,
-    Fault,
-    answer,
-    chosen_fault,
-    retry_after_header,
-)
+from etl.sandbox.faults import FAULTS, TIMES_MOST, Behaviour, Call, Fault, answer, chosen_fault, retry_after_header
 from etl.sandbox.world import Deployment, Token, World, deployment_of, newest_id, rng, scan, started_at
 
 __all__ = ["FAULTS", "Behaviour", "Deployment", "Fault", "Sandbox", "Stats", "Token", "World", "serve"]

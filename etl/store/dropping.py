@@ -126,6 +126,4 @@ def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id
 
 
 _DROP = delete(fetch_queue)
-
-
 _FORGET_DEAD = delete(dead_letters)

@@ -55,7 +55,7 @@ def _of(batch: str) -> ColumnElement[bool]:
     return and_(_staged.batch == batch, _staged.deployment_id > _MARK.deployment_id)
 
 
-def _pairs_of(batch: str) -> Select[tuple[int, int]]:
+def _pairs_of(batch: str) -> Select[Any]:
     return select(_staged.deployment_id, _staged.scan_id).where(_of(batch))
 
 
@@ -217,16 +217,15 @@ def take_over(connection: Connection, batch: str) -> int:
     done. Returns how many were taken."""
     plan_by_index(connection)
     others = _batches_at_work(connection, but=batch)
-    is_free = or_(_q.batch.is_(None), _q.batch.not_in(others))
-    is_over = and_(_q.scan_id.is_(None), ~_DIED)
+    is_free = or_(_q.batch.is_(None), _q.batch.not_in(others))  # as is one that has left the queue
     rows = (
-        select(_staged.deployment_id, _staged.scan_id, case((is_free, 1), else_=0).label("is_free"))
+        _pairs_of(batch)
         .select_from(staged_pairs.outerjoin(fetch_queue, _same(fetch_queue, staged_pairs)))
-        .where(_of(batch), or_(is_over, and_(_q.scan_id.is_not(None), is_free)))
+        .where(is_free, ~_DIED)
         .order_by(_staged.deployment_id, _staged.scan_id)
         .limit(PIECE)
     )
-    free = [Pair(row.deployment_id, row.scan_id) for row in connection.execute(rows) if row.is_free]
+    free = [Pair(*row) for row in connection.execute(rows)]
     if not free:
         return 0
     lock(connection, fetch_queue, free)

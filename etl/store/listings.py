@@ -16,13 +16,7 @@ from etl.backoff import look_again_seconds
 from etl.database.dialects import in_pairs, lock, on_pairs, opaque_to_planner, upsert
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
 from etl.database.types import add_seconds, ready_now, utc_now
-from etl.model import (
-    STILL_RUNNING,
-    Drift,
-    Listing,
-    Pair,
-    retention_end,
-)
+from etl.model import STILL_RUNNING, Drift, Listing, Pair, retention_end
 from etl.store.drift import DriftSeen, count_drift
 from etl.transform.fields import DRIFT_CONFLICT
 from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final

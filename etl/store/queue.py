@@ -15,29 +15,13 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Double,
-    Integer,
-    Select,
-    and_,
-    case,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Double, Integer, Select, and_, case, func, or_, select, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import Change, change_chosen, distinct, lock, on_pairs, opaque_to_planner, plan_by_index
 from etl.database.schema import fetch_queue
 from etl.database.types import add_seconds, ready_now, utc_now
-from etl.model import (
-    STILL_RUNNING,
-    Lease,
-    Pair,
-)
+from etl.model import STILL_RUNNING, Lease, Pair
 
 FILE_PRIORITY = 10
 """The pairs of a `run FILE` go after those that any program has queued, which have 0, and those that are discovered:

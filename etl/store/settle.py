@@ -3,29 +3,13 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    delete,
-    insert,
-    update,
-)
+from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import lock, on_pairs, remove
 from etl.database.schema import dead_letters, fetch_queue
 from etl.database.types import add_seconds, ready_now, utc_now
-from etl.model import (
-    STILL_RUNNING,
-    Complete,
-    Discard,
-    Outcome,
-    Pair,
-    Release,
-    Retry,
-    Settled,
-    Snooze,
-    pair_of,
-)
+from etl.model import STILL_RUNNING, Complete, Discard, Outcome, Pair, Release, Retry, Settled, Snooze, pair_of
 from etl.store.listings import ended, mark_gone
 from etl.store.queue import KEY, OURS
 from etl.store.scans import load_scans
