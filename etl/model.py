@@ -59,30 +59,40 @@ class Pair(NamedTuple):
 class Drift(NamedTuple):
     """A difference between the documented answer and what came.
 
-    `path` has the form `meta.scan_environment`; `kind` is one of the `DRIFT_*` words in `fields` and `sanitize`.
+    `path` has the form `meta.scan_environment`; `kind` is one of the `DRIFT_*` words in `readers` and `sanitize`.
     """
 
     path: str
     kind: str
 
 
-class ScanRows(NamedTuple):
-    """One answer, flattened: the values of every row it becomes, in the order of the columns in `schema`.
+class StatItem(NamedTuple):
+    """One number of a map inside `stats`."""
 
-    `scan`, `meta` and `stats` leave out the key and the bookkeeping columns. The `extra` in each is
-    JSON text with sorted keys, or None. `final` means that the scan has completed; `content_hash`
-    is 32 hex digits over all values, so equal hashes mean equal rows.
+    category: str
+    name: str
+    value: float
+
+
+class ScanRows(NamedTuple):
+    """One answer, flattened: the values of every row it becomes, by column.
+
+    `scan`, `meta` and `stats` have the columns of their list in `transform/fields.py`, in its order, and `extra`, which
+    is JSON text with sorted keys, or None. The key and the bookkeeping columns aren't in them. `final` means that the
+    scan has completed; `content_hash` is 32 hex digits over all values that aren't null, so equal hashes mean equal
+    rows.
     """
 
     pair: Pair
     fetched_at: datetime
     final: bool
     content_hash: str
-    scan: tuple[int | None, datetime | None, datetime | None, int | None, bool | None, str | None]
+    scan: dict[str, Any]
     products: tuple[str, ...]
-    meta: tuple[str | None, ...]
-    stats: tuple[int | None, float | None, str | None]
-    items: tuple[tuple[str, str, float], ...]
+    meta: dict[str, Any]
+    stats: dict[str, Any]
+    languages: tuple[dict[str, Any], ...]
+    items: tuple[StatItem, ...]
     drift: tuple[Drift, ...]
 
 

@@ -80,6 +80,7 @@ scans = Table(
     Column("changed_at", UtcDateTime, nullable=False),
     Column("run_id", String(32)),
     Index(None, "started_at"),
+    Index(None, "changed_at"),
 )
 
 scan_products = Table(
@@ -111,6 +112,12 @@ scan_meta = Table(
     Column("commit_author_image_url", _Text),
     Column("pull_request_author_username", _Text),
     Column("pull_request_author_image_url", _Text),
+    Column("is_full_scan", Boolean),
+    Column("scan_environment", _Text),
+    Column("semgrep_version", _Text),
+    Column("repo_display_name", _Text),
+    Column("commit_timestamp", _Text),
+    Column("project_id", _Text),
     Column("extra", _Json),
     _of_scan(),
 )
@@ -121,8 +128,22 @@ scan_stats = Table(
     *_key(),
     Column("findings", BigInteger),
     Column("total_time_seconds", Double),
+    Column("engine_requested", _Text),
     Column("extra", _Json),
     _of_scan(),
+)
+
+scan_languages = Table(
+    "scan_languages",
+    metadata,
+    *_key(),
+    Column("language", String(KEY_TEXT_LENGTH), primary_key=True),
+    Column("targets_parsed", BigInteger),
+    Column("num_targets", BigInteger),
+    Column("bytes_parsed", BigInteger),
+    Column("num_bytes", BigInteger),
+    _of_scan(),
+    sqlite_with_rowid=False,
 )
 
 scan_stat_items = Table(

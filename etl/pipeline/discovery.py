@@ -39,7 +39,7 @@ from etl.telemetry.events import (
     Walked,
     WalkFailed,
 )
-from etl.transform.fields import DRIFT_REFUSED
+from etl.transform.readers import DRIFT_REFUSED
 from etl.transform.search_page import Page, read_page
 
 T = TypeVar("T")

@@ -65,7 +65,7 @@ def after_nonsense(lease: Lease) -> Discard:
 
 def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Snooze | Complete:
     """Look at a running scan again after half its age, within bounds; one that has expired is left as it is."""
-    started_at = rows.scan[1]
+    started_at = rows.scan["started_at"]
     # Of a pair that was queued without an expiry the lease only knows that it can't be later.
     expires_at = min(lease.expires_at, retention_end(started_at)) if started_at else lease.expires_at
     if now >= expires_at:

@@ -17,7 +17,7 @@ from aiolimiter import AsyncLimiter
 
 from etl.errors import StoppedError
 from etl.semgrep.adaptive_limit import AdaptiveLimit, Sent
-from etl.transform.fields import header_date
+from etl.transform.readers import header_date
 
 WINDOW_SECONDS = 0.25
 """The longest piece of time reserved at once. A worker that dies wastes at most two; a refusal that another

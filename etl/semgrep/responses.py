@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
 from etl.semgrep.rate_limiter import retry_after_seconds
-from etl.transform.fields import header_date
+from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200

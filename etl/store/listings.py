@@ -18,7 +18,7 @@ from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans,
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Drift, Listing, Pair, retention_end
 from etl.store.drift import DriftSeen, count_drift
-from etl.transform.fields import DRIFT_CONFLICT
+from etl.transform.readers import DRIFT_CONFLICT
 from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page, finality
 
@@ -29,7 +29,7 @@ BELIEVED_AFTER = timedelta(days=1)
 
 _listed = scan_listings.c
 _q = fetch_queue.c
-_COLUMNS = tuple(_listed[name] for name in Listing._fields[1:])
+_COLUMNS = tuple(_listed[name] for name in Listing._fields if name != "pair")
 
 
 class PageToRecord(NamedTuple):
@@ -204,12 +204,11 @@ def _conflicts(listing: Listing, before: KnownScan) -> tuple[Drift, ...]:
 def _write(connection: Connection, piece: PageToRecord, listings: Sequence[Listing]) -> None:
     """In one go, in the order of the keys; what says the same as before is only seen again."""
     if listings:
-        names = [column.name for column in _COLUMNS]
-        rows = [
-            {**dict(zip(names, listing[1:], strict=True)), **listing.pair._asdict(), "listed_at": piece.listed_at}
-            for listing in listings
-        ]
-        change = upsert(connection, scan_listings, lambda new: {name: new[name] for name in (*names, "listed_at")})
+        rows = [{**listing._asdict(), **listing.pair._asdict(), "listed_at": piece.listed_at} for listing in listings]
+        for row in rows:
+            del row["pair"]
+        names = [*(column.name for column in _COLUMNS), "listed_at"]
+        change = upsert(connection, scan_listings, lambda new: {name: new[name] for name in names})
         connection.execute(change, rows)
 
 

@@ -8,15 +8,16 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, delete, literal, select, update
+from sqlalchemy import Column, Connection, Select, Table, delete, literal, select, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import insert_rows, on_pairs
-from etl.database.schema import scan_meta, scan_products, scan_stat_items, scan_stats, scans
+from etl.database.schema import scan_languages, scan_meta, scan_products, scan_stat_items, scan_stats, scans
 from etl.database.types import add_seconds, utc_now
-from etl.model import Pair, ScanRows
+from etl.model import Pair, ScanRows, StatItem
 from etl.store.drift import DriftSeen, count_drift
 from etl.store.listings import listings_of
+from etl.transform.fields import LANGUAGE, META, SCAN, STATS
 from etl.transform.reconcile import Stored, differences
 
 Row = tuple[Any, ...]
@@ -112,28 +113,38 @@ def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
     }
 
 
-_SCANS = tuple(scans.c)
-_PRODUCTS = tuple(scan_products.c)
-_META = tuple(scan_meta.c)
-_STATS = tuple(scan_stats.c)
-_ITEMS = tuple(scan_stat_items.c)
+_KEY = Pair._fields
+_BOOKKEEPING = ("content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id")
+
+
+def _columns(table: Table, *names: str) -> tuple[Column[Any], ...]:
+    return tuple(table.c[name] for name in (*_KEY, *names))
+
+
+_SCANS = _columns(scans, *SCAN.columns, "extra", *_BOOKKEEPING)
+_PRODUCTS = _columns(scan_products, "product")
+_META = _columns(scan_meta, *META.columns, "extra")
+_STATS = _columns(scan_stats, *STATS.columns, "extra")
+_LANGUAGES = _columns(scan_languages, "language", *LANGUAGE.columns)
+_ITEMS = _columns(scan_stat_items, *StatItem._fields)
 
 
 def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[Pair, datetime], run_id: str) -> None:
+    """Insert the rows of scans that aren't there. Their values stand in the order of their lists of fields."""
     scan_rows: list[Row] = []
     for rows in batch:
         pair, at = rows.pair, rows.fetched_at
         first = min(first_seen.get(pair, at), at) if first_seen else at
-        scan_rows.append((*pair, *rows.scan, rows.content_hash, first, at, at, run_id))
-    product_rows = [(*rows.pair, product) for rows in batch for product in rows.products]
-    meta_rows = [rows.pair + rows.meta for rows in batch]
-    stats_rows = [rows.pair + rows.stats for rows in batch]
-    item_rows = [rows.pair + item for rows in batch for item in rows.items]
+        scan_rows.append((*pair, *rows.scan.values(), rows.content_hash, first, at, at, run_id))
     insert_rows(connection, scans, _SCANS, scan_rows)
-    insert_rows(connection, scan_products, _PRODUCTS, product_rows)
-    insert_rows(connection, scan_meta, _META, meta_rows)
-    insert_rows(connection, scan_stats, _STATS, stats_rows)
-    insert_rows(connection, scan_stat_items, _ITEMS, item_rows)
+    insert_rows(
+        connection, scan_products, _PRODUCTS, [(*rows.pair, product) for rows in batch for product in rows.products]
+    )
+    insert_rows(connection, scan_meta, _META, [(*rows.pair, *rows.meta.values()) for rows in batch])
+    insert_rows(connection, scan_stats, _STATS, [(*rows.pair, *rows.stats.values()) for rows in batch])
+    languages = [(*rows.pair, *language.values()) for rows in batch for language in rows.languages]
+    insert_rows(connection, scan_languages, _LANGUAGES, languages)
+    insert_rows(connection, scan_stat_items, _ITEMS, [rows.pair + item for rows in batch for item in rows.items])
 
 
 _SEEN = (
@@ -163,6 +174,8 @@ def _drift(connection: Connection, batch: Collection[ScanRows], changed: Sequenc
     listed = listings_of(connection, [rows.pair for rows in changed])
     for rows in changed:
         if (listing := listed.get(rows.pair)) is not None:
-            found = differences(listing, Stored(*rows.scan[:4]), details_are_newer=True)
+            found = differences(
+                listing, Stored(**{name: rows.scan[name] for name in Stored._fields}), details_are_newer=True
+            )
             met += [DriftSeen(drift, rows.pair, rows.fetched_at) for drift in found]
     return met

@@ -13,7 +13,7 @@ from etl.database.dialects import upsert
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
 from etl.model import RETENTION, SLACK, ListingPass, Pair, PreviousPasses, Unsettled, WatermarkMove
 from etl.store.listings import mark_expired, wake
-from etl.transform.fields import END_OF_INSTANTS, FIRST_INSTANT
+from etl.transform.readers import END_OF_INSTANTS, FIRST_INSTANT
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED
 
 _listed = scan_listings.c

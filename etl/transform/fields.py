@@ -1,137 +1,194 @@
-"""Reads the values of documented fields, in whichever of its forms each comes. Pure.
+"""The fields of the API's answers, a list for each level: where a new field goes.
 
-Ids and counts are numbers in one call and texts in the other (protobuf writes 64 bits as text); instants come in two
-forms. What is none of them is an OddError, and its field is kept as it came.
+`name` is the API's, `column` ours where it differs. A name under `kept` is known, and has no column: it stays in the
+`extra` of its level, and is nothing new when it comes. Sources: the vendor's page of the details call and its OpenAPI
+description, the example in its webhook documentation, and what the scanner uploads (`project_metadata` and
+`ci_scan_complete_stats` in semgrep_output_v1.atd, as of 1.185).
 """
 
-import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from math import isfinite
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
-import msgspec
+from etl.model import Drift
+from etl.transform.readers import (
+    DRIFT_UNKNOWN_FIELD,
+    OddError,
+    Reader,
+    boolean,
+    flag,
+    instant,
+    integer,
+    json_object,
+    products,
+    seconds,
+    short_text,
+    text,
+    title,
+)
+from etl.transform.sanitize import PATH_MAX_CHARACTERS, Notes
 
-from etl.model import INT64_MAX
-from etl.transform.sanitize import DRIFT_OUT_OF_RANGE, INT64_MIN, clean_number
-
-DRIFT_UNKNOWN_FIELD = "unknown_field"  # not documented; in `extra`, or among the items if it is a map in stats
-DRIFT_ODD_TYPE = "odd_type"  # documented with another type; in `extra`
-DRIFT_BAD_TIME = "bad_time"  # a text that is no instant; in `extra`
-DRIFT_NAIVE_TIME = "naive_time"  # an instant without an offset, taken as UTC
-DRIFT_REFUSED = "refused_row"  # a value that the database refuses; nowhere
-DRIFT_CONFLICT = "conflict"  # two answers, or two fields of one, that say different things
-
-_INTEGER: Final = re.compile(r"0|-?[1-9][0-9]{0,308}").fullmatch  # no float has more digits than 309
-_DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]{0,308})(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch
-# datetime.fromisoformat alone won't do: it takes `23:28:12xZ`, and drops a NUL at the end.
-_INSTANT: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
-).fullmatch
-FIRST_INSTANT, END_OF_INSTANTS = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-"""What comes from outside is believed from the one until before the other. No scan is older than the product, and
-no program that runs now sees the next century: what lies outside is a zero or a slip, and sums with it leave the
-calendar. The views begin with the year 2000, too."""
-to_json: Final = msgspec.json.Encoder(order="sorted").encode
-"""The JSON of a value, the names in each object sorted."""
+MAX_DRIFT = 50
+"""Most drift entries of one scan: enough to see what has changed, whatever the answer holds."""
+STATUS_MAX_CHARACTERS = 64
+"""Longest status; a test compares it with the column's width."""
 
 
-class OddError(Exception):
-    """A documented field isn't as documented. `found` is what its column has even so; None: nothing."""
+class Field(NamedTuple):
+    """One field of an answer.
 
-    def __init__(self, kind: str, found: object = None) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.found = found
+    One that got its column after the first release `counts_as_sent`: the content hash has its value as it came, as it
+    had before, when `extra` held it. So an unchanged scan keeps its hash.
+    """
 
-
-def integer(value: object) -> int:
-    """Of an integer, an integral float, or an integer's decimal text (protobuf's JSON form of 64 bits)."""
-    if type(value) is int:
-        number = value
-    elif (type(value) is float and value.is_integer()) or (type(value) is str and _INTEGER(value)):
-        number = int(value)
-    else:
-        raise OddError(DRIFT_ODD_TYPE)
-    if INT64_MIN <= number <= INT64_MAX:
-        return number
-    raise OddError(DRIFT_OUT_OF_RANGE)
+    name: str
+    read: Reader
+    column: str
+    counts_as_sent: bool = False
 
 
-def boolean(value: object) -> bool:
-    """Of a truth value, or of its JSON text."""
-    if type(value) is bool:
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    raise OddError(DRIFT_ODD_TYPE)
+class Level(NamedTuple):
+    """The known fields of one object. `prefix` is its path, with a dot at the end."""
+
+    prefix: str
+    fields: tuple[Field, ...]
+    known: frozenset[str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `take` fills, in its order."""
+        return tuple(field.column for field in self.fields)
 
 
-def seconds(value: object) -> float:
-    """Of a number, or of a number's text."""
-    if type(value) is str and _DECIMAL(value) and not _INTEGER(value):
-        number: float | None = float(value)
-    else:
-        number = exact_float(value)
-    if number is not None and isfinite(number):
-        return number
-    is_number = type(value) is int or (type(value) is str and _DECIMAL(value))
-    raise OddError(DRIFT_OUT_OF_RANGE if is_number else DRIFT_ODD_TYPE)
+def _field(name: str, read: Reader, column: str = "", *, counts_as_sent: bool = False) -> Field:
+    return Field(name, read, column or name, counts_as_sent)
 
 
-def is_believable(at: datetime) -> bool:
-    """Whether an instant from outside can be true at all."""
-    return FIRST_INSTANT <= at < END_OF_INSTANTS
+def _level(prefix: str, *fields: Field, kept: str = "") -> Level:
+    return Level(prefix, fields, frozenset((*(field.name for field in fields), *kept.split())))
 
 
-def instant(value: object) -> datetime:
-    """In UTC, one that can be true; what is finer than a microsecond is cut off."""
-    if type(value) is not str:
-        raise OddError(DRIFT_ODD_TYPE)
-    if not _INSTANT(value):
-        raise OddError(DRIFT_BAD_TIME)
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError as exc:  # a month 13, a second 60
-        raise OddError(DRIFT_BAD_TIME) from exc
-    is_naive = found.tzinfo is None
-    found = found.replace(tzinfo=UTC) if is_naive else found
-    if not is_believable(found):
-        raise OddError(DRIFT_OUT_OF_RANGE)
-    if is_naive:
-        raise OddError(DRIFT_NAIVE_TIME, found)
-    return found if found.tzinfo is UTC else found.astimezone(UTC)
+SCAN: Final = _level(
+    "",
+    _field("repository_id", integer),
+    _field("started_at", instant),
+    _field("completed_at", instant),
+    _field("exit_code", integer),
+    _field("has_logs", boolean),
+    kept="id deployment_id enabled_products meta stats hashed_id tenant_name",
+)
+"""Table `scans`."""
+
+PARTS: Final = _level(
+    "", _field("enabled_products", products), _field("meta", json_object), _field("stats", json_object)
+)
+"""What of a scan goes to other tables."""
+
+META: Final = _level(
+    "meta.",
+    _field("on", text, "trigger_event"),
+    _field("branch", text),
+    _field("commit", text, "commit_sha"),
+    _field("config", text),
+    _field("repo_url", text),
+    _field("ci_job_url", text),
+    _field("repository", text),
+    _field("commit_title", title),
+    _field("pull_request_id", text),
+    _field("pull_request_title", title),
+    _field("commit_author_name", text),
+    _field("commit_author_email", text),
+    _field("commit_author_username", text),
+    _field("commit_author_image_url", text),
+    _field("pull_request_author_username", text),
+    _field("pull_request_author_image_url", text),
+    _field("is_full_scan", flag),
+    _field("scan_environment", text),
+    _field("semgrep_version", text),
+    _field("repo_display_name", text),
+    _field("commit_timestamp", text),
+    _field("project_id", text),
+    kept=(
+        "true app_block_override base_branch_head_commit base_sha is_code_scan is_sca_scan is_secrets_scan org_id "
+        "renamed_paths repo_id start_sha version"
+    ),
+)
+"""Table `scan_meta`. `commit_timestamp` comes without an offset, in whatever time zone the scan ran: no instant."""
+
+TRIGGER_OF_YAML: Final = _level("meta.", _field("true", text))
+"""The published page calls `on` by the name `true`, as YAML reads that word; the scanner sends `on`."""
+
+STATS: Final = _level(
+    "stats.",
+    _field("findings", integer),
+    _field("total_time", seconds, "total_time_seconds"),
+    _field("engine_requested", text),
+    kept="errors unsupported_exts lockfile_scan_info parse_rate findings_by_product supply_chain_stats",
+)
+"""Table `scan_stats`."""
+
+LANGUAGE: Final = _level(
+    "stats.parse_rate[].",
+    _field("targets_parsed", integer),
+    _field("num_targets", integer),
+    _field("bytes_parsed", integer),
+    _field("num_bytes", integer),
+)
+"""Table `scan_languages`: one of the objects in `stats.parse_rate`, whose names are languages."""
+
+LISTING: Final = _level(
+    "",
+    _field("status", short_text(STATUS_MAX_CHARACTERS)),
+    _field("is_full_scan", flag),
+    _field("total_time", seconds, "total_time_seconds"),
+    _field("branch", text),
+    _field("commit", text, "commit_sha"),
+    _field("repository_id", integer),
+    _field("started_at", instant),
+    _field("completed_at", instant),
+    _field("exit_code", integer),
+    kept="id deployment_id findings_counts enabled_products",
+)
+"""Table `scan_listings`. The details have `enabled_products` in full."""
+
+LISTED_FINDINGS: Final = _level(
+    "findings_counts.",
+    _field("total", integer, "findings_total"),
+    _field("code", integer, "findings_code"),
+    _field("supply_chain", integer, "findings_supply_chain"),
+    _field("secrets", integer, "findings_secrets"),
+)
+"""Likewise, in the listing's `findings_counts`."""
+
+IDENTITY: Final = _level("", _field("id", integer), _field("deployment_id", integer))
+"""What an answer and a listing are about."""
 
 
-def header_date(value: str) -> datetime | None:
-    """Of a header's date, e.g. `Tue, 24 Nov 2026 10:00:00 GMT`; None if it says nothing that can be true."""
-    try:
-        found = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-    return found if is_believable(found) else None
+def take(source: dict[str, Any], level: Level, notes: Notes) -> dict[str, Any]:
+    """The values of a level's fields by column, taken out of `source`; None where there is none.
+
+    A field that is null is as good as absent. A value of no known form stays in `source`, and is noted.
+    """
+    row: dict[str, Any] = {}
+    for name, read, column, _ in level.fields:
+        value = source.pop(name, None)
+        if value is not None and not (read is text and type(value) is str):
+            try:
+                value = read(value)
+            except OddError as odd:
+                notes[Drift(level.prefix + name, odd.kind)] = None
+                if odd.found is None:
+                    source[name] = value
+                value = odd.found
+        row[column] = value
+    return row
 
 
-def text(value: object) -> str:
-    """A number or a truth value as its JSON text."""
-    if type(value) is str:
-        return value
-    if type(value) not in (int, float, bool):
-        raise OddError(DRIFT_ODD_TYPE)
-    storable = clean_number(value, "", {})
-    return storable if type(storable) is str else to_json(storable).decode()
+def note_unknown(source: Mapping[str, Any], level: Level, notes: Notes) -> None:
+    """Note the names that aren't known at a level."""
+    for name in [name for name in source if name not in level.known][:MAX_DRIFT]:
+        notes[Drift((level.prefix + name)[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD)] = None
 
 
-def exact_float(value: object) -> float | None:
-    """The float that is exactly this number; None if there is none. The text of an integer is a number."""
-    if type(value) is int or type(value) is float:
-        number = value
-    elif type(value) is str and _INTEGER(value):
-        number = int(value)
-    else:
-        return None
-    try:
-        return float(number) if float(number) == number and isfinite(number) else None
-    except OverflowError:
-        return None
+def leftovers(left: Mapping[str, Any], level: Level) -> dict[str, Any]:
+    """What `extra` keeps of what `take` has left: all but known fields that are null."""
+    return {name: value for name, value in left.items() if value is not None or name not in level.known}

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from etl.model import STILL_RUNNING, Drift, Listing
-from etl.transform.fields import DRIFT_CONFLICT
+from etl.transform.readers import DRIFT_CONFLICT
 from etl.transform.search_page import finality, finality_of
 
 SAME_TIME = timedelta(seconds=1)

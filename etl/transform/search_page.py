@@ -4,23 +4,12 @@ An entry that can't be used is noted and skipped; a page that is none raises, so
 status 200 never counts as the end of the list.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from etl.errors import ItemError, TransientError
 from etl.model import Drift, Listing, Pair
-from etl.transform.fields import (
-    DRIFT_CONFLICT,
-    DRIFT_ODD_TYPE,
-    DRIFT_UNKNOWN_FIELD,
-    OddError,
-    boolean,
-    instant,
-    integer,
-    seconds,
-    text,
-    to_json,
-)
+from etl.transform.fields import IDENTITY, LISTED_FINDINGS, LISTING, leftovers, note_unknown, take
+from etl.transform.readers import DRIFT_CONFLICT, DRIFT_ODD_TYPE, to_json
 from etl.transform.sanitize import (
     DRIFT_OUT_OF_RANGE,
     PATH_MAX_CHARACTERS,
@@ -31,8 +20,6 @@ from etl.transform.sanitize import (
     is_storable,
 )
 
-STATUS_MAX_CHARACTERS = 64
-"""Longest status; a test compares it with the column's width."""
 SHOWN_CHARACTERS = 60
 """So much of a name that the server has made up is told."""
 COMPLETED, ERROR = "SCAN_STATUS_COMPLETED", "SCAN_STATUS_ERROR"
@@ -45,29 +32,6 @@ class Page(NamedTuple):
     listings: tuple[Listing, ...]
     cursor: str
     drift: tuple[tuple[Drift, Pair], ...]
-
-
-def _status(value: object) -> str:
-    found = text(value)
-    if len(found) > STATUS_MAX_CHARACTERS:
-        raise OddError(DRIFT_OUT_OF_RANGE)
-    return found
-
-
-_FIELDS: Final[Mapping[str, Callable[[object], Any]]] = {
-    "status": _status,
-    "is_full_scan": boolean,
-    "total_time": seconds,
-    "branch": text,
-    "commit": text,
-    "repository_id": integer,
-    "started_at": instant,
-    "completed_at": instant,
-    "exit_code": integer,
-}
-_COUNTS: Final = dict.fromkeys(("total", "code", "supply_chain", "secrets"), integer)
-_WITHOUT_COLUMN: Final = "enabled_products"
-"""Documented, and only kept in `extra`: the details have it in full."""
 
 
 def read_page(deployment_id: int, document: object) -> Page:
@@ -113,7 +77,8 @@ def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool)
         except ItemError:  # nested too deep
             notes[Drift("scans", DRIFT_OUT_OF_RANGE)] = None
             return None
-    identity: dict[str, Any] = _take(extra, "", {"id": integer, "deployment_id": integer}, notes)
+    source = dict(extra)
+    identity = take(extra, IDENTITY, notes)
     scan_id = identity["id"]
     if scan_id is None or scan_id <= 0:  # 0 is a managed scan that failed before it ran: it names none
         notes[Drift("id", DRIFT_OUT_OF_RANGE if scan_id is not None else DRIFT_ODD_TYPE)] = None
@@ -121,47 +86,20 @@ def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool)
     if identity["deployment_id"] not in (None, deployment_id):
         notes[Drift("deployment_id", DRIFT_CONFLICT)] = None
         return None
-    found = _take(extra, "", _FIELDS, notes)
-    counts: dict[str, int | None] = dict.fromkeys(_COUNTS)
-    if isinstance(inner := extra.get("findings_counts"), dict):
-        left = dict(inner)
-        counts = _take(left, "findings_counts.", _COUNTS, notes)
-        notes.update({Drift(f"findings_counts.{name}", DRIFT_UNKNOWN_FIELD): None for name in left.keys() - _COUNTS})
-        del extra["findings_counts"]
-        extra |= {"findings_counts": left} if left else {}
-    unknown = extra.keys() - _FIELDS - {"id", "deployment_id", "findings_counts", _WITHOUT_COLUMN}
-    notes.update({Drift(name[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD): None for name in sorted(unknown)})
-    return Listing(
-        pair=Pair(deployment_id, scan_id),
-        status=found["status"],
-        is_full_scan=found["is_full_scan"],
-        **{f"findings_{name}": counts[name] for name in _COUNTS},
-        total_time_seconds=found["total_time"],
-        branch=found["branch"],
-        commit_sha=found["commit"],
-        repository_id=found["repository_id"],
-        started_at=found["started_at"],
-        completed_at=found["completed_at"],
-        exit_code=found["exit_code"],
-        extra=extra or None,
-    )
+    found, counts = take(extra, LISTING, notes), _findings(extra, notes)
+    note_unknown(source, LISTING, notes)
+    return Listing(pair=Pair(deployment_id, scan_id), **found, **counts, extra=leftovers(extra, LISTING) or None)
 
 
-def _take(
-    source: dict[str, Any], prefix: str, readers: Mapping[str, Callable[[object], Any]], notes: Notes
-) -> dict[str, Any]:
-    """The values of these fields, None where there is none, taken out of `source`; odd ones stay there."""
-    found: dict[str, Any] = {}
-    for name, read in readers.items():
-        value, found[name] = source.pop(name, None), None
-        if value is not None:
-            try:
-                found[name] = read(value)
-            except OddError as odd:
-                notes[Drift(prefix + name, odd.kind)] = None
-                found[name] = odd.found
-                if odd.found is None:
-                    source[name] = value
+def _findings(extra: dict[str, Any], notes: Notes) -> dict[str, Any]:
+    """The counts of a listing, taken out of it."""
+    counts = extra.pop("findings_counts", None)
+    left = dict(counts) if isinstance(counts, dict) else {}
+    note_unknown(left, LISTED_FINDINGS, notes)
+    found = take(left, LISTED_FINDINGS, notes)
+    left = leftovers(left, LISTED_FINDINGS)
+    if left or not isinstance(counts, dict | None):
+        extra["findings_counts"] = left or counts
     return found
 
 

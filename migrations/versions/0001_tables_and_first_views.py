@@ -88,6 +88,7 @@ def create_scan_tables() -> None:
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scans"),
     )
     op.create_index("ix_scans_started_at", "scans", ["started_at"])
+    op.create_index("ix_scans_changed_at", "scans", ["changed_at"])
     op.create_table(
         "scan_products",
         *key(),
@@ -115,6 +116,12 @@ def create_scan_tables() -> None:
         sa.Column("commit_author_image_url", TEXT),
         sa.Column("pull_request_author_username", TEXT),
         sa.Column("pull_request_author_image_url", TEXT),
+        sa.Column("is_full_scan", sa.Boolean),
+        sa.Column("scan_environment", TEXT),
+        sa.Column("semgrep_version", TEXT),
+        sa.Column("repo_display_name", TEXT),
+        sa.Column("commit_timestamp", TEXT),
+        sa.Column("project_id", TEXT),
         sa.Column("extra", JSON),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_meta"),
         of_scan("scan_meta"),
@@ -124,9 +131,22 @@ def create_scan_tables() -> None:
         *key(),
         sa.Column("findings", sa.BigInteger),
         sa.Column("total_time_seconds", sa.Double),
+        sa.Column("engine_requested", TEXT),
         sa.Column("extra", JSON),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_stats"),
         of_scan("scan_stats"),
+    )
+    op.create_table(
+        "scan_languages",
+        *key(),
+        sa.Column("language", sa.String(128), nullable=False),
+        sa.Column("targets_parsed", sa.BigInteger),
+        sa.Column("num_targets", sa.BigInteger),
+        sa.Column("bytes_parsed", sa.BigInteger),
+        sa.Column("num_bytes", sa.BigInteger),
+        sa.PrimaryKeyConstraint("deployment_id", "scan_id", "language", name="pk_scan_languages"),
+        of_scan("scan_languages"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "scan_stat_items",
@@ -541,6 +561,7 @@ def downgrade() -> None:
         "watermarks",
         "scan_listings",
         "scan_stat_items",
+        "scan_languages",
         "scan_stats",
         "scan_meta",
         "scan_products",
