@@ -33,8 +33,7 @@ test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB 
 SOAK_SECONDS ?= 300
 
 soak: $(DEV) ## ill-treat many workers for a long time, and play a year of nights: make soak SOAK_SECONDS=3600
-	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python $(PYTEST) $(ARGS) \
-		tests/test_workers.py tests/test_workers_pace.py tests/test_nights.py
+	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python $(PYTEST) $(ARGS) tests/workers
 
 check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from etl.database.migrate import upgrade
 
 # The server is the one that the tests start for themselves.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from postgres_databases import PostgresDatabases, plain_url
 from postgres_server import PostgresServer, find_binaries

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench_databases import NewDatabase, postgresql_databases
 
-# From the folder of the tests, which bench_databases has made known.
+# From the folder of the tests' support, which bench_databases has made known.
 from sandbox_thread import finished_world, noting, running_sandbox
 from worker_processes import Workers, wait_until
 from worker_scenes import STARTED, environment, number, queue_up

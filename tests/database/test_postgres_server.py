@@ -13,6 +13,7 @@ from own_server import ServerUnavailableError
 from postgres_databases import PostgresDatabases
 from postgres_server import WHEEL, PostgresServer, StartPostgres, accepts_connections, find_binaries
 
+SUPPORT = Path(__file__).parents[1] / "support"
 GONE_SECONDS = 20
 
 
@@ -127,7 +128,7 @@ def test_server_dies_with_the_tests() -> None:
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=SUPPORT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -24,7 +24,7 @@ from etl.model import INT64_MAX, Pair
 from etl.pairs.lines import MAX_LINE_BYTES
 from etl.pairs.pairs_file import BadLine, read_pairs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BLOCK_BYTES = 65_536
 packed = partial(gzip.compress, mtime=0)
 """Without the time of day, or a test would have another name in each process."""

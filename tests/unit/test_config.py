@@ -17,7 +17,7 @@ from etl.database.engine import parse_url
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 NOWHERE = Path("/folder/that/is/not/there")
 SECRET = "hunter2"
 

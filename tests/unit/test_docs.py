@@ -18,7 +18,7 @@ from etl.database.schema import metadata
 from etl.telemetry.events import Event
 from etl.telemetry.reporter import LINES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 TABLES = (ROOT / "docs" / "tables.md").read_text()
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 HALF_AN_ENVIRONMENT = f"""#!/bin/sh
 # As Debian's Python without its package for environments: it makes one that has no pip, and fails.

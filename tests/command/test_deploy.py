@@ -24,7 +24,7 @@ from etl.database.connection import Database
 from etl.sandbox import Behaviour
 from etl.sandbox.faults import Fault
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GUIDE = "docs/deploy.md"
 CRONTAB = "deploy/crontab"
 SYNC_UNIT = "deploy/systemd/scan-etl-sync.service"
