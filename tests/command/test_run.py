@@ -17,17 +17,15 @@ import pytest
 from command import Command
 from cutting_proxy import cutting_proxy
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
+from scan_rows import BOOKKEEPING, SCAN_TABLES, rows_by_table
 from sqlalchemy import Connection, Table, select, text
+from tables_of import ask
 
 from etl.database.connection import Database
 from etl.database.schema import (
     dead_letters,
     fetch_queue,
     runs,
-    scan_meta,
-    scan_products,
-    scan_stat_items,
-    scan_stats,
     scans,
 )
 from etl.model import Pair
@@ -40,8 +38,6 @@ SUMMARY = (
     "run_id command requested invalid duplicate already_final discovered requests fetched inserted updated unchanged"
     " waiting retried rate_limited dead remaining duration_seconds exit_code"
 ).split()
-TABLES = (scans, scan_products, scan_meta, scan_stats, scan_stat_items)
-BOOKKEEPING = ("first_fetched_at", "fetched_at", "changed_at", "run_id")
 
 
 def rows(url: str, table: Table, *left_out: str) -> list[tuple[Any, ...]]:
@@ -53,9 +49,13 @@ def rows(url: str, table: Table, *left_out: str) -> list[tuple[Any, ...]]:
         return database.run_here(work)
 
 
-def loaded(url: str) -> dict[str, list[tuple[Any, ...]]]:
-    """All that dashboards see of the scans."""
-    return {table.name: rows(url, table, *BOOKKEEPING) for table in TABLES}
+def loaded(url: str) -> dict[str, list[dict[str, Any]]]:
+    """All that the tables hold of the scans, but for the bookkeeping."""
+    found = {}
+    for table in SCAN_TABLES:
+        columns = [column for column in table.c if column.name not in BOOKKEEPING]
+        found[table.name] = [row._asdict() for row in ask(url, select(*columns).order_by(*table.primary_key))]
+    return found
 
 
 def environment(sandbox: RunningSandbox, url: str, **additions: str) -> dict[str, str]:
@@ -74,17 +74,8 @@ def test_pairs_in_rows_out(cli: Command, database_url: str) -> None:
     assert outcome.exit_code == 0, outcome
     assert list(summary) == SUMMARY
     assert (summary["requested"], summary["fetched"], summary["inserted"], summary["remaining"]) == (300, 300, 300, 0)
-    found = {table.name: rows(database_url, table, "extra", "content_hash", *BOOKKEEPING) for table in TABLES}
-    assert found == {
-        "scans": [(*r.pair, *r.scan[:-1]) for r in truth],
-        "scan_products": [(*r.pair, product) for r in truth for product in r.products],
-        "scan_meta": [(*r.pair, *r.meta[:-1]) for r in truth],
-        "scan_stats": [(*r.pair, *r.stats[:-1]) for r in truth],
-        "scan_stat_items": [(*r.pair, *item) for r in truth for item in r.items],
-    }
-    assert [row[7] for row in rows(database_url, scans)] == [json.loads(r.scan[-1] or "null") for r in truth]
-    assert [row[-1] for row in rows(database_url, scan_meta)] == [json.loads(r.meta[-1] or "null") for r in truth]
-    assert [row[-1] for row in rows(database_url, scan_stats)] == [json.loads(r.stats[-1] or "null") for r in truth]
+    assert loaded(database_url) == rows_by_table(truth)
+    assert all(loaded(database_url).values())
 
 
 def test_a_second_run_fetches_nothing(cli: Command, database_url: str) -> None:
@@ -212,7 +203,7 @@ def test_the_token_is_nowhere_but_in_the_header(cli: Command, database_url: str)
         variables = environment(sandbox, database_url, SEMGREP_APP_TOKEN=secret, SCAN_ETL_QUEUE__MAX_ATTEMPTS="1")
         outcome = cli("run", "-", "--log-level", "debug", stdin=sandbox.pairs_text(), environment=variables)
 
-    everything = [rows(database_url, table) for table in (*TABLES, dead_letters, runs)]
+    everything = [rows(database_url, table) for table in (*SCAN_TABLES, dead_letters, runs)]
     assert outcome.exit_code == 1
     assert secret not in outcome.stdout + outcome.stderr + repr(everything)
 
@@ -310,9 +301,7 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
     assert rows(database_url, fetch_queue) == []
     assert {row[1] for row in rows(database_url, dead_letters)} == dead
     assert 0 < len(dead) < 40
-    assert [(row[0], row[1], row[8]) for row in stored] == [(*r.pair, r.content_hash) for r in truth]
-    assert rows(database_url, scan_stat_items) == [(*r.pair, *item) for r in truth for item in r.items]
-    assert [row[:2] for row in rows(database_url, scan_meta)] == [r.pair for r in truth]
+    assert loaded(database_url) == rows_by_table(truth)
 
 
 def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_mend(cli: Command, empty_server_url: str) -> None:

@@ -231,7 +231,7 @@ def test_a_row_that_is_larger_than_a_packet_is_refused(mysql: Database) -> None:
 def test_a_text_that_cannot_be_stored_is_refused(postgres_url: str, odd: str) -> None:
     """Whoever finds that out first, the driver or the server; in a COPY, too."""
     row = scan_rows(1)
-    row = row._replace(meta=(odd, *row.meta[1:]))
+    row = row._replace(meta=row.meta | {"branch": odd})
     with closing(Database(postgres_url)) as database, pytest.raises(RefusedError, match="refuses a row"):
         database.run_here(partial(load_scans, batch=[row], run_id="run"))
 

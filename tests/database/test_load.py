@@ -7,11 +7,20 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from scan_rows import BEGAN_AT, scan_rows
+from scan_rows import BEGAN_AT, SCAN_TABLES, scan_rows
 from sqlalchemy import Connection, Table, func, select
 
 from etl.database.connection import Database
-from etl.database.schema import metadata, scan_meta, scan_products, scan_stat_items, scan_stats, scans, schema_drift
+from etl.database.schema import (
+    metadata,
+    scan_languages,
+    scan_meta,
+    scan_products,
+    scan_stat_items,
+    scan_stats,
+    scans,
+    schema_drift,
+)
 from etl.model import Drift, Pair, ScanRows
 from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, DriftSeen, count_drift
 from etl.store.scans import load_scans
@@ -36,7 +45,7 @@ def rows_of(database: Database, table: Table, *left_out: str) -> list[dict[str, 
     return database.run_here(work)
 
 
-def test_one_answer_becomes_the_rows_of_five_tables(database: Database) -> None:
+def test_one_answer_becomes_the_rows_of_six_tables(database: Database) -> None:
     """Every value of an answer is found again in its column, with its type, on each dialect."""
     counts = load(database, scan_rows(9, minutes=5))
 
@@ -65,16 +74,22 @@ def test_one_answer_becomes_the_rows_of_five_tables(database: Database) -> None:
         "trigger_event": "push",
         "branch": "main",
         "repository": "acme/pay",
-        "extra": {"is_full_scan": True},
+        "is_full_scan": True,
+        "extra": {"mood": "good"},
     }
-    assert rows_of(database, scan_stats) == [{**key, "findings": 3, "total_time_seconds": 90.25, "extra": None}]
+    assert rows_of(database, scan_stats) == [
+        {**key, "findings": 3, "total_time_seconds": 90.25, "engine_requested": "OSS", "extra": None}
+    ]
+    assert rows_of(database, scan_languages) == [
+        {**key, "language": "go", "targets_parsed": 9, "num_targets": 10, "bytes_parsed": None, "num_bytes": 2**40}
+    ]
     assert rows_of(database, scan_stat_items) == [
         {**key, "category": "findings_by_product", "name": "sast", "value": 2.0},
         {**key, "category": "findings_by_product", "name": "secrets", "value": 1.0},
     ]
     drift = rows_of(database, schema_drift)
     assert {(row["path"], row["kind"], row["count"]) for row in drift} == {
-        ("meta.is_full_scan", "unknown_field", 1),
+        ("meta.mood", "unknown_field", 1),
     }
 
 
@@ -106,7 +121,7 @@ def test_the_order_of_arrival_does_not_matter(database: Database) -> None:
             load(database, scan_rows(scan_id, **answer))
 
     left_out = ("scan_id", "changed_at", "content_hash")
-    for table in (scans, scan_products, scan_meta, scan_stats, scan_stat_items):
+    for table in SCAN_TABLES:
         found = rows_of(database, table, *left_out)
         per_scan = len(found) // len(orders)
         assert found == found[:per_scan] * len(orders), table.name
@@ -136,7 +151,7 @@ def test_a_changed_answer_replaces_the_child_rows(database: Database) -> None:
 
     assert load(database, scan_rows(1, minutes=1, enabled_products=["sca"], stats={"findings": 4})) == (0, 1, 0)
     assert [row["product"] for row in rows_of(database, scan_products)] == ["sca"]
-    assert rows_of(database, scan_stat_items) == []
+    assert rows_of(database, scan_stat_items) == rows_of(database, scan_languages) == []
     assert rows_of(database, scan_stats)[0]["findings"] == 4
 
 

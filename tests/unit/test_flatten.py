@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from etl.database import schema
 from etl.errors import ItemError
-from etl.model import Drift, Pair, ScanRows
-from etl.transform import scan as flattening
+from etl.model import Drift, Listing, Pair, ScanRows, StatItem
+from etl.transform.fields import LANGUAGE, LISTED_FINDINGS, LISTING, MAX_DRIFT, META, SCAN, STATS, Level
+from etl.transform.readers import KEY_MAX_CHARACTERS, text
 from etl.transform.sanitize import MAX_DEPTH, decode
-from etl.transform.scan import MAX_DRIFT, flatten
+from etl.transform.scan import flatten
+from etl.transform.stats import NAME_MAX_CHARACTERS
 
 PAIR = Pair(120, 123)
 FETCHED_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -65,43 +67,84 @@ DOCUMENTED = b"""
 }
 """
 
-SCAN_FIELDS = ("repository_id", "started_at", "completed_at", "exit_code", "has_logs")
-META_FIELDS = (
-    "on",
-    "branch",
-    "commit",
-    "config",
-    "repo_url",
-    "ci_job_url",
-    "repository",
-    "commit_title",
-    "pull_request_id",
-    "pull_request_title",
-    "commit_author_name",
-    "commit_author_email",
-    "commit_author_username",
-    "commit_author_image_url",
-    "pull_request_author_username",
-    "pull_request_author_image_url",
-)
-STATS_FIELDS = ("findings", "total_time")
+# The vendor's example of a scan in its webhook documentation.
+WEBHOOK = b"""
+{
+    "deployment_id": 1,
+    "enabled_products": [
+        "sast",
+        "sca",
+        "secrets"
+    ],
+    "exit_code": null,
+    "hashed_id": "Y4QdEwR2qPgK",
+    "id": 27714135,
+    "meta": {
+        "app_block_override": null,
+        "branch": "refs/pull/7/merge",
+        "ci_job_url": "https://github.com/owasp/juice-shop/actions/runs/9999999",
+        "commit": "4166d6fd19ce97e65cf3278ce85afe4f444a7842",
+        "commit_author_image_url": "https://avatars.example.com/u/1",
+        "commit_author_email": "user@example.com",
+        "commit_author_name": "Semgrep User",
+        "commit_author_username": "semgrepuser",
+        "commit_timestamp": "2024-06-11T21:25:13",
+        "commit_title": "random code changes",
+        "is_code_scan": 0,
+        "is_full_scan": 0,
+        "is_sca_scan": 0,
+        "is_secrets_scan": 0,
+        "on": "pull_request",
+        "org_id": "1000001",
+        "pull_request_author_username": "semgrepuser",
+        "pull_request_author_image_url": "https://avatars.example.com/u/1",
+        "pull_request_id": "7",
+        "pull_request_title": "random code changes",
+        "renamed_paths": [],
+        "repo_display_name": "owasp/juice-shop",
+        "repo_id": "600593544",
+        "repo_url": "https://github.com/owasp/juice-shop",
+        "repository": "owasp/juice-shop",
+        "scan_environment": "github-actions",
+        "semgrep_version": "1.75.0",
+        "version": "v1"
+    },
+    "repository_id": 158684,
+    "started_at": "2024-06-11T21:26:22.844158+00:00",
+    "completed_at": null,
+    "stats": null,
+    "tenant_name": "default"
+}
+"""
+
+SCAN_FIELDS = tuple(field.name for field in SCAN.fields)
+META_FIELDS = tuple(field.name for field in META.fields)
+STATS_FIELDS = tuple(field.name for field in STATS.fields)
 AUTHOR_FIELDS = [name for name in META_FIELDS if "_author_" in name]
+TEXT_FIELDS = [field.name for field in META.fields if field.read is text]
 
 
 def flat(document: object, **options: Any) -> ScanRows:
     return flatten(PAIR, document, FETCHED_AT, **options)
 
 
+def by_name(row: dict[str, Any], level: Level) -> dict[str, Any]:
+    """A row by the API's names, its extra decoded."""
+    assert tuple(row) == (*level.columns, "extra")
+    values = {field.name: row[field.column] for field in level.fields}
+    return values | {"extra": unpacked(row["extra"])}
+
+
 def scan_of(rows: ScanRows) -> dict[str, Any]:
-    return dict(zip((*SCAN_FIELDS, "extra"), (*rows.scan[:-1], unpacked(rows.scan[-1])), strict=True))
+    return by_name(rows.scan, SCAN)
 
 
 def meta_of(rows: ScanRows) -> dict[str, Any]:
-    return dict(zip((*META_FIELDS, "extra"), (*rows.meta[:-1], unpacked(rows.meta[-1])), strict=True))
+    return by_name(rows.meta, META)
 
 
 def stats_of(rows: ScanRows) -> dict[str, Any]:
-    return dict(zip((*STATS_FIELDS, "extra"), (*rows.stats[:-1], unpacked(rows.stats[-1])), strict=True))
+    return by_name(rows.stats, STATS)
 
 
 def unpacked(extra: str | None) -> dict[str, Any]:
@@ -146,47 +189,137 @@ def test_the_documented_example_becomes_exact_rows() -> None:
         fetched_at=FETCHED_AT,
         final=True,
         content_hash=rows.content_hash,
-        scan=(1234567, at, at, 123, True, None),
+        scan={
+            "repository_id": 1234567,
+            "started_at": at,
+            "completed_at": at,
+            "exit_code": 123,
+            "has_logs": True,
+            "extra": None,
+        },
         products=("secrets",),
-        meta=(
-            "pull_request",
-            "refs/heads/main",
-            "94c5be1312a9da03b7c4bfcc1c50b4379c83412",
-            "r/python",
-            "https://github.com/semgrep/semgrep",
-            "https://github.com/semgrep/semgrep/actions/runs/12345",
-            "semgrep/semgrep",
-            "fix(feature): Added XYZ component",
-            "12345",
-            "fix(feature): Added XYZ component",
-            "Sven Greppe",
-            "sven.greppe@semgrep.com",
-            "SvenGreppe",
-            "https://github.com/link/to/avatar.png",
-            "SvenGreppe",
-            "https://github.com/link/to/avatar.png",
-            None,
-        ),
-        stats=(5, 100.0, None),
+        meta=dict.fromkeys((*META.columns, "extra"))
+        | {
+            "trigger_event": "pull_request",
+            "branch": "refs/heads/main",
+            "commit_sha": "94c5be1312a9da03b7c4bfcc1c50b4379c83412",
+            "config": "r/python",
+            "repo_url": "https://github.com/semgrep/semgrep",
+            "ci_job_url": "https://github.com/semgrep/semgrep/actions/runs/12345",
+            "repository": "semgrep/semgrep",
+            "commit_title": "fix(feature): Added XYZ component",
+            "pull_request_id": "12345",
+            "pull_request_title": "fix(feature): Added XYZ component",
+            "commit_author_name": "Sven Greppe",
+            "commit_author_email": "sven.greppe@semgrep.com",
+            "commit_author_username": "SvenGreppe",
+            "commit_author_image_url": "https://github.com/link/to/avatar.png",
+            "pull_request_author_username": "SvenGreppe",
+            "pull_request_author_image_url": "https://github.com/link/to/avatar.png",
+        },
+        stats={"findings": 5, "total_time_seconds": 100.0, "engine_requested": None, "extra": None},
+        languages=(),
         items=(),
         drift=(),
     )
     assert len(bytes.fromhex(rows.content_hash)) == 16
-    assert type(rows.stats[1]) is float
+    assert type(rows.stats["total_time_seconds"]) is float
 
 
-def test_the_values_are_in_the_order_of_the_columns() -> None:
-    """`schema` and `flatten` name the same columns in the same order, and the same limits."""
+def test_the_vendors_own_example_of_a_scan_is_known() -> None:
+    """The example of the webhook documentation: each field has its column or is known, and nothing of it is drift."""
+    rows = flatten(Pair(1, 27714135), decode(WEBHOOK), FETCHED_AT)
+
+    assert rows.drift == ()
+    assert (rows.final, rows.products, rows.languages, rows.items) == (False, ("sast", "sca", "secrets"), (), ())
+    assert scan_of(rows) == dict.fromkeys(SCAN_FIELDS) | {
+        "repository_id": 158684,
+        "started_at": datetime(2024, 6, 11, 21, 26, 22, 844_158, tzinfo=UTC),
+        "extra": {"hashed_id": "Y4QdEwR2qPgK", "tenant_name": "default"},
+    }
+    assert meta_of(rows) == dict.fromkeys(META_FIELDS) | {
+        "on": "pull_request",
+        "branch": "refs/pull/7/merge",
+        "ci_job_url": "https://github.com/owasp/juice-shop/actions/runs/9999999",
+        "commit": "4166d6fd19ce97e65cf3278ce85afe4f444a7842",
+        "commit_author_image_url": "https://avatars.example.com/u/1",
+        "commit_author_email": "user@example.com",
+        "commit_author_name": "Semgrep User",
+        "commit_author_username": "semgrepuser",
+        "commit_timestamp": "2024-06-11T21:25:13",
+        "commit_title": "random code changes",
+        "is_full_scan": False,
+        "pull_request_author_username": "semgrepuser",
+        "pull_request_author_image_url": "https://avatars.example.com/u/1",
+        "pull_request_id": "7",
+        "pull_request_title": "random code changes",
+        "repo_display_name": "owasp/juice-shop",
+        "repo_url": "https://github.com/owasp/juice-shop",
+        "repository": "owasp/juice-shop",
+        "scan_environment": "github-actions",
+        "semgrep_version": "1.75.0",
+        "extra": {
+            "is_code_scan": 0,
+            "is_sca_scan": 0,
+            "is_secrets_scan": 0,
+            "org_id": "1000001",
+            "renamed_paths": [],
+            "repo_id": "600593544",
+            "version": "v1",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "column"), [(0, False), (1, True), (False, False), (True, True), ("true", True), ("false", False)]
+)
+def test_a_full_scan_is_a_truth_value_or_0_or_1(value: object, column: bool) -> None:
+    """The server's example writes 0 where the scanner sends false."""
+    rows = flat({"meta": {"is_full_scan": value}})
+
+    assert (rows.meta["is_full_scan"], type(rows.meta["is_full_scan"]), rows.drift) == (column, bool, ())
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.0, "1", "yes", []])
+def test_other_values_say_nothing_of_a_full_scan(value: object) -> None:
+    """What is no truth value is kept as it came, and noted."""
+    rows = flat({"meta": {"is_full_scan": value}})
+
+    assert (rows.meta["is_full_scan"], meta_of(rows)["extra"]) == (None, {"is_full_scan": value})
+    assert drift_of(rows) == {("meta.is_full_scan", "odd_type")}
+
+
+def test_known_fields_without_a_column_are_kept_and_are_no_drift() -> None:
+    """They stay in extra, but for nulls, which say nothing."""
+    for level, wrap in ((SCAN, None), (META, "meta"), (STATS, "stats")):
+        kept = level.known - {field.name for field in level.fields} - {"id", "deployment_id", "true", "meta", "stats"}
+        kept -= {"enabled_products", "parse_rate"}
+        document: dict[str, Any] = dict.fromkeys(sorted(kept), "x")
+        rows = flat({wrap: document} if wrap else document)
+        nulls = flat({wrap: dict.fromkeys(kept)} if wrap else dict.fromkeys(kept))
+
+        assert unpacked(getattr(rows, wrap or "scan")["extra"]) == document
+        assert (rows.drift, nulls) == ((), flat({}))
+
+
+def test_each_field_has_its_column() -> None:
+    """The lists of fields and the tables name the same columns, and the same limits."""
+    key = {"deployment_id", "scan_id"}
     bookkeeping = {"content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id"}
+    of_listing = {"listed_at", "details_gone_at", "expired_at", "dropped_at"}
 
-    def columns(table: Any) -> tuple[str, ...]:
-        return tuple(column.name for column in table.c if column.name not in {*bookkeeping, "deployment_id", "scan_id"})
+    def columns(table: Any, *others: str) -> set[str]:
+        return {column.name for column in table.c} - key - set(others)
 
-    assert columns(schema.scans) == flattening.SCAN_COLUMNS
-    assert columns(schema.scan_meta) == flattening.META_COLUMNS
-    assert columns(schema.scan_stats) == flattening.STATS_COLUMNS
-    assert schema.KEY_TEXT_LENGTH == flattening.KEY_MAX_CHARACTERS
-    assert schema.NAME_TEXT_LENGTH == flattening.NAME_MAX_CHARACTERS
+    assert columns(schema.scans, *bookkeeping) == {*SCAN.columns, "extra"}
+    assert columns(schema.scan_meta) == {*META.columns, "extra"}
+    assert columns(schema.scan_stats) == {*STATS.columns, "extra"}
+    assert columns(schema.scan_languages) == {"language", *LANGUAGE.columns}
+    assert columns(schema.scan_stat_items) == set(StatItem._fields)
+    assert columns(schema.scan_listings, *of_listing) == {*LISTING.columns, *LISTED_FINDINGS.columns, "extra"}
+    assert {"pair", *columns(schema.scan_listings, *of_listing)} == set(Listing._fields)
+    assert schema.KEY_TEXT_LENGTH == KEY_MAX_CHARACTERS
+    assert schema.NAME_TEXT_LENGTH == NAME_MAX_CHARACTERS
 
 
 # What is known of the API.
@@ -350,34 +483,110 @@ def test_maps_of_numbers_in_stats_become_items() -> None:
                 "findings": 4,
                 "total_time": 17.32,
                 "errors": ["timeout"],
-                "engine_requested": "PRO",
+                "engine_requested": "PRO_LANG",
                 "unsupported_exts": {".xyz": 2},
                 "lockfile_scan_info": {"a/package-lock.json": 7},
-                "parse_rate": {"python": {"targets_parsed": 5, "num_targets": "6"}, "go": {"num_bytes": 0.5}},
                 "findings_by_product": {"sast": 3, "sca": 1},
                 "supply_chain_stats": {"resolution": {"kind": "dynamic", "seconds": 2}, "empty": {}},
             }
         }
     )
 
-    assert rows.stats[:2] == (4, 17.32)
+    assert stats_of(rows) | {"extra": {}} == {
+        "findings": 4,
+        "total_time": 17.32,
+        "engine_requested": "PRO_LANG",
+        "extra": {},
+    }
     assert rows.items == (
         ("findings_by_product", "sast", 3.0),
         ("findings_by_product", "sca", 1.0),
         ("lockfile_scan_info", "a/package-lock.json", 7.0),
-        ("parse_rate.go", "num_bytes", 0.5),
-        ("parse_rate.python", "num_targets", 6.0),
-        ("parse_rate.python", "targets_parsed", 5.0),
         ("supply_chain_stats.resolution", "seconds", 2.0),
         ("unsupported_exts", ".xyz", 2.0),
     )
     assert all(type(value) is float for _, _, value in rows.items)
     assert stats_of(rows)["extra"] == {
         "errors": ["timeout"],
-        "engine_requested": "PRO",
         "supply_chain_stats": {"resolution": {"kind": "dynamic"}, "empty": {}},
     }
     assert drift_of(rows) == set()
+
+
+def test_each_language_has_its_row() -> None:
+    """How much of a language was parsed is a row; what is new there is an item, what is odd stays in extra."""
+    rows = flat(
+        {
+            "stats": {
+                "parse_rate": {
+                    "python": {"targets_parsed": 5, "num_targets": "6", "bytes_parsed": 10.0, "num_bytes": None},
+                    "go": {"num_bytes": 0.5, "num_targets": 1, "seconds": 3},
+                    "java": {"novel": 1},
+                    "c" * 129: {"num_targets": 1},
+                    "empty": {},
+                    "odd": [1],
+                }
+            }
+        }
+    )
+
+    none = dict.fromkeys(LANGUAGE.columns)
+    assert rows.languages == (
+        {"language": "go", **none, "num_targets": 1},
+        {"language": "python", "targets_parsed": 5, "num_targets": 6, "bytes_parsed": 10, "num_bytes": None},
+    )
+    assert rows.items == (
+        ("parse_rate.go", "num_bytes", 0.5),
+        ("parse_rate.go", "seconds", 3.0),
+        ("parse_rate.java", "novel", 1.0),
+    )
+    assert stats_of(rows)["extra"] == {"parse_rate": {"c" * 129: {"num_targets": 1}, "empty": {}, "odd": [1]}}
+    assert drift_of(rows) == {("stats.parse_rate[].num_bytes", "odd_type")}
+
+
+@pytest.mark.parametrize("value", [[], "x", 3, True])
+def test_parse_rates_of_another_form_are_kept(value: object) -> None:
+    """What is no map of languages stays in extra, and is noted."""
+    rows = flat({"stats": {"parse_rate": value}})
+
+    assert (rows.languages, stats_of(rows)["extra"]) == ((), {"parse_rate": value})
+    assert drift_of(rows) == {("stats.parse_rate", "odd_type")}
+
+
+def test_the_supply_chain_is_counted() -> None:
+    """Resolved and unresolved subprojects, and dependencies by ecosystem, are items; the list itself stays in extra."""
+    subprojects = [
+        {"resolved_stats": {"ecosystem": "npm", "dependency_count": 7, "resolution_method": "LockfileParsing"}},
+        {"resolved_stats": {"ecosystem": "npm", "dependency_count": "5", "resolution_method": "DynamicResolution"}},
+        {"resolved_stats": {"ecosystem": "pypi", "dependency_count": 0, "resolution_method": "LockfileParsing"}},
+        {"resolved_stats": {"ecosystem": ["odd"], "dependency_count": 3}},
+        {"resolved_stats": {"ecosystem": "gomod", "dependency_count": None}},
+        {"unresolved_reason": "failed", "resolved_stats": None},
+        {"unresolved_reason": "failed"},
+        {"unresolved_reason": "skipped"},
+        {"unresolved_reason": ["odd"]},
+        {},
+        "odd",
+    ]
+    rows = flat({"stats": {"supply_chain_stats": {"subprojects_stats": subprojects}}})
+
+    assert rows.items == (
+        ("supply_chain_stats.dependencies", "npm", 12.0),
+        ("supply_chain_stats.dependencies", "pypi", 0.0),
+        ("supply_chain_stats.subprojects", "resolved", 5.0),
+        ("supply_chain_stats.unresolved", "failed", 2.0),
+        ("supply_chain_stats.unresolved", "skipped", 1.0),
+    )
+    assert stats_of(rows)["extra"] == {"supply_chain_stats": {"subprojects_stats": subprojects}}
+    assert rows.drift == ()
+
+
+@pytest.mark.parametrize("value", [[], {"subprojects_stats": None}, {"subprojects_stats": {}}, "x"])
+def test_another_supply_chain_is_kept(value: object) -> None:
+    """Nothing is counted where there is no list of subprojects."""
+    rows = flat({"stats": {"supply_chain_stats": value}})
+
+    assert (rows.items, stats_of(rows)["extra"]) == ((), {"supply_chain_stats": value})
 
 
 def test_unknown_fields_stay_in_the_extra_of_their_level() -> None:
@@ -385,18 +594,18 @@ def test_unknown_fields_stay_in_the_extra_of_their_level() -> None:
     rows = flat(
         {
             "shiny_new": {"deep": [1, None, {"x": True}]},
-            "meta": {"scan_environment": "github-actions", "is_full_scan": True, "org_id": None},
-            "stats": {"novelty": 3},
+            "meta": {"mood": "good", "is_new": True, "nothing": None},
+            "stats": {"novelty": 3, "map": {"n": 1}},
         }
     )
 
     assert scan_of(rows)["extra"] == {"shiny_new": {"deep": [1, None, {"x": True}]}}
-    assert meta_of(rows)["extra"] == {"scan_environment": "github-actions", "is_full_scan": True, "org_id": None}
+    assert meta_of(rows)["extra"] == {"mood": "good", "is_new": True, "nothing": None}
     assert stats_of(rows)["extra"] == {"novelty": 3}
-    assert rows.items == ()
+    assert rows.items == (("map", "n", 1.0),)
     assert drift_of(rows) == {
         (path, "unknown_field")
-        for path in ("shiny_new", "meta.scan_environment", "meta.is_full_scan", "meta.org_id", "stats.novelty")
+        for path in ("shiny_new", "meta.mood", "meta.is_new", "meta.nothing", "stats.novelty", "stats.map")
     }
 
 
@@ -416,8 +625,8 @@ def test_nothing_in_an_answer_is_required(empty: dict[str, Any], ids: dict[str, 
     """Absent, null and empty are the same: rows without values, of a scan that hasn't finished."""
     rows = flat(empty | ids)
 
-    assert (rows.scan, rows.products, rows.items) == ((None,) * 6, (), ())
-    assert (rows.meta, rows.stats) == ((None,) * 17, (None, None, None))
+    assert {*rows.scan.values(), *rows.meta.values(), *rows.stats.values()} == {None}
+    assert (rows.products, rows.languages, rows.items) == ((), (), ())
     assert (rows.final, rows.drift) == (False, ())
 
 
@@ -553,11 +762,11 @@ def test_an_odd_value_of_the_scan_goes_to_its_extra(field: str, value: object, k
 
     assert scan_of(rows) == dict.fromkeys(SCAN_FIELDS) | {"extra": {field: value}}
     assert (rows.products, rows.items) == ((), ())
-    assert (rows.meta, rows.stats) == ((None,) * 17, (None, None, None))
+    assert {*rows.meta.values(), *rows.stats.values()} == {None}
     assert drift_of(rows) == {(field, kind)}
 
 
-@pytest.mark.parametrize("field", [name for name in META_FIELDS if not name.endswith("_title")])
+@pytest.mark.parametrize("field", TEXT_FIELDS)
 @pytest.mark.parametrize("value", [{}, {"a": "b"}, [], ["a"]])
 def test_an_odd_value_of_meta_goes_to_its_extra(field: str, value: object) -> None:
     """Neither lists nor maps are texts."""
@@ -636,7 +845,7 @@ def test_numbers_in_stats_become_items(value: object, number: float) -> None:
     """Whatever a float holds exactly is an item, integers also in the text form of 64-bit numbers."""
     rows = flat({"stats": {"m": {"n": value}}})
 
-    assert (rows.items, rows.stats) == ((("m", "n", number),), (None, None, None))
+    assert (rows.items, set(rows.stats.values())) == ((("m", "n", number),), {None})
 
 
 @pytest.mark.parametrize(
@@ -1018,7 +1227,13 @@ def objects(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict
     return st.builds(lambda some, others: some | others, st.dictionaries(own_names, values, max_size=3), known)
 
 
-stats_objects = objects({"findings": values, "total_time": values, "m": st.dictionaries(texts, values, max_size=5)})
+languages = st.dictionaries(
+    texts, st.dictionaries(st.sampled_from([*LANGUAGE.columns, "m"]), values) | values, max_size=3
+)
+stats_objects = objects(
+    dict.fromkeys(STATS_FIELDS, values)
+    | {"m": st.dictionaries(texts, values, max_size=5), "parse_rate": languages | values}
+)
 meta_objects = objects(
     dict.fromkeys((*META_FIELDS, "true"), texts | values)
     | {"commit_title": st.dictionaries(texts, scalars, max_size=2)}
@@ -1132,8 +1347,19 @@ def is_kept_of_meta(rows: ScanRows, field: str, path: tuple[str | int, ...], lea
     return column in META_FIELDS and len(path) == 1 and says(meta[column], leaf)
 
 
+def is_language(rows: ScanRows, path: tuple[str | int, ...], leaf: Any) -> bool:
+    """Whether a leaf of stats is in the row of a language."""
+    if len(path) != 3 or path[0] != "parse_rate":
+        return False
+    return any(row["language"] == path[1] and says(row.get(str(path[2])), leaf) for row in rows.languages)
+
+
 def is_kept_of_stats(rows: ScanRows, field: str, path: tuple[str | int, ...], leaf: Any) -> bool:
+    if leaf is None and (field in STATS.known or field == "parse_rate"):
+        return True
     stats = stats_of(rows)
+    if is_language(rows, path, leaf):
+        return True
     is_column = field in STATS_FIELDS and len(path) == 1 and says(stats[field], leaf)
     return is_column or is_within(stats["extra"], path, leaf) or is_item(rows, path, leaf)
 
@@ -1188,13 +1414,12 @@ def test_rows_hold_only_what_every_database_takes(document: dict[str, Any], auth
     rows = flat(document, author=author)
 
     extras = [scan_of(rows)["extra"], meta_of(rows)["extra"], stats_of(rows)["extra"]]
-    check_storable([rows.scan, rows.meta, rows.stats, rows.products, rows.items, rows.drift, extras])
+    check_storable([rows.scan, rows.meta, rows.stats, rows.products, rows.languages, rows.items, rows.drift, extras])
     keys = [(category, name) for category, name, _ in rows.items]
     assert keys == sorted(set(keys))
     assert list(rows.products) == sorted(set(rows.products))
     assert all(len(category) <= 128 and len(name) <= 512 for category, name in keys)
-    assert (len(rows.scan), len(rows.meta), len(rows.stats)) == (6, 17, 3)
-    assert rows.final is (rows.scan[2] is not None)
+    assert rows.final is (rows.scan["completed_at"] is not None)
 
 
 @settings(max_examples=100)

@@ -11,7 +11,8 @@ from listings_of import PAIR, entry, listing
 from etl.database.schema import scan_listings
 from etl.errors import TransientError
 from etl.model import Drift, Listing, Pair
-from etl.transform.search_page import STATUS_MAX_CHARACTERS, finality, read_page
+from etl.transform.fields import STATUS_MAX_CHARACTERS
+from etl.transform.search_page import finality, read_page
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
