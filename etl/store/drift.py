@@ -5,12 +5,13 @@ Names come from outside, and may be made up without end. So only so many differe
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, literal, select
 
 from etl.database.dialects import upsert
 from etl.database.schema import schema_drift
+from etl.database.types import add_seconds, utc_now
 from etl.model import Drift, Pair
 
 
@@ -66,6 +67,14 @@ def count_drift(connection: Connection, met: Iterable[DriftSeen]) -> None:
             for drift in sorted(counts)
         ],
     )
+
+
+def met(connection: Connection, new_seconds: float) -> list[dict[str, Any]]:
+    """What has been met, the newest first. `is_new`: first within so many seconds, by the database's clock."""
+    seen = schema_drift.c
+    is_new = case((seen.first_seen_at > add_seconds(utc_now(), literal(-new_seconds)), 1), else_=0).label("is_new")
+    found = connection.execute(select(schema_drift, is_new).order_by(seen.first_seen_at.desc(), seen.path, seen.kind))
+    return [{**row, "is_new": bool(row["is_new"])} for row in found.mappings()]
 
 
 def _counted(connection: Connection, met: Iterable[Drift]) -> set[Drift]:
