@@ -1,6 +1,6 @@
 """The leanest pipeline of the same libraries: what `scan-etl run` is measured against.
 
-It reads pairs, fetches, decodes, and writes 500 scans at a time into the five tables of scans, which must be
+It reads pairs, fetches, decodes, and writes 500 scans at a time into the tables of scans, which must be
 there and empty. No queue, no retry, no pace, no resume, no look at what is odd: the first fault ends it.
 
     lean_client.py DATABASE_URL BASE_URL PAIRS.csv WORKERS
@@ -21,94 +21,74 @@ import aiohttp
 import msgspec
 import uvloop
 
+from etl.transform.fields import META, SCAN, STATS, Level
+from etl.transform.readers import boolean, flag, instant, integer, seconds, text, title
+
 BATCH = 500
+TYPES: dict[Any, tuple[Any, str]] = {
+    integer: (int, "int8"),
+    instant: (datetime, "timestamptz"),
+    boolean: (bool, "bool"),
+    flag: (bool, "bool"),
+    seconds: (float, "float8"),
+    text: (str, "text"),
+    title: (str, "text"),
+}
+"""What each reader of a field gives: in Python, and in PostgreSQL."""
 KEY = {"deployment_id": "int8", "scan_id": "int8"}
+
+
+def columns(level: Level) -> dict[str, str]:
+    """The columns of a level and their types."""
+    return {field.column: TYPES[field.read][1] for field in level.fields}
+
+
+def struct(name: str, level: Level, **others: tuple[Any, Any]) -> Any:
+    """A type that decodes the fields of a level, in the order of its columns, and others after them."""
+    fields = [(field.column, TYPES[field.read][0] | None, None) for field in level.fields]
+    more = [(name, kind, default) for name, (kind, default) in others.items()]
+    return msgspec.defstruct(name, [*fields, *more], rename=dict(zip(level.columns, level.names, strict=True)))
+
+
 TABLES = {
     "scans": {
         **KEY,
-        "repository_id": "int8",
-        "started_at": "timestamptz",
-        "completed_at": "timestamptz",
-        "exit_code": "int8",
-        "has_logs": "bool",
+        **columns(SCAN),
         "content_hash": "text",
         "first_fetched_at": "timestamptz",
         "fetched_at": "timestamptz",
         "changed_at": "timestamptz",
     },
     "scan_products": {**KEY, "product": "text"},
-    "scan_meta": {
-        **KEY,
-        **dict.fromkeys(
-            (
-                *("trigger_event", "branch", "commit_sha", "config", "repo_url", "ci_job_url", "repository"),
-                *("commit_title", "pull_request_id", "pull_request_title"),
-                *("commit_author_name", "commit_author_email", "commit_author_username", "commit_author_image_url"),
-                *("pull_request_author_username", "pull_request_author_image_url"),
-            ),
-            "text",
-        ),
-    },
-    "scan_stats": {**KEY, "findings": "int8", "total_time_seconds": "float8"},
+    "scan_meta": {**KEY, **columns(META)},
+    "scan_stats": {**KEY, **columns(STATS)},
     "scan_stat_items": {**KEY, "category": "text", "name": "text", "value": "float8"},
 }
 Rows = dict[str, list[tuple[Any, ...]]]
 
-
-class Meta(msgspec.Struct, rename={"trigger_event": "on", "commit_sha": "commit"}):
-    """The documented fields of `meta`, in the order of the columns."""
-
-    trigger_event: str | None = None
-    branch: str | None = None
-    commit_sha: str | None = None
-    config: str | None = None
-    repo_url: str | None = None
-    ci_job_url: str | None = None
-    repository: str | None = None
-    commit_title: str | None = None
-    pull_request_id: str | None = None
-    pull_request_title: str | None = None
-    commit_author_name: str | None = None
-    commit_author_email: str | None = None
-    commit_author_username: str | None = None
-    commit_author_image_url: str | None = None
-    pull_request_author_username: str | None = None
-    pull_request_author_image_url: str | None = None
+OF_SCAN, OF_STATS = len(SCAN.fields), len(STATS.fields)
+Meta = struct("Meta", META)
+Stats = struct("Stats", STATS, findings_by_product=(dict[str, float], {}))
+Scan = struct(
+    "Scan",
+    SCAN,
+    id=(int, 0),
+    deployment_id=(int, 0),
+    enabled_products=(list[str], []),
+    meta=(Meta, msgspec.field(default_factory=Meta)),
+    stats=(Stats, msgspec.field(default_factory=Stats)),
+)
 
 
-class Stats(msgspec.Struct):
-    """The documented fields of `stats`, and the map of findings."""
-
-    findings: int | None = None
-    total_time: float | None = None
-    findings_by_product: dict[str, float] = {}
-
-
-class Scan(msgspec.Struct):
-    """The documented fields of a scan."""
-
-    id: int
-    deployment_id: int
-    repository_id: int | None = None
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    exit_code: int | None = None
-    has_logs: bool | None = None
-    enabled_products: list[str] = []
-    meta: Meta = msgspec.field(default_factory=Meta)
-    stats: Stats = msgspec.field(default_factory=Stats)
-
-
-def flatten(batch: list[tuple[Scan, datetime]]) -> Rows:
+def flatten(batch: list[tuple[Any, datetime]]) -> Rows:
     """The rows of a batch, by table."""
     rows: Rows = {name: [] for name in TABLES}
     scans, products, meta, stats, items = rows.values()
     for scan, at in batch:
         key = scan.deployment_id, scan.id
-        times = scan.started_at, scan.completed_at
-        scans.append((*key, scan.repository_id, *times, scan.exit_code, scan.has_logs, "", at, at, at))
+        scans.append((*key, *msgspec.structs.astuple(scan)[:OF_SCAN], "", at, at, at))
         meta.append(key + msgspec.structs.astuple(scan.meta))
-        stats.append((*key, scan.stats.findings, scan.stats.total_time))
+        stats.append(key + msgspec.structs.astuple(scan.stats)[:OF_STATS])
         for product in scan.enabled_products:
             products.append((*key, product))
         for name, value in scan.stats.findings_by_product.items():
@@ -158,7 +138,7 @@ def postgresql_writer(url: str) -> Iterator[Callable[[Rows], None]]:
 async def load(write: Callable[[Rows], None], base_url: str, pairs: Iterator[list[str]], workers: int) -> None:
     """Fetch with `workers` requests in flight, and write a batch while the next one is fetched."""
     decode = msgspec.json.Decoder(Scan).decode
-    batch: list[tuple[Scan, datetime]] = []
+    batch: list[tuple[Any, datetime]] = []
     thread, turn = ThreadPoolExecutor(max_workers=1), asyncio.Lock()
     on_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
 

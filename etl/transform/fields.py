@@ -47,16 +47,15 @@ class Field(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The known fields of one object. `prefix` is its path, with a dot at the end."""
+    """The known fields of one object. `prefix` is its path, with a dot at the end. `names` and `columns` are those of
+    the fields, in their order; `known` are these and the names that `extra` keeps; `as_sent` those that count so."""
 
     prefix: str
     fields: tuple[Field, ...]
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
     known: frozenset[str]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that `take` fills, in its order."""
-        return tuple(field.column for field in self.fields)
+    as_sent: tuple[str, ...]
 
 
 def _field(name: str, read: Reader, column: str = "", *, counts_as_sent: bool = False) -> Field:
@@ -64,7 +63,15 @@ def _field(name: str, read: Reader, column: str = "", *, counts_as_sent: bool = 
 
 
 def _level(prefix: str, *fields: Field, kept: str = "") -> Level:
-    return Level(prefix, fields, frozenset((*(field.name for field in fields), *kept.split())))
+    names = tuple(field.name for field in fields)
+    return Level(
+        prefix=prefix,
+        fields=fields,
+        names=names,
+        columns=tuple(field.column for field in fields),
+        known=frozenset((*names, *kept.split())),
+        as_sent=tuple(field.name for field in fields if field.counts_as_sent),
+    )
 
 
 SCAN: Final = _level(
@@ -185,8 +192,9 @@ def take(source: dict[str, Any], level: Level, notes: Notes) -> dict[str, Any]:
 
 def note_unknown(source: Mapping[str, Any], level: Level, notes: Notes) -> None:
     """Note the names that aren't known at a level."""
-    for name in [name for name in source if name not in level.known][:MAX_DRIFT]:
-        notes[Drift((level.prefix + name)[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD)] = None
+    if not level.known.issuperset(source):
+        for name in [name for name in source if name not in level.known][:MAX_DRIFT]:
+            notes[Drift((level.prefix + name)[:PATH_MAX_CHARACTERS], DRIFT_UNKNOWN_FIELD)] = None
 
 
 def leftovers(left: Mapping[str, Any], level: Level) -> dict[str, Any]:

@@ -128,13 +128,15 @@ def _close(row: dict[str, Any], left: dict[str, Any], source: dict[str, Any], le
     value out of `extra`, changes no hash.
     """
     note_unknown(source, level, notes)
-    extra = _storable(leftovers(left, level), level, notes)
-    content = {field.name: row[field.column] for field in level.fields if row[field.column] is not None}
-    for field in level.fields:
-        if field.counts_as_sent and field.name in content:
-            content[field.name] = clean(source[field.name], "", 2, {}, clean_number)
-    row["extra"] = to_json(extra).decode() if extra else None
-    return to_json(content | extra)
+    content = {name: value for name, value in zip(level.names, row.values(), strict=True) if value is not None}
+    for name in level.as_sent:
+        if name in content:
+            content[name] = clean(source[name], "", 2, {}, clean_number)
+    row["extra"] = None
+    if left and (extra := _storable(leftovers(left, level), level, notes)):
+        row["extra"] = to_json(extra).decode()
+        content |= extra
+    return to_json(content)
 
 
 def _storable(extra: dict[str, Any], level: Level, notes: Notes) -> dict[str, Any]:
