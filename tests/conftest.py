@@ -14,7 +14,8 @@ from typing import Any
 import hypothesis
 import mysql_databases as mysql
 import pytest
-from command import Command
+from command import BARE_ENVIRONMENT, Command
+from fork_server import ForkServer
 from mariadb_server import NO_MARIADB, MariadbServer, find_mariadb
 from mysql_databases import MysqlDatabases
 from own_server import OwnServer, ServerUnavailableError
@@ -297,9 +298,16 @@ def start_postgres(pytestconfig: pytest.Config) -> Iterator[StartPostgres]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    with closing(ForkServer(BARE_ENVIRONMENT)) as server:
+        yield server
+
+
 @pytest.fixture
-def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
+def cli(request: pytest.FixtureRequest, tmp_path: Path, fork_server: ForkServer) -> Command:
     """The real command: `cli("run", "pairs.csv")` gives its `Outcome`, `cli.start(...)` a running process."""
     # The variants of a test for the servers run the same lines as the one for SQLite: to measure them too would take
     # each command half as long again.
-    return Command(tmp_path, measured=_parameters(request.node).get("database_url", "sqlite") == "sqlite")
+    measured = _parameters(request.node).get("database_url", "sqlite") == "sqlite"
+    return Command(tmp_path, measured, fork_server)
