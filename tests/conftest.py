@@ -22,10 +22,13 @@ from own_server import OwnServer, ServerUnavailableError
 from postgres_databases import PostgresDatabases, plain_url
 from postgres_server import PostgresServer, StartPostgres, accepts_connections, find_binaries
 
-from etl.database.migrate import upgrade
+from etl.database.migrate import upgrade, upgrade_sql
 
 # What the tests of workers share has asserts of its own, which should show what they compared too.
 pytest.register_assert_rewrite("worker_scenes")
+
+# Our servers are on loopback, without TLS. To read the system's authorities takes 0.02 s a connection to MariaDB.
+os.environ["SSL_CERT_FILE"] = os.devnull
 
 # No time limit for one example, nor for making one: the machine is shared, and the tests run side by side.
 hypothesis.settings.register_profile("scan-etl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -237,10 +240,16 @@ def empty_mysql_url(mysql_databases: MysqlDatabases) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def mysql_schema(mysql_databases: MysqlDatabases) -> str:
+    """What `db sql` gives, which makes the same tables as a migration in a third of the time."""
+    return upgrade_sql(mysql_databases.server_url)
+
+
 @pytest.fixture
-def mysql_url(empty_mysql_url: str) -> str:
+def mysql_url(empty_mysql_url: str, mysql_schema: str) -> str:
     """A new MariaDB or MySQL database with the schema at head."""
-    upgrade(empty_mysql_url)
+    mysql.run_script(empty_mysql_url, mysql_schema)
     return empty_mysql_url
 
 
