@@ -8,9 +8,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-TIMEOUT_SECONDS = 60
+from fork_server import ForkServer
+from patience import PATIENCE_SECONDS
+
+BARE_ENVIRONMENT = {
+    "PATH": os.defpath,
+    "LANG": "C.UTF-8",
+    # Our servers are on loopback, without TLS. To read the system's authorities takes aiohttp 0.1 s a command.
+    "SSL_CERT_FILE": os.devnull,
+}
+READ_AT_THE_START = ("PYTHON", "LANG", "SSL_CERT_FILE")
+"""How variables begin that Python and the libraries read before the command does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +42,38 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`scan-etl`, started in `folder`, which is also its home. Its lines count for the coverage if it is `measured`."""
+    """`scan-etl`, started in `folder`, which is also its home. Its lines count for the coverage if it is `measured`.
+
+    With a `fork_server`, what runs to its end isn't started but forked.
+    """
 
     folder: Path
     measured: bool = True
+    fork_server: ForkServer | None = None
 
     def __call__(
         self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> CommandResult:
         """Run to the end. `environment` is added to the bare one."""
-        return self._outcome(self._words(arguments), stdin, environment)
+        if self.fork_server is None or any(name.startswith(READ_AT_THE_START) for name in environment or {}):
+            return self._outcome(self._words(arguments), stdin, environment)
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "folder": str(self.folder),
+            "environment": self._environment(environment),
+        }
+        with TemporaryFile("w+") as given, TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+            given.write(stdin)
+            given.seek(0)
+            streams = [file.fileno() for file in (given, stdout, stderr)]
+            exit_code = self.fork_server.run(request, streams, PATIENCE_SECONDS)
+            stdout.seek(0)
+            stderr.seek(0)
+            return CommandResult(exit_code, stdout.read(), stderr.read())
+
+    def started(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> CommandResult:
+        """Run to the end by a Python of its own, for tests of the start itself."""
+        return self._outcome(self._words(arguments), "", environment)
 
     def in_shell(
         self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None
@@ -82,7 +115,7 @@ class Command:
             capture_output=True,
             text=True,
             check=False,
-            timeout=TIMEOUT_SECONDS,
+            timeout=PATIENCE_SECONDS,
             cwd=self.folder,
             env=self._environment(environment),
         )
@@ -94,12 +127,4 @@ class Command:
     def _environment(self, additions: Mapping[str, str] | None) -> dict[str, str]:
         # Coverage finds its settings in the environment: the lines that a subprocess runs count too.
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_") and self.measured}
-        return {
-            "PATH": os.defpath,
-            "HOME": str(self.folder),
-            "LANG": "C.UTF-8",
-            # Our servers are on loopback, without TLS. To read the system's authorities takes aiohttp 0.1 s a command.
-            "SSL_CERT_FILE": os.devnull,
-            **coverage,
-            **(additions or {}),
-        }
+        return {**BARE_ENVIRONMENT, "HOME": str(self.folder), **coverage, **(additions or {})}

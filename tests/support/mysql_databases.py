@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pymysql
+from pymysql.constants import CLIENT
 from sqlalchemy.engine import make_url
 
 
@@ -43,15 +44,31 @@ class MysqlDatabases:
 
 def ask(url: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
     """What one statement gives, committed."""
-    parts = make_url(url)
-    arguments = {"host": parts.host, "port": parts.port or 3306, "user": parts.username, "database": parts.database}
-    password = str(parts.password or "")
-    with (
-        closing(pymysql.connect(**arguments, password=password, connect_timeout=10, autocommit=True)) as connection,
-        connection.cursor() as cursor,
-    ):
+    with closing(_connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(sql, values or None)
         return list(cursor.fetchall())
+
+
+def run_script(url: str, sql: str) -> None:
+    """Run statements that give nothing, in one go."""
+    with closing(_connect(url, CLIENT.MULTI_STATEMENTS)) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        while cursor.nextset():
+            pass
+
+
+def _connect(url: str, client_flag: int = 0) -> Any:
+    parts = make_url(url)
+    return pymysql.connect(
+        host=parts.host,
+        port=parts.port or 3306,
+        user=parts.username,
+        password=str(parts.password or ""),
+        database=parts.database,
+        connect_timeout=10,
+        autocommit=True,
+        client_flag=client_flag,
+    )
 
 
 def accepts_connections(url: str) -> bool:
