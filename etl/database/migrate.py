@@ -4,9 +4,11 @@ Apart from `database`, because Alembic takes 0.1 s to import, and only those who
 """
 
 import io
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 from alembic import command
 from alembic.config import Config
@@ -90,6 +92,15 @@ def migrations_folder() -> Path:
 
 
 def _alembic_config(output: io.StringIO) -> Config:
+    folder = str(migrations_folder())
+    _let_import_migrations(folder)
     config = Config(output_buffer=output, stdout=output)
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("script_location", folder.replace("%", "%%"))
     return config
+
+
+def _let_import_migrations(folder: str) -> None:
+    """A migration imports `migrations.views` by the same name in a checkout and in an installation."""
+    package = ModuleType("migrations")
+    package.__path__ = [folder]
+    sys.modules["migrations"] = package
