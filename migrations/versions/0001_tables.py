@@ -23,7 +23,7 @@ AT_ONCE = {
 IN_30_DAYS = {
     "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now', '+30 days') || '000')",
     "postgresql": "(clock_timestamp() + interval '720 hours')",
-    "mysql": "(TIMESTAMPADD(HOUR, 720, UTC_TIMESTAMP(6)))",
+    "mysql": "(TIMESTAMPADD(MICROSECOND, ROUND(2592000.0 * 1000000), UTC_TIMESTAMP(6)))",
 }
 COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
