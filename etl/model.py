@@ -29,24 +29,25 @@ STILL_RUNNING = "still_running"
 """The `error_kind` of a queue row whose scan had not finished when it was looked at or listed."""
 
 
-RUN_COUNTS = (
-    "requested",
-    "invalid",
-    "duplicate",
-    "already_final",
-    "discovered",
-    "requests",
-    "fetched",
-    "inserted",
-    "updated",
-    "unchanged",
-    "waiting",
-    "retried",
-    "rate_limited",
-    "dead",
-    "remaining",
-)
-"""The counts in the summary of a run, in the order in which they are shown. Each is a column of `runs`."""
+RUN_COUNTS = {
+    "requested": "lines of the input",
+    "invalid": "lines that name no pair",
+    "duplicate": "pairs that were named before",
+    "already_final": "scans that were stored and final before, or that another process has stored meanwhile",
+    "discovered": "pairs that discovery queued",
+    "requests": "HTTP requests sent",
+    "fetched": "scans stored: inserted, updated and unchanged",
+    "inserted": "scans that were new",
+    "updated": "scans that had changed",
+    "unchanged": "scans that were as they are stored",
+    "waiting": "scans that still run, to be looked at again",
+    "retried": "requests that were repeated, at once or later",
+    "rate_limited": "requests that were answered with 429",
+    "dead": "pairs that became dead letters",
+    "remaining": "pairs that are still to be fetched",
+}
+"""The counts in the summary of a run, in the order in which they are shown, and what each counts. Each is a column of
+`runs`."""
 
 
 class Pair(NamedTuple):

@@ -1,12 +1,15 @@
 """The command `db`: bring the tables up to date, look whether they are."""
 
+from dataclasses import asdict
+
 import click
 
 from etl.cli.options import as_json, common, settings_of, wants_json
 from etl.database import migrate
+from etl.database.dictionary import ColumnEntry
 from etl.database.engine import display_url
 from etl.database.schema import HEAD
-from etl.telemetry.reporter import print_result
+from etl.telemetry.reporter import print_result, print_table
 
 
 @click.group("db")
@@ -67,6 +70,25 @@ def db_current(ctx: click.Context) -> None:
 def db_sql(ctx: click.Context) -> None:
     """Print the SQL of all migrations for this kind of database, without touching it."""
     click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
+
+
+@db_group.command("dictionary")
+@as_json
+@common
+@click.pass_context
+def db_dictionary(ctx: click.Context) -> None:
+    """Print what each table, view and column means: its unit, its path in the API, whether it may be NULL."""
+    found = migrate.dictionary()
+    if wants_json(ctx):
+        print_result(asdict(found), as_json=True)
+        return
+    for name, entry in (*found.tables.items(), *found.views.items()):
+        print_table(f"{name}: {entry.meaning}", [_row(column, said) for column, said in entry.columns.items()])
+
+
+def _row(column: str, said: ColumnEntry) -> dict[str, str | None]:
+    null = "yes" if said.nullable else "no"
+    return {"column": column, "meaning": said.meaning, "unit": said.unit, "API": said.api, "NULL": null}
 
 
 def _emit(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:

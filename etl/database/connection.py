@@ -116,10 +116,11 @@ def one_at_a_time(connection: Connection) -> Iterator[None]:
     """Of twelve runs of four concurrent upgrades of an empty PostgreSQL database one died without it."""
     match connection.dialect.name:
         case "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(7233620170402)"))
+            # Not a transaction's, for a migration may take several. A lock ends with its connection.
+            connection.execute(text("SELECT pg_advisory_lock(7233620170402)"))
             yield
         case "mysql":
-            # The names of locks are the whole server's, and end after 64 characters. A lock ends with its connection.
+            # The names of locks are the whole server's, and end after 64 characters.
             lock = func.concat("scan-etl ", func.left(func.sha2(func.database(), 256), 40))
             if not connection.execute(select(func.get_lock(lock, UPGRADE_TIMEOUT_SECONDS))).scalar():
                 raise DatabaseError("another upgrade of this database is still going on: try again when it has ended")

@@ -1,4 +1,4 @@
-"""The only definition of the tables. Their history is in `migrations/`, the views for dashboards too.
+"""The only definition of the tables, and of what they mean. Their history is in `migrations/`, as are the views.
 
 Columns are added, never renamed or removed: dashboards depend on their names. All instants are UTC with
 microseconds and come back aware.
@@ -29,7 +29,7 @@ from sqlalchemy.types import JSON
 from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
 from etl.model import RETENTION, RUN_COUNTS
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
 
 KEY_TEXT_LENGTH = 128
@@ -51,10 +51,18 @@ metadata = MetaData(
 )
 
 
+def _column(
+    name: str, kind: Any, meaning: str, *, api: str | None = None, unit: str | None = None, **options: Any
+) -> Column[Any]:
+    """A column, with what the dictionary says of it. `api` is its path in the answer, in the form of `schema_drift`."""
+    entry = {"meaning": meaning, "unit": "UTC" if kind is UtcDateTime else unit, "api": api}
+    return Column(name, kind, info=entry, **options)
+
+
 def _key() -> list[Column[Any]]:
     return [
-        Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
-        Column("scan_id", BigInteger, primary_key=True, autoincrement=False),
+        _column("deployment_id", BigInteger, "the deployment", primary_key=True, autoincrement=False),
+        _column("scan_id", BigInteger, "the scan", primary_key=True, autoincrement=False),
     ]
 
 
@@ -68,93 +76,107 @@ scans = Table(
     "scans",
     metadata,
     *_key(),
-    Column("repository_id", BigInteger),
-    Column("started_at", UtcDateTime),
-    Column("completed_at", UtcDateTime),
-    Column("exit_code", BigInteger),
-    Column("has_logs", Boolean),
-    Column("extra", _Json),
-    Column("content_hash", String(32), nullable=False),
-    Column("first_fetched_at", UtcDateTime, nullable=False),
-    Column("fetched_at", UtcDateTime, nullable=False),
-    Column("changed_at", UtcDateTime, nullable=False),
-    Column("run_id", String(32)),
+    _column("repository_id", BigInteger, "the API's number of the repository", api="repository_id"),
+    _column("started_at", UtcDateTime, "when the scan began", api="started_at"),
+    _column("completed_at", UtcDateTime, "when it ended; NULL: it still ran when last seen", api="completed_at"),
+    _column("exit_code", BigInteger, "0 passed, 1 blocking findings, others failed; any integer", api="exit_code"),
+    _column("has_logs", Boolean, "whether the vendor keeps logs of it", api="has_logs"),
+    _column("extra", _Json, "the fields without a column, and what didn't fit into its column", api="*"),
+    _column("content_hash", String(32), "32 hex digits over all that is stored of the scan", nullable=False),
+    _column("first_fetched_at", UtcDateTime, "when its details were seen first", nullable=False),
+    _column("fetched_at", UtcDateTime, "when its details were seen last", nullable=False),
+    _column("changed_at", UtcDateTime, "when the answer came that brought the present content", nullable=False),
+    _column("run_id", String(32), "the run that brought the present content"),
     Index(None, "started_at"),
     Index(None, "changed_at"),
+    comment="one row a scan",
 )
 
 scan_products = Table(
     "scan_products",
     metadata,
     *_key(),
-    Column("product", String(KEY_TEXT_LENGTH), primary_key=True),
+    _column("product", String(KEY_TEXT_LENGTH), "sast, sca, secrets, ...", api="enabled_products[]", primary_key=True),
     _of_scan(),
     sqlite_with_rowid=False,
+    comment="one row for each product of a scan",
 )
 
 scan_meta = Table(
     "scan_meta",
     metadata,
     *_key(),
-    Column("trigger_event", _Text),
-    Column("branch", _Text),
-    Column("commit_sha", _Text),
-    Column("config", _Text),
-    Column("repo_url", _Text),
-    Column("ci_job_url", _Text),
-    Column("repository", _Text),
-    Column("commit_title", _Text),
-    Column("pull_request_id", _Text),
-    Column("pull_request_title", _Text),
-    Column("commit_author_name", _Text),
-    Column("commit_author_email", _Text),
-    Column("commit_author_username", _Text),
-    Column("commit_author_image_url", _Text),
-    Column("pull_request_author_username", _Text),
-    Column("pull_request_author_image_url", _Text),
-    Column("is_full_scan", Boolean),
-    Column("scan_environment", _Text),
-    Column("semgrep_version", _Text),
-    Column("repo_display_name", _Text),
-    Column("commit_timestamp", _Text),
-    Column("project_id", _Text),
-    Column("extra", _Json),
+    _column("trigger_event", _Text, "what started the scan: pull_request, push, schedule, ...", api="meta.on"),
+    _column("branch", _Text, "the branch that was scanned", api="meta.branch"),
+    _column("commit_sha", _Text, "the commit that was scanned", api="meta.commit"),
+    _column("config", _Text, "the configuration that was used", api="meta.config"),
+    _column("repo_url", _Text, "the repository's address", api="meta.repo_url"),
+    _column("ci_job_url", _Text, "the CI job's address", api="meta.ci_job_url"),
+    _column("repository", _Text, "the repository's name", api="meta.repository"),
+    _column("commit_title", _Text, "the commit's title, or its whole message", api="meta.commit_title"),
+    _column("pull_request_id", _Text, "the pull request's number; NULL for none", api="meta.pull_request_id"),
+    _column("pull_request_title", _Text, "the pull request's title", api="meta.pull_request_title"),
+    _column("commit_author_name", _Text, "the commit's author", api="meta.commit_author_name"),
+    _column("commit_author_email", _Text, "the author's address", api="meta.commit_author_email"),
+    _column("commit_author_username", _Text, "the author's account", api="meta.commit_author_username"),
+    _column("commit_author_image_url", _Text, "the author's picture", api="meta.commit_author_image_url"),
+    _column(
+        "pull_request_author_username", _Text, "the pull request's author", api="meta.pull_request_author_username"
+    ),
+    _column("pull_request_author_image_url", _Text, "that author's picture", api="meta.pull_request_author_image_url"),
+    _column("is_full_scan", Boolean, "true for a full scan, false for a diff scan", api="meta.is_full_scan"),
+    _column("scan_environment", _Text, "the CI system that it ran in", api="meta.scan_environment"),
+    _column("semgrep_version", _Text, "the scanner's version", api="meta.semgrep_version"),
+    _column("repo_display_name", _Text, "the name that people gave the repository", api="meta.repo_display_name"),
+    _column("commit_timestamp", _Text, "when the commit was made, as sent: no offset", api="meta.commit_timestamp"),
+    _column("project_id", _Text, "the vendor's project that the findings belong to", api="meta.project_id"),
+    _column("extra", _Json, "the fields of meta without a column, and what didn't fit into its column", api="meta.*"),
     _of_scan(),
+    comment="one row a scan, from meta",
 )
 
 scan_stats = Table(
     "scan_stats",
     metadata,
     *_key(),
-    Column("findings", BigInteger),
-    Column("total_time_seconds", Double),
-    Column("engine_requested", _Text),
-    Column("extra", _Json),
+    _column("findings", BigInteger, "how many findings the scan has", api="stats.findings"),
+    _column("total_time_seconds", Double, "how long it took", api="stats.total_time", unit="seconds"),
+    _column("engine_requested", _Text, "OSS, PRO_LANG, PRO_INTRAFILE, PRO_INTERFILE", api="stats.engine_requested"),
+    _column("extra", _Json, "what is neither a column nor a number in a map", api="stats.*"),
     _of_scan(),
+    comment="one row a scan, from stats",
 )
 
 scan_languages = Table(
     "scan_languages",
     metadata,
     *_key(),
-    Column("language", String(KEY_TEXT_LENGTH), primary_key=True),
-    Column("targets_parsed", BigInteger),
-    Column("num_targets", BigInteger),
-    Column("bytes_parsed", BigInteger),
-    Column("num_bytes", BigInteger),
+    _column("language", String(KEY_TEXT_LENGTH), "the language", api="stats.parse_rate.*", primary_key=True),
+    _column("targets_parsed", BigInteger, "files that were parsed", api="stats.parse_rate.*.targets_parsed"),
+    _column("num_targets", BigInteger, "files in all", api="stats.parse_rate.*.num_targets"),
+    _column("bytes_parsed", BigInteger, "what was parsed", unit="bytes", api="stats.parse_rate.*.bytes_parsed"),
+    _column("num_bytes", BigInteger, "size of all files", unit="bytes", api="stats.parse_rate.*.num_bytes"),
     _of_scan(),
     sqlite_with_rowid=False,
+    comment="one row for each language of a scan: how much of it was parsed",
 )
 
 scan_stat_items = Table(
     "scan_stat_items",
     metadata,
     *_key(),
-    Column("category", String(KEY_TEXT_LENGTH), primary_key=True),
-    Column("name", String(NAME_TEXT_LENGTH), primary_key=True),
-    Column("value", Double, nullable=False),
+    _column(
+        "category",
+        String(KEY_TEXT_LENGTH),
+        "the map's name, with dots between nested ones",
+        api="stats.*",
+        primary_key=True,
+    ),
+    _column("name", String(NAME_TEXT_LENGTH), "the number's name in the map", api="stats.*.*", primary_key=True),
+    _column("value", Double, "the number", api="stats.*.*", nullable=False),
     _of_scan(),
     sqlite_with_rowid=False,
+    comment="one row for each number in a map inside stats",
 )
 
 
@@ -167,25 +189,28 @@ scan_listings = Table(
     "scan_listings",
     metadata,
     *_key(),
-    Column("status", String(64)),
-    Column("is_full_scan", Boolean),
-    Column("findings_total", BigInteger),
-    Column("findings_code", BigInteger),
-    Column("findings_supply_chain", BigInteger),
-    Column("findings_secrets", BigInteger),
-    Column("total_time_seconds", Double),
-    Column("branch", _Text),
-    Column("commit_sha", _Text),
-    Column("repository_id", BigInteger),
-    Column("started_at", UtcDateTime),
-    Column("completed_at", UtcDateTime),
-    Column("exit_code", BigInteger),
-    Column("extra", _Json),
-    Column("listed_at", UtcDateTime, nullable=False),
-    Column("details_gone_at", UtcDateTime),
-    Column("expired_at", UtcDateTime),
-    Column("dropped_at", UtcDateTime),
+    _column("status", String(64), "SCAN_STATUS_..., the most final that was listed", api="listing.status"),
+    _column("is_full_scan", Boolean, "true for a full scan, false for a diff scan", api="listing.is_full_scan"),
+    _column("findings_total", BigInteger, "findings in all", api="listing.findings_counts.total"),
+    _column("findings_code", BigInteger, "findings in code", api="listing.findings_counts.code"),
+    _column(
+        "findings_supply_chain", BigInteger, "findings in dependencies", api="listing.findings_counts.supply_chain"
+    ),
+    _column("findings_secrets", BigInteger, "findings of secrets", api="listing.findings_counts.secrets"),
+    _column("total_time_seconds", Double, "how long the scan took", api="listing.total_time", unit="seconds"),
+    _column("branch", _Text, "the branch that was scanned", api="listing.branch"),
+    _column("commit_sha", _Text, "the commit that was scanned", api="listing.commit"),
+    _column("repository_id", BigInteger, "the API's number of the repository", api="listing.repository_id"),
+    _column("started_at", UtcDateTime, "when the scan began", api="listing.started_at"),
+    _column("completed_at", UtcDateTime, "when it ended", api="listing.completed_at"),
+    _column("exit_code", BigInteger, "as scans.exit_code", api="listing.exit_code"),
+    _column("extra", _Json, "the fields of the listing without a column", api="listing.*"),
+    _column("listed_at", UtcDateTime, "when the walk began that listed it last, by the API's clock", nullable=False),
+    _column("details_gone_at", UtcDateTime, "when the API said that it has no details (404)"),
+    _column("expired_at", UtcDateTime, "the walk that found it queued and older than 30 days, by the API's clock"),
+    _column("dropped_at", UtcDateTime, "when somebody dropped it for good"),
     Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
+    comment="one row for each scan that the search call has listed",
 )
 
 
@@ -193,15 +218,27 @@ def _work() -> list[Column[Any]]:
     """The columns that a queue row and a dead letter share."""
     return [
         *_key(),
-        Column("due_at", UtcDateTime, nullable=False, server_default=ready_now()),
-        Column("priority", SmallInteger, nullable=False, server_default=text("0")),
-        Column("attempts", Integer, nullable=False, server_default=text("0")),
-        Column("lease_token", String(32)),
-        Column("batch", String(32)),
-        Column("enqueued_at", UtcDateTime, nullable=False, server_default=utc_now()),
-        Column("expires_at", UtcDateTime, nullable=False, server_default=add_seconds(utc_now(), _RETENTION_SECONDS)),
-        Column("error_kind", String(32)),
-        Column("error", _Text),
+        _column(
+            "due_at",
+            UtcDateTime,
+            "not before this instant; 1970: it waits for nothing but its turn",
+            nullable=False,
+            server_default=ready_now(),
+        ),
+        _column("priority", SmallInteger, "the lower number goes first", nullable=False, server_default=text("0")),
+        _column("attempts", Integer, "failures so far", nullable=False, server_default=text("0")),
+        _column("lease_token", String(32), "the worker process that holds it"),
+        _column("batch", String(32), "the run whose file named it"),
+        _column("enqueued_at", UtcDateTime, "since when it is in the queue", nullable=False, server_default=utc_now()),
+        _column(
+            "expires_at",
+            UtcDateTime,
+            "from when on the API won't have the scan any more",
+            nullable=False,
+            server_default=add_seconds(utc_now(), _RETENTION_SECONDS),
+        ),
+        _column("error_kind", String(32), "why it isn't done yet, in a word"),
+        _column("error", _Text, "why it isn't done yet, in a sentence"),
     ]
 
 
@@ -239,85 +276,111 @@ fetch_queue = Table(
         postgresql_where=text("batch IS NOT NULL"),
     ),
     sqlite_with_rowid=False,
+    comment="what is still to fetch",
 )
 
 dead_letters = Table(
     "dead_letters",
     metadata,
     *_work(),
-    Column("died_at", UtcDateTime, nullable=False),
-    Column("http_status", Integer),
-    Column("run_id", String(32)),
+    _column("died_at", UtcDateTime, "when it was given up", nullable=False),
+    _column("http_status", Integer, "the status of the last answer"),
+    _column("run_id", String(32), "the run that gave it up"),
     sqlite_with_rowid=False,
+    comment="what was given up",
 )
 
 staged_pairs = Table(
     "staged_pairs",
     metadata,
-    Column("batch", String(32), primary_key=True),
+    _column("batch", String(32), "the run that reads the input", primary_key=True),
     *_key(),
     sqlite_with_rowid=False,
+    comment="what runs of files have read, and share",
 )
 
 runs = Table(
     "runs",
     metadata,
-    Column("run_id", String(32), primary_key=True),
-    Column("command", String(32), nullable=False),
-    Column("version", String(32), nullable=False),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("finished_at", UtcDateTime),
-    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in RUN_COUNTS),
-    Column("duration_seconds", Double),
-    Column("exit_code", Integer),
+    _column("run_id", String(32), "the run", primary_key=True),
+    _column("command", String(32), "the command that it was", nullable=False),
+    _column("version", String(32), "the version of scan-etl", nullable=False),
+    _column("started_at", UtcDateTime, "when it began", nullable=False),
+    _column("finished_at", UtcDateTime, "when it ended; NULL: it goes on, or was killed"),
+    *(
+        _column(name, BigInteger, meaning, nullable=False, server_default=text("0"))
+        for name, meaning in RUN_COUNTS.items()
+    ),
+    _column("duration_seconds", Double, "how long it took", unit="seconds"),
+    _column("exit_code", Integer, "how it ended: 0 all done; the README has the others"),
     Index(None, "started_at"),
+    comment="one row a run",
 )
 
 schema_drift = Table(
     "schema_drift",
     metadata,
-    Column("path", String(200), primary_key=True),
-    Column("kind", String(32), primary_key=True),
-    Column("count", BigInteger, nullable=False),
-    Column("first_seen_at", UtcDateTime, nullable=False),
-    Column("last_seen_at", UtcDateTime, nullable=False),
-    Column("sample_deployment_id", BigInteger, nullable=False),
-    Column("sample_scan_id", BigInteger, nullable=False),
+    _column("path", String(200), "the field, e.g. meta.base_sha; listing.status: of the search call", primary_key=True),
+    _column("kind", String(32), "how it differs", primary_key=True),
+    _column("count", BigInteger, "how often it was met", nullable=False),
+    _column("first_seen_at", UtcDateTime, "when it was met first", nullable=False),
+    _column("last_seen_at", UtcDateTime, "when it was met last", nullable=False),
+    _column("sample_deployment_id", BigInteger, "the deployment of a scan that has it", nullable=False),
+    _column("sample_scan_id", BigInteger, "a scan that has it", nullable=False),
+    comment="how the answers differ from what is documented",
 )
 
 watermarks = Table(
     "watermarks",
     metadata,
-    Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("walked_at", UtcDateTime, nullable=False),
-    Column("newest_started_at", UtcDateTime),
-    Column("complete_since", UtcDateTime, nullable=False),
-    Column("token_key", String(32), nullable=False),
+    _column("deployment_id", BigInteger, "the deployment", primary_key=True, autoincrement=False),
+    _column("walked_at", UtcDateTime, "when the last complete walk began, by the API's clock", nullable=False),
+    _column("newest_started_at", UtcDateTime, "the start of the newest scan that it knew"),
+    _column("complete_since", UtcDateTime, "from when on the scans are listed without a gap", nullable=False),
+    _column("token_key", String(32), "a one-way digest of the token that saw the deployment", nullable=False),
+    comment="how far discovery got, one row a deployment",
 )
 
 listing_gaps = Table(
     "listing_gaps",
     metadata,
-    Column("deployment_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("from_at", UtcDateTime, primary_key=True),
-    Column("until_at", UtcDateTime, nullable=False),
+    _column("deployment_id", BigInteger, "the deployment", primary_key=True, autoincrement=False),
+    _column("from_at", UtcDateTime, "since when nothing was listed", primary_key=True),
+    _column("until_at", UtcDateTime, "until when nothing was listed", nullable=False),
+    comment="what is no longer available",
 )
 
 rate_budgets = Table(
     "rate_budgets",
     metadata,
-    Column("token_key", String(32), primary_key=True),
-    Column("next_free_at", UtcDateTime, nullable=False),
+    _column("token_key", String(32), "a one-way digest of the token", primary_key=True),
+    _column("next_free_at", UtcDateTime, "the first instant at which the next request may go out", nullable=False),
+    comment="the pace that all workers of a token share",
 )
 
 workers = Table(
     "workers",
     metadata,
-    Column("token", String(32), primary_key=True),
-    Column("started_at", UtcDateTime, nullable=False),
-    Column("seen_at", UtcDateTime, nullable=False),
-    Column("version", String(32), nullable=False),
-    Column("run_id", String(32), nullable=False),
-    Column("requests_per_second", Double, nullable=False, server_default=text("0")),
-    Column("finished_per_second", Double, nullable=False, server_default=text("0")),
+    _column("token", String(32), "the worker process, as in fetch_queue.lease_token", primary_key=True),
+    _column("started_at", UtcDateTime, "when it began", nullable=False),
+    _column("seen_at", UtcDateTime, "its last sign of life", nullable=False),
+    _column("version", String(32), "the version of scan-etl", nullable=False),
+    _column("run_id", String(32), "the run that it is", nullable=False),
+    _column(
+        "requests_per_second",
+        Double,
+        "requests since the sign of life before",
+        unit="1/second",
+        nullable=False,
+        server_default=text("0"),
+    ),
+    _column(
+        "finished_per_second",
+        Double,
+        "pairs that left the queue since the sign of life before",
+        unit="1/second",
+        nullable=False,
+        server_default=text("0"),
+    ),
+    comment="who is at work",
 )

@@ -1,7 +1,10 @@
 """Migrations are code: up, down, and equal to the declared tables, on each dialect."""
 
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -43,11 +46,11 @@ def test_up_and_down_and_up_again(empty_database_url: str) -> None:
     assert names(empty_database_url) == full
 
 
-def test_the_offline_sql_makes_the_same_tables(empty_database_url: str) -> None:
-    """`db sql` is what a DBA may run by hand instead of `db upgrade`."""
-    script = db.upgrade_sql(empty_database_url)
+def run_script(url: str) -> None:
+    """As a DBA does by hand."""
+    script = db.upgrade_sql(url)
     statements = [part for part in script.split(";\n") if part.strip().strip("-") not in ("", "BEGIN", "COMMIT")]
-    with closing(Database(empty_database_url)) as opened:
+    with closing(Database(url)) as opened:
 
         def work(connection: object) -> None:
             for statement in statements:
@@ -55,7 +58,65 @@ def test_the_offline_sql_makes_the_same_tables(empty_database_url: str) -> None:
 
         opened.run_here(work)
 
+
+def test_the_offline_sql_makes_the_same_tables(empty_database_url: str) -> None:
+    """`db sql` is what a DBA may run by hand instead of `db upgrade`."""
+    run_script(empty_database_url)
+
     db.check(empty_database_url)
+
+
+COMMENTS = {
+    "postgresql": "SELECT table_name, column_name, col_description(table_name::regclass, ordinal_position),"
+    " obj_description(table_name::regclass) FROM information_schema.columns WHERE table_schema = 'public'",
+    "mysql": "SELECT table_name, column_name, column_comment, table_comment FROM information_schema.columns"
+    " JOIN information_schema.tables USING (table_schema, table_name)"
+    " WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'",
+}
+
+
+def comments(url: str) -> set[tuple[str, ...]]:
+    """A table or view, a column of it, and what the server's catalogue says of the two."""
+    with closing(Database(url)) as opened:
+        rows = opened.run_here(
+            lambda connection: connection.exec_driver_sql(COMMENTS[opened.engine.dialect.name]).all()
+        )
+    return {tuple(row) for row in rows if row[0] != "alembic_version"}
+
+
+def expected_comments(url: str) -> set[tuple[str, ...]]:
+    """On MariaDB views have none."""
+    found = db.dictionary()
+    entries = {**found.tables, **(found.views if url.startswith("postgresql") else {})}
+    return {
+        (name, column, said.sentence(), entry.meaning)
+        for name, entry in entries.items()
+        for column, said in entry.columns.items()
+    }
+
+
+@pytest.mark.parametrize("make", [db.upgrade, run_script])
+def test_the_catalogue_holds_the_dictionary(empty_server_url: str, make: Callable[[str], None]) -> None:
+    """Whoever looks at a table with the tools of the database reads what its columns mean."""
+    make(empty_server_url)
+
+    assert comments(empty_server_url) == expected_comments(empty_server_url)
+
+
+def test_an_upgrade_mends_comments_and_a_check_does_not_mind_them(server_url: str) -> None:
+    """A new version may say in other words what a column means, without a migration."""
+    sql = (
+        "COMMENT ON COLUMN runs.command IS NULL"
+        if server_url.startswith("postgresql")
+        else "ALTER TABLE runs COMMENT ''"
+    )
+    with closing(Database(server_url)) as opened:
+        opened.run_here(partial(Connection.exec_driver_sql, statement=sql))
+
+    db.check(server_url)
+    assert comments(server_url) != expected_comments(server_url)
+    db.upgrade(server_url)
+    assert comments(server_url) == expected_comments(server_url)
 
 
 def test_four_upgrades_at_once_are_one(empty_server_url: str) -> None:
@@ -111,6 +172,15 @@ def test_what_db_says_can_be_read_by_machines(cli: Command, empty_sqlite_url: st
 
     assert [one["revision"] for one in said] == [None, HEAD, HEAD, HEAD]
     assert {one["database"] for one in said} == {empty_sqlite_url.removeprefix("sqlite:///")}
+
+
+def test_the_dictionary_can_be_read_by_people_and_machines(cli: Command) -> None:
+    """It needs no database."""
+    shown = cli("db", "dictionary")
+
+    assert cli("db", "dictionary", "--json").json() == asdict(db.dictionary())
+    assert "scan_meta: one row a scan, from meta" in shown.stdout
+    assert re.search(r"trigger_event +what started the scan.* meta\.on +yes", shown.stdout)
 
 
 def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:

@@ -1,7 +1,9 @@
 """The views for dashboards, on known data, on each dialect."""
 
+import hashlib
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from scan_rows import BEGAN_AT, scan_rows
@@ -11,6 +13,8 @@ from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import ScanRows
 from etl.store.scans import load_scans
+from migrations.views import FOLDER
+from migrations.views.macros import in_words_of
 
 DAY = timedelta(days=1)
 
@@ -234,3 +238,16 @@ def test_views_of_nothing_are_empty(database_url: str) -> None:
     """A fresh database gives no rows and no error."""
     assert query(database_url, "SELECT * FROM bi_scan") == []
     assert query(database_url, "SELECT * FROM bi_scan_daily") == []
+
+
+def digest(view: Path) -> str:
+    """Of what a version of a view says on each dialect, its macros among it."""
+    sql = "".join(in_words_of(name, view.read_text("utf-8")) for name in ("sqlite", "postgresql", "mysql"))
+    return hashlib.sha256(sql.encode()).hexdigest()
+
+
+def test_a_version_of_a_view_is_never_edited() -> None:
+    """Databases have it as it was; what should change is a new version. `digests.txt` gets a line for that."""
+    lines = [f"{digest(view)}  {view.stem}" for view in sorted(FOLDER.glob("*.sql"))]
+
+    assert (FOLDER / "digests.txt").read_text().splitlines() == lines

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from etl import errors
 from etl.cli.main import cli
 from etl.database.connection import Database
-from etl.database.schema import metadata
+from etl.database.migrate import dictionary
 from etl.telemetry.events import Event
 from etl.telemetry.reporter import LINES
 
@@ -61,27 +61,42 @@ def test_the_readme_names_no_command_that_there_is_not() -> None:
     assert named <= names, named - names
 
 
-@pytest.mark.parametrize("table", [table.name for table in metadata.sorted_tables])
-def test_the_docs_name_every_column(table: str) -> None:
-    """docs/tables.md has a section for each table, with all its columns."""
-    sections = {part.split("`")[1]: part for part in TABLES.split("\n### ")[1:]}
-    shared = sections["fetch_queue"] if table == "dead_letters" else ""
-    key = {"deployment_id", "scan_id"}
-
-    missing = {column.name for column in metadata.tables[table].c if f"`{column.name}`" not in sections[table] + shared}
-    assert missing <= key
+DICTIONARY = dictionary()
+ENTRIES = {**DICTIONARY.tables, **DICTIONARY.views}
 
 
-@pytest.mark.parametrize("view", ["bi_scan", "bi_scan_daily", "bi_coverage"])
-def test_the_docs_name_every_column_of_a_view(sqlite_url: str, view: str) -> None:
-    """What dashboards may select is written down."""
-    section = TABLES.split(f"\n### `{view}`")[1].split("\n### ")[0]
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_docs_say_what_the_dictionary_says(name: str) -> None:
+    """docs/tables.md has a section for each table and view, with a row for each column, word by word."""
+    headings = {part.split("`")[1]: part.split("\n")[0] for part in TABLES.split("\n### ")[1:]}
+    section = TABLES.split(f"\n### `{name}`")[1].split("\n## ")[0].split("\n### ")[0]
+    rows = section.split("| column | meaning | unit | API | NULL |\n|---|---|---|---|---|\n")[1].split("\n\n")[0]
+
+    assert headings[name] == f"`{name}`: {ENTRIES[name].meaning}"
+    assert rows.splitlines() == [
+        f"| `{column}` | {said.meaning} | {said.unit or ''} | {f'`{said.api}`' if said.api else ''} | "
+        f"{'yes' if said.nullable else 'no'} |"
+        for column, said in ENTRIES[name].columns.items()
+    ]
+
+
+def test_the_dictionary_has_all_columns_of_all_views(sqlite_url: str) -> None:
+    """What dashboards may select is written down, in the order in which they get it."""
     with closing(Database(sqlite_url)) as database:
-        columns = database.run_here(
-            lambda connection: [column["name"] for column in inspect(connection).get_columns(view)]
-        )
+        columns = {
+            view: [each["name"] for each in inspect(database.engine).get_columns(view)]
+            for view in inspect(database.engine).get_view_names()
+        }
 
-    assert [name for name in columns if f"`{name}`" not in section] == []
+    assert {view: list(entry.columns) for view, entry in DICTIONARY.views.items()} == columns
+
+
+def test_the_dictionary_is_plain() -> None:
+    """Each meaning is there, and fits into a comment of any database and into a table of the docs."""
+    sentences = [said.sentence() for entry in ENTRIES.values() for said in entry.columns.values()]
+
+    for sentence in (*sentences, *(entry.meaning for entry in ENTRIES.values())):
+        assert re.fullmatch(r"[^\\%|:\n]([^\\%|\n]){2,999}", sentence), sentence
 
 
 def test_every_event_has_a_log_line() -> None:

@@ -1,19 +1,15 @@
-"""The tables, and the first three views for dashboards."""
+"""The tables."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import mysql, postgresql
+
+from migrations.columns import INSTANT, JSON, TEXT
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
-INSTANT = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql")
-TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
-JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 NOW = {
     "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')",
     "postgresql": "clock_timestamp()",
@@ -27,7 +23,7 @@ AT_ONCE = {
 IN_30_DAYS = {
     "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', 'now', '+30 days') || '000')",
     "postgresql": "(clock_timestamp() + interval '720 hours')",
-    "mysql": "(TIMESTAMPADD(HOUR, 720, UTC_TIMESTAMP(6)))",
+    "mysql": "(TIMESTAMPADD(MICROSECOND, ROUND(2592000.0 * 1000000), UTC_TIMESTAMP(6)))",
 }
 COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
@@ -300,255 +296,14 @@ def create_run_tables() -> None:
     )
 
 
-# `bi_scan`: seconds with microseconds. SQLite keeps instants as text of a fixed width; its date functions round
-# to milliseconds, so whole seconds and microseconds are subtracted apart.
-DURATION = {
-    "sqlite": (
-        "(strftime('%s', substr(s.completed_at, 1, 19)) - strftime('%s', substr(s.started_at, 1, 19)))"
-        " + (substr(s.completed_at, 21, 6) - substr(s.started_at, 21, 6)) / 1000000.0"
-    ),
-    "postgresql": "EXTRACT(EPOCH FROM s.completed_at - s.started_at)::double precision",
-    "mysql": "TIMESTAMPDIFF(MICROSECOND, s.started_at, s.completed_at) / 1e6",
-}
-PRODUCTS = {
-    "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT product FROM scan_products p"
-    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id ORDER BY product))",
-    "postgresql": "(SELECT string_agg(product, ',' ORDER BY product) FROM scan_products p"
-    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
-    "mysql": "(SELECT GROUP_CONCAT(product ORDER BY product SEPARATOR ',') FROM scan_products p"
-    " WHERE p.deployment_id = s.deployment_id AND p.scan_id = s.scan_id)",
-}
-DAY = {
-    "sqlite": "substr({0}, 1, 10)",
-    "postgresql": "({0} AT TIME ZONE 'UTC')::date",
-    "mysql": "DATE({0})",
-}
-
-BI_SCAN = """
-CREATE VIEW bi_scan AS
-SELECT
-    s.deployment_id,
-    s.scan_id,
-    s.repository_id,
-    m.repository,
-    m.branch,
-    m.trigger_event,
-    CASE WHEN m.pull_request_id IS NULL THEN 0 ELSE 1 END AS is_pull_request,
-    s.started_at,
-    s.completed_at,
-    {day} AS started_day,
-    {duration} AS duration_seconds,
-    CASE
-        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'
-        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'
-        WHEN s.completed_at IS NULL
-            AND COALESCE(l.status, '') NOT IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'running'
-        WHEN s.exit_code = 0 THEN 'passed'
-        WHEN s.exit_code = 1 THEN 'findings'
-        WHEN s.exit_code IS NULL THEN 'unknown'
-        ELSE 'failed'
-    END AS outcome,
-    s.exit_code,
-    t.findings,
-    t.total_time_seconds,
-    {products} AS products,
-    s.has_logs,
-    m.commit_sha,
-    m.commit_title,
-    m.commit_author_name,
-    m.commit_author_email,
-    m.commit_author_username,
-    m.pull_request_id,
-    m.pull_request_title,
-    m.pull_request_author_username,
-    m.config,
-    m.repo_url,
-    m.ci_job_url,
-    s.first_fetched_at,
-    s.fetched_at,
-    l.status AS listed_status,
-    l.is_full_scan
-FROM scans s
-LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
-LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
-LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
-"""
-
-# `bi_scan_daily`: one row for every repository of the data on every day of the data. A scan whose start
-# lies before 2000 or more than a day after it was fetched is a slip of some clock: it would add
-# a million empty days. MySQL and MariaDB end a recursion after 1,000 rounds: there a span of 2^17 days, which is
-# more than 350 years, is halved until the spans are days.
-DAYS = {
-    "sqlite": "days AS (SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
-    " UNION ALL SELECT date(day, '+1 day') FROM days, bounds WHERE day < last_day)",
-    "postgresql": "days AS (SELECT first_day AS day FROM bounds WHERE first_day IS NOT NULL"
-    " UNION ALL SELECT day + 1 FROM days, bounds WHERE day < last_day)",
-    "mysql": "spans AS (SELECT first_day AS day, 131072 AS width FROM bounds WHERE first_day IS NOT NULL"
-    " UNION ALL SELECT day, width DIV 2 FROM spans WHERE width > 1"
-    " UNION ALL SELECT day + INTERVAL (width DIV 2) DAY, width DIV 2 FROM spans, bounds"
-    " WHERE width > 1 AND day + INTERVAL (width DIV 2) DAY <= last_day),"
-    " days AS (SELECT day FROM spans WHERE width = 1)",
-}
-LATEST_ALLOWED = {
-    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', s.first_fetched_at, '+1 day')",
-    "postgresql": "s.first_fetched_at + interval '1 day'",
-    "mysql": "s.first_fetched_at + INTERVAL 1 DAY",
-}
-TEXT_OF_NUMBER = {"sqlite": "VARCHAR", "postgresql": "VARCHAR", "mysql": "CHAR"}
-BI_SCAN_DAILY = """
-CREATE VIEW bi_scan_daily AS
-WITH RECURSIVE
-started AS (
-    SELECT
-        s.deployment_id,
-        s.scan_id,
-        COALESCE(CAST(s.repository_id AS {text}), m.repository, '') AS repository_key,
-        s.repository_id,
-        m.repository,
-        {day} AS day,
-        s.started_at,
-        s.exit_code,
-        t.findings,
-        {duration} AS duration_seconds,
-        CASE
-            WHEN s.completed_at IS NOT NULL OR l.status IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'ended'
-            WHEN l.status IN ('SCAN_STATUS_CANCELLED', 'SCAN_STATUS_NEVER_FINISHED') THEN 'stopped'
-            ELSE 'running'
-        END AS state
-    FROM scans s
-    LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
-    LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
-    LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
-    WHERE s.started_at >= '2000-01-01' AND s.started_at < {latest_allowed}
-),
-bounds AS (SELECT MIN(day) AS first_day, MAX(day) AS last_day FROM started),
-{days},
-repositories AS (
-    SELECT deployment_id, repository_key, repository_id, repository
-    FROM (
-        SELECT
-            started.*,
-            ROW_NUMBER() OVER (
-                PARTITION BY deployment_id, repository_key
-                ORDER BY CASE WHEN repository IS NULL THEN 1 ELSE 0 END, started_at DESC, scan_id DESC
-            ) AS newest
-        FROM started
-    ) AS named
-    WHERE newest = 1
-),
-daily AS (
-    SELECT
-        deployment_id,
-        repository_key,
-        day,
-        COUNT(*) AS scans,
-        SUM(CASE WHEN state = 'ended' AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
-        SUM(CASE WHEN state = 'ended' AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
-        SUM(CASE WHEN state = 'ended' AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
-        SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS running,
-        SUM(CASE WHEN findings BETWEEN -9007199254740991 AND 9007199254740991 THEN findings ELSE 0 END) AS findings,
-        SUM(duration_seconds) AS duration_seconds_total,
-        AVG(duration_seconds) AS duration_seconds_average,
-        MAX(duration_seconds) AS duration_seconds_longest
-    FROM started
-    GROUP BY deployment_id, repository_key, day
-)
-SELECT
-    d.day,
-    r.deployment_id,
-    r.repository_id,
-    r.repository,
-    COALESCE(x.scans, 0) AS scans,
-    COALESCE(x.passed, 0) AS passed,
-    COALESCE(x.with_findings, 0) AS with_findings,
-    COALESCE(x.failed, 0) AS failed,
-    COALESCE(x.running, 0) AS running,
-    COALESCE(x.findings, 0) AS findings,
-    COALESCE(x.duration_seconds_total, 0) AS duration_seconds_total,
-    x.duration_seconds_average,
-    x.duration_seconds_longest
-FROM days d
-CROSS JOIN repositories r
-LEFT JOIN daily x ON x.day = d.day AND x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key
-"""
-
-
-# `bi_coverage`: what became of each listed scan. A scan is in one state alone, so that the states add up to `listed`.
-BI_COVERAGE = """
-CREATE VIEW bi_coverage AS
-WITH seen AS (
-    SELECT
-        l.deployment_id,
-        l.repository_id,
-        l.scan_id,
-        l.started_at,
-        CASE WHEN s.scan_id IS NULL AND l.details_gone_at IS NOT NULL THEN 1 ELSE 0 END AS is_gone,
-        CASE WHEN s.scan_id IS NOT NULL AND s.completed_at IS NULL THEN 1 ELSE 0 END AS has_no_end,
-        CASE
-            WHEN s.completed_at IS NOT NULL OR (s.scan_id IS NOT NULL AND q.scan_id IS NULL) THEN 'stored'
-            WHEN l.dropped_at IS NOT NULL AND q.scan_id IS NULL AND d.scan_id IS NULL THEN 'dropped'
-            WHEN l.expired_at IS NOT NULL THEN 'expired'
-            WHEN q.scan_id IS NOT NULL THEN 'waiting'
-            WHEN d.scan_id IS NOT NULL OR l.details_gone_at IS NOT NULL THEN 'dead'
-            ELSE 'missing'
-        END AS state
-    FROM scan_listings l
-    LEFT JOIN scans s ON s.deployment_id = l.deployment_id AND s.scan_id = l.scan_id
-    LEFT JOIN fetch_queue q ON q.deployment_id = l.deployment_id AND q.scan_id = l.scan_id
-    LEFT JOIN dead_letters d ON d.deployment_id = l.deployment_id AND d.scan_id = l.scan_id
-    UNION ALL
-    SELECT s.deployment_id, s.repository_id, s.scan_id, s.started_at, 0, 0, 'unlisted'
-    FROM scans s
-    LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
-    WHERE l.scan_id IS NULL
-)
-SELECT
-    {coverage_day} AS day,
-    c.deployment_id,
-    c.repository_id,
-    MAX(m.repository) AS repository,
-    SUM(CASE WHEN c.state = 'unlisted' THEN 0 ELSE 1 END) AS listed,
-    SUM(CASE WHEN c.state = 'stored' THEN 1 ELSE 0 END) AS stored,
-    SUM(CASE WHEN c.state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
-    SUM(CASE WHEN c.state = 'dead' THEN 1 ELSE 0 END) AS dead,
-    SUM(CASE WHEN c.state = 'expired' THEN 1 ELSE 0 END) AS expired,
-    SUM(CASE WHEN c.state = 'dropped' THEN 1 ELSE 0 END) AS dropped,
-    SUM(CASE WHEN c.state = 'missing' THEN 1 ELSE 0 END) AS missing,
-    SUM(CASE WHEN c.state = 'stored' THEN c.has_no_end ELSE 0 END) AS stored_without_end,
-    SUM(c.is_gone) AS details_gone,
-    SUM(CASE WHEN c.state = 'unlisted' THEN 1 ELSE 0 END) AS stored_unlisted
-FROM seen c
-LEFT JOIN scan_meta m ON m.deployment_id = c.deployment_id AND m.scan_id = c.scan_id
-GROUP BY {coverage_day}, c.deployment_id, c.repository_id
-"""
-
-
-def create_views() -> None:
-    dialect = op.get_context().dialect.name
-    parts = {
-        "day": DAY[dialect].format("s.started_at"),
-        "coverage_day": DAY[dialect].format("c.started_at"),
-        "duration": DURATION[dialect],
-        "products": PRODUCTS[dialect],
-        "days": DAYS[dialect],
-        "latest_allowed": LATEST_ALLOWED[dialect],
-        "text": TEXT_OF_NUMBER[dialect],
-    }
-    for view in (BI_SCAN, BI_SCAN_DAILY, BI_COVERAGE):
-        op.execute(sa.text(view.format(**parts).replace(":", r"\:")))
-
-
 def upgrade() -> None:
     create_scan_tables()
     create_listing_tables()
     create_work_tables()
     create_run_tables()
-    create_views()
 
 
 def downgrade() -> None:
-    for view in ("bi_coverage", "bi_scan_daily", "bi_scan"):
-        op.execute(f"DROP VIEW {view}")
     for table in (
         "workers",
         "rate_budgets",
