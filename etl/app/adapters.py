@@ -53,8 +53,12 @@ class Patience:
         try:
             return await attempt()
         except DatabaseAwayError as error:
-            with self._outage(error):
-                return await self._retry_after(error, attempt)
+            return await self.outlast(error, attempt)
+
+    async def outlast(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of an attempt after the first one, which has failed with `error`."""
+        with self._outage(error):
+            return await self._retry_after(error, attempt)
 
     @contextmanager
     def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
@@ -116,7 +120,10 @@ class PatientDatabase:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. DatabaseAwayError once patience is over, RefusedError as `Patience` says."""
-        return await self._patience.retry(lambda: self._database.run(work))
+        try:
+            return await self._database.run(work)
+        except DatabaseAwayError as error:
+            return await self._patience.outlast(error, partial(self._database.run, work))
 
 
 def longest_wait_seconds(api: ApiSettings) -> float:

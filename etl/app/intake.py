@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from etl import __version__
-from etl.database.connection import Database, schema_problem
+from etl.database.connection import Database, check_schema
 from etl.database.engine import sqlite_path
-from etl.errors import ConfigError, DatabaseError, StoppedError
+from etl.errors import ConfigError, DatabaseError, SchemaBehindError, StoppedError
 from etl.model import Pair
 from etl.pairs.pairs_file import read_pairs
 from etl.pipeline.run_state import RunRequest, RunState
@@ -33,14 +33,15 @@ def open_database(url: str, *, create: bool) -> Database:
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
     database = Database(url)
     try:
-        problem = database.run_here(schema_problem)
-        if problem and path is not None and create and "newer" not in problem:
+        try:
+            database.run_here(check_schema)
+        except SchemaBehindError:
+            if path is None or not create:
+                raise
             from etl.database.migrate import upgrade  # noqa: PLC0415 - 0.1 s that only the first run of a version needs
 
             upgrade(url)
-            problem = database.run_here(schema_problem)
-        if problem:
-            raise DatabaseError(problem)
+            database.run_here(check_schema)
     except BaseException:
         database.close()
         raise
