@@ -24,11 +24,12 @@ from answering_server import DEPLOYMENT_ID, scan_body
 from bench_databases import NewDatabase, postgresql_databases, sqlite_database
 from sqlalchemy import Connection, delete
 
-from etl.app.intake import RunRequest, fill
+from etl.app.intake import fill
 from etl.database.connection import Database
 from etl.database.dialects import in_pairs, insert_rows
 from etl.database.schema import fetch_queue
 from etl.model import Complete, Lease, Pair, Release
+from etl.pipeline.run_state import RunRequest
 from etl.store import enqueue as staging
 from etl.store import queue
 from etl.store import settle as settling

@@ -4,6 +4,7 @@
     ├── ConfigError      nothing has started: fix the settings or the arguments
     ├── DatabaseError    the database can't be worked with, e.g. its schema isn't at head: fix it, run again
     │   ├── DatabaseAwayError    it may be back in a while
+    │   ├── SchemaBehindError    an upgrade of its schema is the fix
     │   └── RefusedError         it refuses this work: where rows are written, one of them is a dead letter
     ├── TransientError   the same request may succeed later
     ├── ItemError        this pair will never succeed as it is: a dead letter
@@ -50,6 +51,10 @@ class DatabaseAwayError(DatabaseError):
     def __init__(self, message: str, most_failures: float = math.inf) -> None:
         super().__init__(message)
         self.most_failures = most_failures
+
+
+class SchemaBehindError(DatabaseError):
+    """The schema isn't there yet, or is older than the one this version works with: an upgrade is the fix."""
 
 
 class RefusedError(DatabaseError):

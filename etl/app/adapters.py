@@ -11,18 +11,15 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from etl.app.context import RunContext
 from etl.backoff import LONGEST_SNOOZE, backoff_seconds
-from etl.config.settings import ApiSettings, Settings
-from etl.config.tokens import Tokens
+from etl.config.settings import ApiSettings
 from etl.database.connection import Database
 from etl.errors import DatabaseAwayError, RefusedError
 from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WatermarkMove
-from etl.pipeline.discovery import OpenWalks
 from etl.semgrep.client import Semgrep
 from etl.semgrep.rate_limiter import WINDOW_SECONDS
-from etl.store import dropping, listings, queue, rate_slots, runs, watermarks
-from etl.store import settle as settling
-from etl.store.scope import Scope
+from etl.store import dropping, listings, queue, rate_slots, runs, settle, watermarks
 from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
 from etl.transform.scan import flatten
 from etl.transform.search_page import Page
@@ -56,8 +53,12 @@ class Patience:
         try:
             return await attempt()
         except DatabaseAwayError as error:
-            with self._outage(error):
-                return await self._retry_after(error, attempt)
+            return await self.outlast(error, attempt)
+
+    async def outlast(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of an attempt after the first one, which has failed with `error`."""
+        with self._outage(error):
+            return await self._retry_after(error, attempt)
 
     @contextmanager
     def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
@@ -119,7 +120,10 @@ class PatientDatabase:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. DatabaseAwayError once patience is over, RefusedError as `Patience` says."""
-        return await self._patience.retry(lambda: self._database.run(work))
+        try:
+            return await self._database.run(work)
+        except DatabaseAwayError as error:
+            return await self._patience.outlast(error, partial(self._database.run, work))
 
 
 def longest_wait_seconds(api: ApiSettings) -> float:
@@ -162,34 +166,16 @@ class SharedSlots:
 class RunPorts:
     """What the pipeline needs, bound to one run's lease token, scope and settings."""
 
-    def __init__(
-        self,
-        database: PatientDatabase,
-        semgrep: Semgrep,
-        settings: Settings,
-        run_id: str,
-        scope: Scope,
-        token: str,
-        walks: OpenWalks,
-    ) -> None:
+    def __init__(self, database: PatientDatabase, semgrep: Semgrep, this: RunContext) -> None:
         self._database = database
-        self._lease_seconds = settings.queue.lease_seconds
-        self._longest_waits = queue.LongestWaits(
-            settings.queue.lease_seconds,
-            settings.queue.backoff_max_seconds,
-            settings.queue.snooze_seconds * LONGEST_SNOOZE,
-        )
-        self._disbelieved_at = -math.inf
-        self._run_id = run_id
-        self._scope = scope
-        self._token = token
         self._semgrep = semgrep
-        self._walks = walks
-        self.news = walks.news
+        self._queue = this.settings.queue
+        self._run_id, self._token, self._scope = this.run_id, this.token, this.scope
+        self._disbelieved_at = -math.inf
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.stop_sending = semgrep.stop_sending
-        self.flatten = partial(flatten, author=settings.privacy.author)
+        self.flatten = partial(flatten, author=this.settings.privacy.author)
 
     async def check(self, deployment_id: int) -> None:
         """FatalError if the token for this deployment can't fetch anything of it."""
@@ -197,24 +183,26 @@ class RunPorts:
 
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""
-        # Bound now: the pipeline may stop another deployment while this waits.
-        barred = frozenset(without) | frozenset(self._walks.of)
         await self._disbelieve()
-        return await self._database.run(
-            lambda connection: self._scope.lease(connection, self._token, limit, self._lease_seconds, without=barred)
-        )
+        lease = partial(self._scope.lease, token=self._token, limit=limit, lease_seconds=self._queue.lease_seconds)
+        return await self._database.run(partial(lease, without=without))
 
     async def _disbelieve(self) -> None:
         """Now and then, bring back what was put off while the clock was ahead."""
         if time.monotonic() < self._disbelieved_at + DISBELIEVE_INTERVAL_SECONDS:
             return
-        brought_back = await self._database.run(partial(queue.disbelieve, longest=self._longest_waits))
+        settings = self._queue
+        longest = queue.LongestWaits(
+            settings.lease_seconds, settings.backoff_max_seconds, settings.snooze_seconds * LONGEST_SNOOZE
+        )
+        brought_back = await self._database.run(partial(queue.disbelieve, longest=longest))
         if brought_back < queue.DISBELIEVED_AT_ONCE:  # or there are more
             self._disbelieved_at = time.monotonic()
 
     async def renew(self, pairs: Sequence[Pair]) -> None:
         """Lengthen the leases of these pairs."""
-        await self._database.run(lambda connection: queue.renew(connection, self._token, pairs, self._lease_seconds))
+        renew = partial(queue.renew, token=self._token, pairs=pairs, lease_seconds=self._queue.lease_seconds)
+        await self._database.run(renew)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Settled:
         """Write outcomes, those whose lease is still ours, and count them in `runs`; RefusedError if the database
@@ -224,7 +212,7 @@ class RunPorts:
         def work(connection: Connection) -> Settled:
             nonlocal tries
             tries += 1
-            settled = settling.settle(connection, self._token, outcomes, self._run_id)
+            settled = settle.settle(connection, self._token, outcomes, self._run_id)
             fetched = settled.inserted + settled.updated + settled.unchanged
             counts = {name: getattr(settled, name) for name in ("inserted", "updated", "unchanged", "dead")}
             runs.count(connection, self._run_id, fetched=fetched, **counts)
@@ -250,13 +238,8 @@ class RunPorts:
 
     async def next_due_seconds(self, without: Collection[int]) -> float | None:
         """Seconds until work of this run is due again; None if none will come back."""
-        barred = frozenset(without) | frozenset(self._walks.of)
-        next_due = partial(self._scope.next_due_seconds, without=barred, ours=self._token)
+        next_due = partial(self._scope.next_due_seconds, without=without, ours=self._token)
         return await self._database.run(next_due)
-
-    def expects_more(self) -> bool:
-        """Whether lists are still walked."""
-        return bool(self._walks.of)
 
     async def awaited(self) -> tuple[int, int]:
         """How many pairs of this run back off after a failure, and how many somebody has leased."""
@@ -267,25 +250,11 @@ class RunPorts:
 class DiscoverPorts:
     """What discovery needs."""
 
-    def __init__(
-        self,
-        database: PatientDatabase,
-        semgrep: Semgrep,
-        settings: Settings,
-        tokens: Tokens,
-        run_id: str,
-        walks: OpenWalks,
-        *,
-        refresh: bool,
-    ) -> None:
+    def __init__(self, database: PatientDatabase, semgrep: Semgrep, this: RunContext) -> None:
         self._database = database
         self._semgrep = semgrep
-        self._snooze_seconds = settings.queue.snooze_seconds
-        self._overlap_seconds = settings.discover.overlap_seconds
-        self._tokens = tokens
-        self._run_id = run_id
-        self._refresh = refresh
-        self.ended = walks.end
+        self._settings, self._tokens = this.settings, this.tokens
+        self._run_id, self._refresh = this.run_id, this.request.refresh
         self.search = semgrep.search
 
     async def api_time(self) -> datetime:
@@ -295,14 +264,17 @@ class DiscoverPorts:
     async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
         """What is known of the walks before."""
         work = partial(
-            watermarks.history, deployment_id=deployment_id, overlap_seconds=self._overlap_seconds, room=room
+            watermarks.history,
+            deployment_id=deployment_id,
+            overlap_seconds=self._settings.discover.overlap_seconds,
+            room=room,
         )
         return await self._database.run(work)
 
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, and after the last one move the watermark."""
         token_key = rate_slots.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
-        piece = listings.PageToRecord(page, walk.walked_at, self._refresh, self._snooze_seconds)
+        piece = listings.PageToRecord(page, walk.walked_at, self._refresh, self._settings.queue.snooze_seconds)
 
         def work(connection: Connection) -> int:
             queued = listings.record(connection, piece)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from etl.config.settings import ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
-from etl.database.connection import Database, schema_problem
+from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
 from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import HEAD
@@ -240,8 +240,7 @@ def disk_finding(folder: Path, free_bytes: int) -> Finding:
 
 
 def _schema(connection: Connection) -> Finding:
-    if problem := schema_problem(connection):
-        raise DatabaseError(problem)
+    check_schema(connection)
     return Finding("schema", f"at {HEAD}, the newest")
 
 

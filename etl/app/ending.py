@@ -14,9 +14,8 @@ from etl.database.connection import Database
 from etl.errors import FatalError, ScanEtlError
 from etl.model import RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
-from etl.store import enqueue as staging
-from etl.store import runs
-from etl.telemetry import prometheus as metrics
+from etl.store import enqueue, runs
+from etl.telemetry import prometheus
 from etl.telemetry.events import EventSink, MetricsLost, RunCounts
 
 DEAD_EXIT = 1
@@ -28,13 +27,13 @@ async def finish(
     """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
     left = await database.run(partial(_counted_at_the_end, this=this))
     if error is None:
-        exit_code = _exit_code(this, is_done=not left and not this.unwalked)
+        exit_code = _exit_code(this, is_done=not left and not this.state.unwalked)
     else:
         exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
     summary = summary_of(this, exit_code)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token))
-    await database.run(partial(staging.clear, batch=this.run_id))
-    _write_metrics(this.settings.observe.metrics_file, summary, this.reporter.emit)
+    await database.run(partial(enqueue.clear, batch=this.run_id))
+    _write_metrics(this.settings.observe.metrics_file, summary, this.state.emit)
     return summary
 
 
@@ -45,7 +44,7 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
     pair that waits for its scan as `fetched` if this run has stored it as seen, else as `remaining`. So does what is
     still in the files where the run ended before it had queued them.
     """
-    tally = this.tally
+    tally = this.state.counts
     for name, value in runs.counted(connection, this.run_id).items():
         setattr(tally, name, value)
     left = this.scope.left(connection)
@@ -55,7 +54,7 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
         unqueued = max(0, tally.requested - known)
         tally.remaining = max(0, left.remaining + left.waiting - tally.running) + unqueued
         _take_back(tally)
-        tally.dead = staging.died(connection, this.scope.batch)
+        tally.dead = enqueue.died(connection, this.scope.batch)
         known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
         tally.already_final += max(0, tally.requested - known)
     return left.remaining
@@ -75,8 +74,8 @@ def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:
     """The summary of a run by its counts so far."""
     return {
         "run_id": this.run_id,
-        "command": this.order.command,
-        **counts_of(this.tally),
+        "command": this.request.command,
+        **counts_of(this.state.counts),
         "duration_seconds": round(time.monotonic() - this.began_at, 3),
         "exit_code": exit_code,
     }
@@ -87,22 +86,22 @@ def _write_metrics(file: str, summary: Mapping[str, Any], emit: EventSink) -> No
     if not file:
         return
     numbers = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
-    text = metrics.exposition(summary["command"], {**numbers, "finished_at_seconds": round(time.time(), 3)})
+    text = prometheus.exposition(summary["command"], {**numbers, "finished_at_seconds": round(time.time(), 3)})
     try:
-        metrics.write(Path(file), text)
+        prometheus.write(Path(file), text)
     except OSError as error:
         emit(MetricsLost(file, error.strerror or str(error)))
 
 
 def _exit_code(this: RunContext, *, is_done: bool) -> int:
-    stop, halted = this.stop, this.halted
+    stop, halted = this.state.stop, this.state.halted
     if stop.exit_code is not None and not (is_done and stop.exit_code == BUDGET_EXIT):
         return stop.exit_code
     if halted:
         return min(error.stop_code for error in halted.values())  # the token's trouble first
-    if this.unwalked:
+    if this.state.unwalked:
         return BUDGET_EXIT
-    return DEAD_EXIT if this.tally.dead else 0
+    return DEAD_EXIT if this.state.counts.dead else 0
 
 
 def counts_of(tally: RunCounts) -> dict[str, int]:

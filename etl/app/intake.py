@@ -1,60 +1,24 @@
-"""Where a run begins: what is asked of it, its database, and its pairs files, which are read into the queue."""
+"""Where a run begins: its database, and its pairs files, which are read into the queue."""
 
-import math
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
 from etl import __version__
-from etl.database.connection import Database, schema_problem
+from etl.database.connection import Database, check_schema
 from etl.database.engine import sqlite_path
-from etl.errors import ConfigError, DatabaseError, StoppedError
+from etl.errors import ConfigError, DatabaseError, SchemaBehindError, StoppedError
 from etl.model import Pair
 from etl.pairs.pairs_file import read_pairs
-from etl.store import enqueue as staging
-from etl.store import runs
-from etl.store.scope import Scope
-from etl.telemetry.events import BadLine, EventSink, RunCounts
+from etl.pipeline.run_state import RunRequest, RunState
+from etl.store import enqueue, runs
+from etl.telemetry.events import BadLine, RunCounts
 from etl.telemetry.reporter import Reporter
 
-DATABASE_PATIENCE_SECONDS = 30.0
 SIGN_INTERVAL_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What the command line asks of a run. Without `files` it drains what is due in the queue.
-
-    One that `discovers` does so first, and then drains what no run of files at work has. `since` is an instant,
-    or so many seconds ago.
-    """
-
-    command: str
-    files: tuple[str, ...] = ()
-    refresh: bool = False
-    strict: bool = False
-    limit: int | None = None
-    max_failures: int | None = None
-    deadline_seconds: float | None = None
-    forever: bool = False
-    discovers: bool = False
-    drains: bool = True
-    since: datetime | float | None = None
-    single: bool = False
-
-    def scope(self, run_id: str) -> Scope:
-        """What a run with this id works off."""
-        return Scope(batch=run_id if self.files else None, leaves_files=self.discovers)
-
-    @property
-    def patience_seconds(self) -> float:
-        """How long to bear an unavailable database."""
-        return math.inf if self.forever else DATABASE_PATIENCE_SECONDS
 
 
 def open_database(url: str, *, create: bool) -> Database:
@@ -69,14 +33,15 @@ def open_database(url: str, *, create: bool) -> Database:
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
     database = Database(url)
     try:
-        problem = database.run_here(schema_problem)
-        if problem and path is not None and create and "newer" not in problem:
+        try:
+            database.run_here(check_schema)
+        except SchemaBehindError:
+            if path is None or not create:
+                raise
             from etl.database.migrate import upgrade  # noqa: PLC0415 - 0.1 s that only the first run of a version needs
 
             upgrade(url)
-            problem = database.run_here(schema_problem)
-        if problem:
-            raise DatabaseError(problem)
+            database.run_here(check_schema)
     except BaseException:
         database.close()
         raise
@@ -90,13 +55,7 @@ class Reader(NamedTuple):
     token: str
 
 
-def read_files(
-    files: Sequence[str],
-    keep: Callable[[Sequence[Pair]], None],
-    tally: RunCounts,
-    emit: EventSink,
-    stopped: Callable[[], bool],
-) -> str | None:
+def read_files(files: Sequence[str], keep: Callable[[Sequence[Pair]], None], state: RunState) -> str | None:
     """Read pairs files piece by piece into `keep`, count and tell of the bad lines, and return the first one.
 
     ConfigError for a file that can't be read, StoppedError on a stop.
@@ -104,25 +63,18 @@ def read_files(
     first_bad = None
     for path in files:
         for chunk in read_pairs(path):
-            if stopped():
+            if state.stop.asked.is_set():
                 raise StoppedError("stopped while reading the pairs: nothing was queued")
-            tally.requested += len(chunk.pairs) + len(chunk.bad_lines)
-            tally.invalid += len(chunk.bad_lines)
+            state.counts.requested += len(chunk.pairs) + len(chunk.bad_lines)
+            state.counts.invalid += len(chunk.bad_lines)
             for bad in chunk.bad_lines:
                 first_bad = first_bad or str(bad)
-                emit(BadLine(str(bad)))
+                state.emit(BadLine(str(bad)))
             keep(chunk.pairs)
     return first_bad
 
 
-def stage(
-    database: Database,
-    order: RunRequest,
-    reader: Reader,
-    tally: RunCounts,
-    emit: EventSink,
-    stopped: Callable[[], bool],
-) -> None:
+def stage(database: Database, request: RunRequest, reader: Reader, state: RunState) -> None:
     """Read the pairs files into a stage. Runs on the database's thread.
 
     ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop: nothing was
@@ -130,19 +82,20 @@ def stage(
     """
 
     def keep(pairs: Sequence[Pair]) -> None:
-        database.run_here(partial(staging.stage, batch=reader.run_id, pairs=pairs))
+        database.run_here(partial(enqueue.stage, batch=reader.run_id, pairs=pairs))
 
     with _alive(database, reader):
-        database.run_here(partial(staging.open_stage, batch=reader.run_id))
-        first_bad = read_files(order.files, keep, tally, emit, stopped)
-    if order.strict and first_bad:
-        raise ConfigError(f"{first_bad} ({tally.invalid} bad lines in all): nothing was queued, because of --strict")
+        database.run_here(partial(enqueue.open_stage, batch=reader.run_id))
+        first_bad = read_files(request.files, keep, state)
+    if request.strict and first_bad:
+        invalid = state.counts.invalid
+        raise ConfigError(f"{first_bad} ({invalid} bad lines in all): nothing was queued, because of --strict")
 
 
-def merge(database: Database, order: RunRequest, reader: Reader, batch: str | None, tally: RunCounts) -> None:
+def merge(database: Database, request: RunRequest, reader: Reader, batch: str | None, tally: RunCounts) -> None:
     """Queue what was staged, all or nothing. Runs on the database's thread."""
     valid = tally.requested - tally.invalid
-    work = partial(staging.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=order.refresh)
+    work = partial(enqueue.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=request.refresh)
     with _alive(database, reader):
         counts = database.run_here(work)
     tally.duplicate += counts.duplicate
@@ -172,17 +125,17 @@ def _alive(database: Database, reader: Reader) -> Iterator[None]:
         signs.join()
 
 
-def fill(database: Database, order: RunRequest, *, interactive: bool) -> dict[str, int]:
+def fill(database: Database, request: RunRequest, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
     tally, name = RunCounts(), secrets.token_hex(16)
     reader, reporter = Reader(name, name), Reporter(tally, interactive=interactive)
     try:
         with reporter.reading():
-            stage(database, order, reader, tally, reporter.emit, lambda: False)
-            merge(database, order, reader, None, tally)
+            stage(database, request, reader, RunState(tally, reporter.emit))
+            merge(database, request, reader, None, tally)
     finally:
         with suppress(DatabaseError):  # a later run does it
-            database.run_here(partial(staging.clear, batch=name))
+            database.run_here(partial(enqueue.clear, batch=name))
             database.run_here(partial(runs.leave, token=name))
     names = ("requested", "invalid", "duplicate", "already_final")
     return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}

@@ -1,6 +1,7 @@
 """One run put together: the database, the API and the pipeline, by the settings; and its record in `runs`."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from etl import __version__
 from etl.app.adapters import Patience, PatientDatabase, RunPorts, SharedSlots, longest_wait_seconds
 from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, summary_of
-from etl.app.intake import Reader, RunRequest, merge, open_database, stage
+from etl.app.intake import Reader, merge, open_database, stage
 from etl.app.walking import expect_walks, walk_all
 from etl.config.settings import Settings
 from etl.config.tokens import Tokens
@@ -33,25 +34,26 @@ from etl.errors import (
 )
 from etl.model import NO_DEPLOYMENT
 from etl.pipeline.drain import BUDGET_EXIT, drain
-from etl.pipeline.outcomes import Policy
+from etl.pipeline.run_state import RunRequest, RunState
 from etl.pipeline.stop import Stop
 from etl.semgrep.client import Semgrep
-from etl.store import enqueue as staging
-from etl.store import runs
-from etl.telemetry import prometheus as metrics
+from etl.store import enqueue, runs
+from etl.telemetry import prometheus
 from etl.telemetry.events import AnotherSync, RunCounts
 from etl.telemetry.reporter import Reporter
 
 Report = Callable[[Mapping[str, Any]], None]
 """Shows a summary."""
 SAVE_INTERVAL_SECONDS = 10.0
+DATABASE_PATIENCE_SECONDS = 30.0
+"""How long a run bears an unavailable database; a worker does without end."""
 STOP_SECONDS, LONGEST_STOP_SECONDS = 9.0, 10.0
 """How long a stop may take until the run is left as it is, with a summary of what is known; and until the process ends
 in any case. A database that neither answers nor fails can't be asked to stop."""
 
 
 async def run(
-    order: RunRequest, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
+    request: RunRequest, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
 ) -> dict[str, Any]:
     """Do one run and return its summary, the exit code in it.
 
@@ -65,10 +67,10 @@ async def run(
             kind="token_missing",
             stop_code=TOKEN_EXIT,
         )
-    tally = RunCounts()
-    reporter = Reporter(tally, interactive=interactive)
+    counts = RunCounts()
+    reporter = Reporter(counts, interactive=interactive)
     stop = Stop(reporter.emit)
-    this = RunContext(order, settings, tokens, reporter, tally, stop)
+    this = RunContext(request, settings, tokens, reporter, RunState(counts, reporter.emit, stop))
     with _signals(stop):
         working = asyncio.create_task(_carry_out(this))
         overdue = asyncio.create_task(_overdue(stop))
@@ -87,34 +89,35 @@ async def _overdue(stop: Stop) -> None:
 
 def _leave(this: RunContext, report: Report) -> NoReturn:
     """End the process as it is, for something neither answers nor fails. Leases end by themselves."""
-    tally = this.tally
-    known = tally.invalid + tally.duplicate + tally.already_final if this.order.files else 0
-    expected = tally.requested if this.order.files else tally.to_do + tally.discovered
+    tally = this.state.counts
+    known = tally.invalid + tally.duplicate + tally.already_final if this.request.files else 0
+    expected = tally.requested if this.request.files else tally.to_do + tally.discovered
     tally.remaining = max(0, expected - known - tally.fetched - tally.dead)
     try:
-        report(summary_of(this, this.stop.exit_code or BUDGET_EXIT))
+        report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT))
         sys.stdout.flush()
     finally:
-        os._exit(this.stop.exit_code or BUDGET_EXIT)
+        os._exit(this.state.stop.exit_code or BUDGET_EXIT)
 
 
 async def _carry_out(this: RunContext) -> dict[str, Any]:
     """The run itself, from its database to its summary."""
-    order, settings, tally = this.order, this.settings, this.tally
-    patience = Patience(order.patience_seconds, this.stop.asked, this.reporter.emit)
+    request, settings = this.request, this.settings
+    patience_seconds = math.inf if request.forever else DATABASE_PATIENCE_SECONDS
+    patience = Patience(patience_seconds, this.state.stop.asked, this.state.emit)
     with closing(await _open_database(this, patience)) as database:
         patient = PatientDatabase(database, patience)
-        port = settings.observe.metrics_port if order.forever else 0
-        async with metrics.serving(port, lambda: metrics.exposition(order.command, _rising(tally))):
-            start = partial(runs.start_run, run_id=this.run_id, command=order.command, version=__version__)
+        port = settings.observe.metrics_port if request.forever else 0
+        async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
+            start = partial(runs.start_run, run_id=this.run_id, command=request.command, version=__version__)
             await patient.run(start)
             try:
-                if not (order.single and await _leaves_to_another(this, database)):
+                if not (request.single and await _leaves_to_another(this, database)):
                     await _work(this, database, patient)
                 return await finish(this, patient)
             except ScanEtlError as error:
-                if isinstance(error, DatabaseAwayError) and this.stop.exit_code is not None:
-                    return summary_of(this, this.stop.exit_code)  # the stop is what has ended it
+                if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
+                    return summary_of(this, this.state.stop.exit_code)  # the stop is what has ended it
                 with suppress(DatabaseError):
                     await finish(this, database, error)
                 raise
@@ -124,42 +127,41 @@ async def _open_database(this: RunContext, patience: Patience) -> Database:
     """The database of a run, opened in a thread, so that a stop is noticed meanwhile. A worker waits for one that is
     unavailable, whoever may have started first."""
     opening = partial(asyncio.to_thread, open_database, this.settings.database.url, create=True)
-    if not this.order.forever:
+    if not this.request.forever:
         return await opening()
     try:
         return await patience.retry(opening)
     except DatabaseAwayError as error:
         # Only a stop ends the patience of a worker.
         raise FatalError(
-            f"{this.stop.reason}: {error}",
+            f"{this.state.stop.reason}: {error}",
             kind="database_away",
-            stop_code=this.stop.exit_code or DatabaseError.exit_code,
+            stop_code=this.state.stop.exit_code or DatabaseError.exit_code,
         ) from error
 
 
 async def _leaves_to_another(this: RunContext, database: Database) -> bool:
     """Whether another run of this command is at work, which is told of."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    await database.run(partial(sign, counts=counts_of(this.tally), lately=runs.Throughput()))
-    other = await database.run(partial(runs.at_work_before, command=this.order.command, token=this.token))
+    await database.run(partial(sign, counts=counts_of(this.state.counts), lately=runs.Throughput()))
+    other = await database.run(partial(runs.at_work_before, command=this.request.command, token=this.token))
     if other is not None:
-        this.reporter.emit(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
+        this.state.emit(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
     return other is not None
 
 
 async def _work(this: RunContext, database: Database, patient: PatientDatabase) -> None:
-    """Enqueue, discover, drain. What ends it early is in `stop`, `halted` and `unwalked` then."""
-    emit = this.reporter.emit
+    """Enqueue, discover, drain. What ends it early is in the state then."""
+    request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
-    longest_seconds = longest_wait_seconds(this.settings.api)
-    budget_of = partial(SharedSlots, patient, longest_wait_seconds=longest_seconds)
-    client = Semgrep(this.settings.api, this.tokens, budget_of, this.tally, emit, gives_up=not this.order.forever)
+    budget_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
+    client = Semgrep(settings.api, this.tokens, budget_of, counts, emit, gives_up=not request.forever)
     try:
-        with _deadline(this.order.deadline_seconds, this.began_at, this.stop):
+        with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
-                if this.order.files:
+                if request.files:
                     await _enqueue(this, database, semgrep)
-                if not this.stop.asked.is_set():
+                if not this.state.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
     except StoppedError:
         pass  # told of when it was asked for
@@ -173,16 +175,16 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
 
 async def _enqueue(this: RunContext, database: Database, semgrep: Semgrep) -> None:
     """Read the files, and queue their pairs, unless no token sees any of their deployments."""
-    reader, emit, stopped = Reader(this.run_id, this.token), this.reporter.emit, this.stop.asked.is_set
-    await database.on_thread(partial(stage, database, this.order, reader, this.tally, emit, stopped))
+    reader = Reader(this.run_id, this.token)
+    await database.on_thread(partial(stage, database, this.request, reader, this.state))
     if visible := await _visible(this, semgrep):
-        unseen = await database.run(partial(staging.unseen, batch=this.run_id, visible=visible))
+        unseen = await database.run(partial(enqueue.unseen, batch=this.run_id, visible=visible))
         if unseen:
             asked, seen = (", ".join(map(str, sorted(numbers))) for numbers in (unseen, visible))
             sentence = f"no token sees a deployment of the input, such as {asked}; they see {seen}"
-            this.stop.ask(TOKEN_EXIT, f"{sentence}: are the columns swapped? Nothing was queued")
+            this.state.stop.ask(TOKEN_EXIT, f"{sentence}: are the columns swapped? Nothing was queued")
             return
-    await database.on_thread(partial(merge, database, this.order, reader, this.run_id, this.tally))
+    await database.on_thread(partial(merge, database, this.request, reader, this.run_id, this.state.counts))
 
 
 async def _visible(this: RunContext, semgrep: Semgrep) -> set[int]:
@@ -203,15 +205,15 @@ async def _find_and_fetch(this: RunContext, semgrep: Semgrep, patient: PatientDa
 
     A budget of pairs counts from the end of the walks: it ends what is fetched, not what is found.
     """
-    order = this.order
+    request = this.request
     try:
         async with asyncio.TaskGroup() as tasks:
-            if order.discovers:
+            if request.discovers:
                 await expect_walks(this, patient)
                 walking = tasks.create_task(walk_all(this, semgrep, patient))
-                if order.limit or order.max_failures or not order.drains:
+                if request.limit or request.max_failures or not request.drains:
                     await walking
-            if order.drains and not this.stop.asked.is_set():
+            if request.drains and not this.state.stop.asked.is_set():
                 await _drain(this, semgrep, patient)
     except BaseExceptionGroup as group:
         raise foremost(group) from None
@@ -232,17 +234,15 @@ def _deadline(seconds: float | None, began_at: float, stop: Stop) -> Iterator[No
 
 
 async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
-    if not (this.order.files or this.order.forever):
-        this.tally.to_do = (await patient.run(this.scope.left)).remaining
-    ports = RunPorts(patient, semgrep, this.settings, this.run_id, this.scope, this.token, this.walks)
-    policy = _policy(this.order, this.settings)
-    await drain(ports, policy, this.stop, this.halted, this.tally, this.reporter.emit)
+    if not (this.request.files or this.request.forever):
+        this.state.counts.to_do = (await patient.run(this.scope.left)).remaining
+    await drain(RunPorts(patient, semgrep, this), this.settings, this.request, this.state)
 
 
 async def _save_counts(this: RunContext, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    lately, tally = runs.Throughput(), this.tally
+    lately, tally = runs.Throughput(), this.state.counts
     while True:
         with suppress(DatabaseError):
             await patient.run(partial(sign, counts=counts_of(tally), lately=lately))
@@ -259,25 +259,7 @@ def _finished(tally: RunCounts) -> int:
 
 def _rising(tally: RunCounts) -> dict[str, int]:
     """The counts that mean something while a run goes on."""
-    return {name: count for name, count in counts_of(tally).items() if name not in metrics.GAUGES}
-
-
-def _policy(order: RunRequest, settings: Settings) -> Policy:
-    concurrency, batch_size = settings.api.concurrency, settings.database.batch_size
-    return Policy(
-        concurrency=concurrency,
-        ahead=2 * (concurrency + batch_size),
-        batch_size=batch_size,
-        flush_seconds=settings.database.flush_seconds,
-        lease_seconds=settings.queue.lease_seconds,
-        max_attempts=settings.queue.max_attempts,
-        backoff_seconds=settings.queue.backoff_seconds,
-        backoff_max_seconds=settings.queue.backoff_max_seconds,
-        snooze_seconds=settings.queue.snooze_seconds,
-        limit=order.limit,
-        max_failures=order.max_failures,
-        forever=order.forever,
-    )
+    return {name: count for name, count in counts_of(tally).items() if name not in prometheus.GAUGES}
 
 
 @contextmanager

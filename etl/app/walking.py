@@ -5,10 +5,9 @@ from functools import partial
 
 from etl.app.adapters import DiscoverPorts, PatientDatabase
 from etl.app.context import RunContext
-from etl.backoff import LONGEST_SNOOZE
 from etl.errors import TOKEN_EXIT, FatalError, StoppedError
 from etl.model import NO_DEPLOYMENT
-from etl.pipeline.discovery import Search, discover
+from etl.pipeline.discovery import discover
 from etl.semgrep.client import Semgrep
 from etl.store import rate_slots, watermarks
 from etl.telemetry.events import TokenUseless
@@ -19,10 +18,10 @@ WALK_GRACE_SECONDS = 5.0
 
 async def expect_walks(this: RunContext, patient: PatientDatabase) -> None:
     """Note whose lists will be walked, as far as that is known before the API is asked."""
-    this.walks.of.update({NO_DEPLOYMENT, *_named(this)})
+    this.state.walks.of.update({NO_DEPLOYMENT, *_named(this)})
     token = this.tokens.for_deployment(NO_DEPLOYMENT)
     if token is not None and not this.settings.discover.deployments:
-        this.walks.of.update(await patient.run(partial(watermarks.seen_by, token_key=rate_slots.key_of(token))))
+        this.state.walks.of.update(await patient.run(partial(watermarks.seen_by, token_key=rate_slots.key_of(token))))
 
 
 def _named(this: RunContext) -> set[int]:
@@ -32,9 +31,9 @@ def _named(this: RunContext) -> set[int]:
 
 async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Walk the lists, until a stop is asked for."""
-    this.unwalked.add(NO_DEPLOYMENT)  # for it isn't known yet which there are
+    this.state.unwalked.add(NO_DEPLOYMENT)  # for it isn't known yet which there are
     walking = asyncio.create_task(_walk(this, semgrep, patient))
-    stopping = asyncio.create_task(this.stop.asked.wait())
+    stopping = asyncio.create_task(this.state.stop.asked.wait())
     try:
         await asyncio.wait({walking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not walking.done():
@@ -45,7 +44,7 @@ async def walk_all(this: RunContext, semgrep: Semgrep, patient: PatientDatabase)
         walking.cancel()
         stopping.cancel()
         await asyncio.wait({walking, stopping})
-        this.walks.end()
+        this.state.walks.end()
     if not walking.cancelled():
         walking.result()
 
@@ -57,7 +56,7 @@ async def _walk(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) ->
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_walk_lists(this, semgrep, patient, named))
         if this.settings.discover.deployments or this.tokens.for_deployment(NO_DEPLOYMENT) is None:
-            this.unwalked.discard(NO_DEPLOYMENT)
+            this.state.unwalked.discard(NO_DEPLOYMENT)
         else:
             await _walk_unnamed(this, semgrep, patient, named)
 
@@ -69,21 +68,16 @@ async def _walk_unnamed(this: RunContext, semgrep: Semgrep, patient: PatientData
     except StoppedError:
         return
     except FatalError as error:
-        this.halted[NO_DEPLOYMENT] = error
-        this.reporter.emit(TokenUseless(str(error)))
+        this.state.halted[NO_DEPLOYMENT] = error
+        this.state.emit(TokenUseless(str(error)))
         return
-    this.unwalked.discard(NO_DEPLOYMENT)
+    this.state.unwalked.discard(NO_DEPLOYMENT)
     await _walk_lists(this, semgrep, patient, seen - named)
 
 
 async def _walk_lists(this: RunContext, semgrep: Semgrep, patient: PatientDatabase, deployments: set[int]) -> None:
-    this.unwalked.update(deployments)
-    this.walks.of.update(deployments)
-    ports = DiscoverPorts(
-        patient, semgrep, this.settings, this.tokens, this.run_id, this.walks, refresh=this.order.refresh
-    )
-    left = await discover(ports, deployments, _search(this), this.stop, this.halted, this.tally, this.reporter.emit)
-    this.unwalked.difference_update(deployments - left)
+    ports = DiscoverPorts(patient, semgrep, this)
+    await discover(ports, deployments, this.settings, this.request.since, this.state)
 
 
 async def _seen(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> set[int]:
@@ -98,15 +92,3 @@ async def _seen(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) ->
             stop_code=TOKEN_EXIT,
         )
     return set(seen)
-
-
-def _search(this: RunContext) -> Search:
-    settings = this.settings
-    return Search(
-        lookback_seconds=settings.discover.lookback_seconds,
-        since=this.order.since,
-        look_seconds=settings.queue.snooze_seconds * LONGEST_SNOOZE,
-        max_attempts=settings.queue.max_attempts,
-        backoff_seconds=settings.queue.backoff_seconds,
-        backoff_max_seconds=settings.queue.backoff_max_seconds,
-    )

@@ -16,6 +16,7 @@ from etl.database.connection import Database
 from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import metadata
 from etl.model import Pair
+from etl.pipeline.run_state import RunState
 from etl.store.plan import Plan, add, clock, format_duration, known, plan_queue, plan_staged
 from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter, print_result, print_table
@@ -81,7 +82,7 @@ def _plan_files(
             found = opened.run_here(partial(known, pairs=pairs))
             ours.run_here(partial(add, pairs=pairs, known=found))
 
-        read_files(files, keep, tally, reporter.emit, lambda: False)
+        read_files(files, keep, RunState(tally, reporter.emit))
         valid = tally.requested - tally.invalid
         return ours.run_here(partial(plan_staged, valid=valid, now=now, rate=rate, refresh=refresh))
 

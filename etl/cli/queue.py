@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from etl.app.intake import RunRequest, fill, open_database, read_files
+from etl.app.intake import fill, open_database, read_files
 from etl.cli.options import Duration, all_of, as_json, common, files, is_interactive, settings_of, strict, wants_json
-from etl.database import connection as database
+from etl.database.connection import Database
 from etl.database.engine import display_url
 from etl.model import INT64_MAX, Pair
+from etl.pipeline.run_state import RunRequest, RunState
 from etl.store import dropping, runs, status
 from etl.store.plan import format_duration
 from etl.telemetry.events import RunCounts
@@ -75,13 +76,13 @@ def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, 
     print_result(found._asdict(), as_json=wants_json(ctx))
 
 
-def _drop_pairs(opened: database.Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
+def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
     tally, found = RunCounts(), [dropping.Dropped()]
 
     def keep(pairs: Sequence[Pair]) -> None:
         found.append(dropping.drop_pairs(opened, choice, pairs))
 
-    read_files(files, keep, tally, Reporter(tally, interactive=False).emit, lambda: False)
+    read_files(files, keep, RunState(tally, Reporter(tally, interactive=False).emit))
     return reduce(dropping.Dropped.plus, found)
 
 
@@ -190,5 +191,5 @@ def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options:
     _change_dead(ctx, "drop", everything, options)
 
 
-def _open(ctx: click.Context) -> database.Database:
+def _open(ctx: click.Context) -> Database:
     return open_database(settings_of(ctx).database.url, create=False)

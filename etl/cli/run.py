@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import click
 
 from etl.app import supervisor
-from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.cli.options import (
     Duration,
@@ -29,6 +28,7 @@ from etl.cli.options import (
 from etl.config.settings import seconds_of
 from etl.config.tokens import load_tokens
 from etl.database.engine import display_url
+from etl.pipeline.run_state import RunRequest
 from etl.telemetry.reporter import print_summary
 
 

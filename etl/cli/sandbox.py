@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.cli.options import as_json, run_async, wants_json
 from etl.config.settings import load_settings
@@ -20,6 +19,7 @@ from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.engine import display_url
 from etl.model import INT64_MAX
+from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
 from etl.sandbox.world import Deployment, Token, World, deployment_of

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import stamina
@@ -12,16 +12,12 @@ from sqlalchemy import Connection, exc, func, inspect, select, text
 
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD
-from etl.errors import DatabaseAwayError, DatabaseError
+from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
 T = TypeVar("T")
 
 UPGRADE_TIMEOUT_SECONDS = 3_600
 """How long an upgrade of MySQL or MariaDB waits for another one to end."""
-
-
-# Uncounted in `runs`, untold: it is the ordinary price of many workers.
-_retrying = stamina.RetryingCaller(attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0).on(is_worth_another_try)
 
 
 class Database:
@@ -38,35 +34,33 @@ class Database:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
-        return await self.on_thread(lambda: self.run_here(work))
+        return await _ended(self._thread.submit(self.run_here, work))
 
     async def on_thread(self, work: Callable[[], T]) -> T:
         """Run `work` on the database's thread. For work of several transactions, which calls `run_here`."""
-        task = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                await task
-            raise
+        return await _ended(self._thread.submit(work))
 
     def run_here(self, work: Callable[[Connection], T]) -> T:
         """The same on the calling thread, for commands that do one thing."""
         try:
             with translated(self.url):
-                return _retrying(self._transact, work)
+                for attempt in _attempts():
+                    with attempt, self._transaction() as connection:
+                        return work(connection)
         except DatabaseAwayError as error:
             self.engine.dispose()  # whoever tries again gets a new connection
             if error.most_failures < math.inf and not self._answers():
                 error.most_failures = math.inf
             raise
+        raise AssertionError("the last attempt returns or raises")
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
         failure: exc.DBAPIError | None = None
         try:
             with self.engine.begin() as connection:
                 try:
-                    return work(connection)
+                    yield connection
                 except exc.DBAPIError as error:
                     failure = error
                     raise
@@ -89,19 +83,35 @@ class Database:
         self.engine.dispose()
 
 
+async def _ended(work: Future[T]) -> T:
+    """The result of work on a thread. Whoever is cancelled waits for its end all the same."""
+    task = asyncio.wrap_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await task
+        raise
+
+
+def _attempts() -> Iterable[stamina.Attempt]:
+    """Tries of one transaction. Uncounted in `runs`, untold: they are the ordinary price of many workers."""
+    return stamina.retry_context(is_worth_another_try, attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0)
+
+
 # The schema's version
 
 
-def schema_problem(connection: Connection) -> str | None:
-    """Why this version can't work with the database's schema, as a sentence with the fix; None if it can."""
+def check_schema(connection: Connection) -> None:
+    """Raise DatabaseError, with the fix, if this version can't work with the database's schema; SchemaBehindError where
+    an upgrade of the schema is the fix."""
     found = revision(connection)
-    if found == HEAD:
-        return None
     if found is None:
-        return "the database has no tables of scan-etl yet: run `scan-etl db upgrade`"
+        raise SchemaBehindError("the database has no tables of scan-etl yet: run `scan-etl db upgrade`")
     if found < HEAD:
-        return f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`"
-    return f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl"
+        raise SchemaBehindError(f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`")
+    if found > HEAD:
+        raise DatabaseError(f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl")
 
 
 def revision(connection: Connection) -> str | None:

@@ -4,12 +4,12 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
 from etl.config.settings import mask_url
@@ -77,7 +77,18 @@ def make_engine(url: str) -> Engine:
 
 
 def _engine(url: URL, connect_args: Mapping[str, Any], **options: Any) -> Engine:
-    return create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
+    engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
+    event.listen(engine, "do_connect", _connect)
+    return engine
+
+
+def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
+    """What comes from the URL is given to the driver here alone. PyMySQL has no error of its own for a name that it
+    doesn't know."""
+    try:
+        return dialect.connect(*arguments, **parameters)
+    except TypeError as error:
+        raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
 
 
 def _postgresql_arguments() -> dict[str, Any]:
@@ -159,8 +170,8 @@ def translated(url: str) -> Iterator[None]:
     """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
     values of a key; the statement and other values aren't.
 
-    Raises RefusedError where the database or its driver refuses a value, ConfigError for a parameter of the URL that no
-    driver knows, DatabaseError for all that the caller can't fix.
+    Raises RefusedError where the database or its driver refuses a value, DatabaseError for all that the caller can't
+    fix.
     """
     try:
         yield
@@ -170,10 +181,6 @@ def translated(url: str) -> Iterator[None]:
         raise _ours(error, f"database {mask_url(url)}") from error
     except UnicodeEncodeError as error:
         raise RefusedError("the database refuses a row: a text in it isn't Unicode") from error
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise  # ours
-        raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
     except exc.TimeoutError as error:
         raise DatabaseAwayError("the database gave no connection in time") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from etl.pairs.lines import MAX_LINE_BYTES, not_utf8
 
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _LONGEST_TOKEN = len("-Infinity")  # nearer to the end of a block, a number or a word may go on in the next one
 # Only the ends of elements are asked for. As text, no number is too long.
@@ -88,7 +89,7 @@ class Elements:
         except RecursionError as error:
             raise BrokenArrayError("an element is nested too deeply") from error
         except json.JSONDecodeError as error:
-            is_cut = error.msg.startswith("Unterminated string")
+            is_cut = self._text.startswith('"', error.pos) and not _STRING.match(self._text, error.pos)
             if error.pos > sure or (is_cut and not is_all):
                 return None
             self._take(error.pos)

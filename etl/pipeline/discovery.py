@@ -11,11 +11,11 @@ requests goes into walking back to those that the API calls never finished, for 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
-from etl.backoff import backoff_seconds
+from etl.backoff import LONGEST_SNOOZE, backoff_seconds
+from etl.config.settings import Settings
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.model import (
     PAGE_SIZE,
@@ -28,14 +28,12 @@ from etl.model import (
     SearchResponse,
     WatermarkMove,
 )
-from etl.pipeline.stop import Stop
+from etl.pipeline.run_state import RunState
 from etl.telemetry.events import (
     DeploymentStopped,
-    EventSink,
     ListingSkipped,
     NothingNew,
     OutOfReach,
-    RunCounts,
     Walked,
     WalkFailed,
 )
@@ -60,9 +58,6 @@ MOST_PAGES = 100_000
 class Ports(Protocol):
     """What a walk asks of the floors below."""
 
-    def ended(self, deployment_id: int) -> None:
-        """The walk of a deployment is over, however it ended: what it has found may be fetched."""
-
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
         """One page; raises TransientError, ItemError, FatalError, StoppedError."""
 
@@ -76,32 +71,6 @@ class Ports(Protocol):
         """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
         Returns how many pairs were queued, and how far the watermark got. RefusedError if the database
         refuses the page."""
-
-
-class OpenWalks:
-    """The deployments `of` which the lists are walked now, so that nothing of them is fetched yet; `NO_DEPLOYMENT` is
-    among them until all walks are over. `news` is set whenever one is."""
-
-    def __init__(self) -> None:
-        self.of = set[int]()
-        self.news = asyncio.Event()
-
-    def end(self, *deployments: int) -> None:
-        """The walks of these are over; without any, all are."""
-        self.of.difference_update(deployments or set(self.of))
-        self.news.set()
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How to walk. `since` is an instant, or so many seconds ago; None goes on where the last walk left off."""
-
-    lookback_seconds: float
-    since: datetime | float | None
-    look_seconds: float
-    max_attempts: int
-    backoff_seconds: float
-    backoff_max_seconds: float
 
 
 class PageCursor:
@@ -165,26 +134,22 @@ def without_refused(page: Page) -> tuple[Page, ...]:
 
 
 async def discover(
-    ports: Ports,
-    deployments: Collection[int],
-    search: Search,
-    stop: Stop,
-    halted: dict[int, FatalError],
-    tally: RunCounts,
-    emit: EventSink,
-) -> set[int]:
-    """Walk the lists of these deployments, side by side. Returns those whose list wasn't walked to its end.
+    ports: Ports, deployments: Collection[int], settings: Settings, since: datetime | float | None, state: RunState
+) -> None:
+    """Walk the lists of these deployments, side by side. Those whose list wasn't walked to its end stay `unwalked`, and
+    those that can't be asked are `halted`, as soon as that is known.
 
-    `halted` gets the deployments that can't be asked, as soon as that is known. Raises what no deployment is to blame
-    for: DatabaseError, but not a page that the database refuses, and bugs.
+    `since` is an instant, or so many seconds ago; None goes on where the last walk left off. Raises what no deployment
+    is to blame for: DatabaseError, but not a page that the database refuses, and bugs.
     """
-    walks = [_Discovery(ports, each, search, stop, halted, tally, emit) for each in sorted(set(deployments))]
+    state.unwalked.update(deployments)
+    state.walks.of.update(deployments)
     try:
         async with asyncio.TaskGroup() as tasks:
-            running = {walk.deployment_id: tasks.create_task(walk.run()) for walk in walks}
+            for deployment_id in sorted(set(deployments)):
+                tasks.create_task(_Discovery(ports, deployment_id, settings, since, state).run())
     except BaseExceptionGroup as group:
         raise foremost(group) from None
-    return {deployment_id for deployment_id, task in running.items() if not task.result()}
 
 
 class _Discovery:
@@ -194,39 +159,37 @@ class _Discovery:
         self,
         ports: Ports,
         deployment_id: int,
-        search: Search,
-        stop: Stop,
-        halted: dict[int, FatalError],
-        tally: RunCounts,
-        emit: EventSink,
+        settings: Settings,
+        since: datetime | float | None,
+        state: RunState,
     ) -> None:
-        self.ports, self.deployment_id, self.search = ports, deployment_id, search
-        self.stop, self.halted, self.tally, self.emit = stop, halted, tally, emit
+        self.ports, self.deployment_id = ports, deployment_id
+        self.settings, self.since, self.state = settings, since, state
         self.skipped = 0
 
-    async def run(self) -> bool:
-        """Find what is new; and if there is something, what has changed late. Whether the list's end was reached."""
+    async def run(self) -> None:
+        """Find what is new; and if there is something, what has changed late. Then, however that ended, what was found
+        may be fetched."""
         try:
             await self.find()
         except FatalError as error:
-            self.halted[self.deployment_id] = error
-            self.emit(DeploymentStopped(self.deployment_id, str(error)))
+            self.state.halted[self.deployment_id] = error
+            self.state.emit(DeploymentStopped(self.deployment_id, str(error)))
         except (TransientError, ItemError, RefusedError) as error:
-            self.emit(WalkFailed(self.deployment_id, str(error)))
+            self.state.emit(WalkFailed(self.deployment_id, str(error)))
         except StoppedError:
             pass  # the stop is told of
         else:
-            return True
+            self.state.unwalked.discard(self.deployment_id)
         finally:
-            self.ports.ended(self.deployment_id)
-        return False
+            self.state.walks.end(self.deployment_id)
 
     async def find(self) -> None:
         """Walk from where the last walk left off; then further back, where that may find late changes."""
         history, replaces = await self.history()
-        since = None if replaces and self.search.since is None else await self.start(history)
-        queued = await self.walk(since, history, partial=self.search.since is not None, replaces=replaces)
-        if history is not None and self.search.since is None:
+        since = None if replaces and self.since is None else await self.start(history)
+        queued = await self.walk(since, history, partial=self.since is not None, replaces=replaces)
+        if history is not None and self.since is None:
             deeper = start_of_deeper_walk(history, since, queued)
             if deeper is not None:
                 await self.walk(deeper, history, partial=True)
@@ -242,10 +205,10 @@ class _Discovery:
 
     async def start(self, history: PreviousPasses | None) -> datetime | None:
         """Where the walk begins; None for all that the API has."""
-        since = self.search.since
+        since = self.since
         if isinstance(since, datetime):
             return since
-        seconds = since if since is not None else self.search.lookback_seconds
+        seconds = since if since is not None else self.settings.discover.lookback_seconds
         if since is None and history is not None:
             return start_of_walk(history)
         if seconds >= RETENTION.total_seconds():
@@ -260,29 +223,30 @@ class _Discovery:
         If the pages don't go back in time, what drops out at the end of the 30 days moves the rest along, and a scan
         may slip from a page to come onto one that was read: then all is walked once more.
         """
+        look_seconds = self.settings.queue.snooze_seconds * LONGEST_SNOOZE
         trail, walk, listed, queued, pages, again = PageCursor(), None, 0, 0, 0, False
         while True:
             at, page = await self.page(since, trail.cursor)
             if walk is None:
-                wake = () if partial else left_open(history, since, at, self.search.look_seconds)
+                wake = () if partial else left_open(history, since, at, look_seconds)
                 walk = ListingPass(self.deployment_id, since, at, at, None, partial, wake, replaces)
             starts = [start for start in (walk.newest_started_at, newest_start(page)) if start]
             walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=at)
             is_end = trail.follow(page)
             once_more = is_end and trail.turned and not again
             new, reached = await self.record(page, walk, is_last=is_end and not once_more)
-            self.tally.discovered += new
+            self.state.counts.discovered += new
             listed, queued, pages = listed + len(page.listings), queued + new, pages + 1
             if once_more:
                 trail, again = PageCursor(), True
             elif is_end:
                 break
         if trail.stale >= STALE_PAGES:
-            self.emit(NothingNew(self.deployment_id, trail.pages))
-        self.emit(Walked(self.deployment_id, _text(since), pages, listed, queued))
+            self.state.emit(NothingNew(self.deployment_id, trail.pages))
+        self.state.emit(Walked(self.deployment_id, _text(since), pages, listed, queued))
         if reached is not None and reached.until_at is not None:
             until_at = reached.until_at.isoformat(timespec="seconds")
-            self.emit(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
+            self.state.emit(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
         return queued
 
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
@@ -296,7 +260,7 @@ class _Discovery:
             *parts, last = without_refused(page)
             if not last.listings:
                 self.skipped += 1
-                self.emit(ListingSkipped(page.listings[0].pair, str(error)))
+                self.state.emit(ListingSkipped(page.listings[0].pair, str(error)))
         queued = 0
         for part in parts:
             queued += (await self.record(part, walk, is_last=False))[0]
@@ -315,19 +279,19 @@ class _Discovery:
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question, asked again while it may still come."""
-        failures = 0
+        queue, failures = self.settings.queue, 0
         while True:
             try:
                 return await ask()
             except TransientError as error:
                 failures += error.spends_attempt
-                if failures >= self.search.max_attempts:
+                if failures >= queue.max_attempts:
                     raise
-                self.tally.retried += 1
-                wait = backoff_seconds(max(failures, 1), self.search.backoff_seconds, self.search.backoff_max_seconds)
+                self.state.counts.retried += 1
+                wait = backoff_seconds(max(failures, 1), queue.backoff_seconds, queue.backoff_max_seconds)
             try:
                 async with asyncio.timeout(wait):
-                    await self.stop.asked.wait()
+                    await self.state.stop.asked.wait()
             except TimeoutError:
                 continue
             raise StoppedError("stopped while walking the list")

@@ -16,20 +16,14 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from etl.config.settings import Settings
 from etl.errors import FatalError, ItemError, RefusedError, StoppedError, TransientError, foremost
 from etl.model import Complete, Discard, Lease, Outcome, Pair, Release, ScanRows, Settled, Snooze, pair_of
 from etl.pipeline.halts import Halts
-from etl.pipeline.outcomes import (
-    Policy,
-    after_failure,
-    after_nonsense,
-    after_refusal,
-    after_refused_row,
-    after_unfinished,
-)
+from etl.pipeline.outcomes import after_failure, after_nonsense, after_refusal, after_refused_row, after_unfinished
 from etl.pipeline.prefetch import Prefetcher
-from etl.pipeline.stop import Stop
-from etl.telemetry.events import DeploymentStopped, EventSink, LeasesLost, PairDied, RunCounts, WorkAwaited
+from etl.pipeline.run_state import RunRequest, RunState
+from etl.telemetry.events import DeploymentStopped, LeasesLost, PairDied, WorkAwaited
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 """How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
@@ -39,6 +33,10 @@ TOLD_AFTER_SECONDS = 1.0
 FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
 take 33, 500 take 28, but would keep the requests waiting."""
+GRACE_SECONDS = 5.0
+"""How long requests in flight may take after a stop."""
+FIRST_HALT_SECONDS = 60.0
+"""After how long a worker first asks again for a deployment that was refused."""
 BUDGET_EXIT = 4
 
 
@@ -51,10 +49,7 @@ class FetchedScan(Struct, frozen=True):
 
 
 class Ports(Protocol):
-    """What the pipeline asks of the floors below. `news` is set when the run itself has queued work, or is done with
-    that."""
-
-    news: asyncio.Event
+    """What the pipeline asks of the floors below."""
 
     async def check(self, deployment_id: int) -> None:
         """Return when a deployment may be asked; raises FatalError, TransientError, StoppedError."""
@@ -80,9 +75,6 @@ class Ports(Protocol):
     async def awaited(self) -> tuple[int, int]:
         """How many pairs of this run back off after a failure, and how many somebody has leased."""
 
-    def expects_more(self) -> bool:
-        """Whether this run may still queue work itself, so that an empty queue isn't its end."""
-
     async def bury_expired(self, deployment_id: int, reason: str) -> int:
         """Make dead letters of the expired pairs of a deployment that can't be asked. Returns how many."""
 
@@ -94,34 +86,45 @@ class Ports(Protocol):
 
 
 async def drain(
-    ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: RunCounts, emit: EventSink
+    ports: Ports,
+    settings: Settings,
+    request: RunRequest,
+    state: RunState,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    first_halt_seconds: float = FIRST_HALT_SECONDS,
 ) -> None:
-    """Work off what the ports lease. How it ended is in `stop`, `halted` and `tally`.
-
-    `halted` has the deployments of which nothing is asked, and why; those found on the way are added.
+    """Work off what the ports lease, but for the deployments that are halted or walked. How it ended is in `state`.
 
     Raises what no pair is to blame for: DatabaseError, and bugs.
     """
+    halts = Halts(state.halted, first_halt_seconds)
     try:
-        await _Run(ports, policy, stop, halted, tally, emit).drain()
+        await _Run(ports, settings, request, state, halts, grace_seconds).drain()
     except BaseExceptionGroup as group:
         raise foremost(group) from None
 
 
 class _Run:
-    """The state that the tasks of one run share. `held` is every pair leased and not yet settled."""
+    """What the tasks of `drain` share. `held` is every pair leased and not yet settled."""
 
     def __init__(
-        self, ports: Ports, policy: Policy, stop: Stop, halted: dict[int, FatalError], tally: RunCounts, emit: EventSink
+        self,
+        ports: Ports,
+        settings: Settings,
+        request: RunRequest,
+        state: RunState,
+        halts: Halts,
+        grace_seconds: float,
     ) -> None:
-        self.ports, self.policy, self.stop, self.halted = ports, policy, stop, halted
-        self.tally, self.emit = tally, emit
+        self.ports, self.settings, self.request, self.state = ports, settings, request, state
+        self.halts, self.grace_seconds = halts, grace_seconds
+        self.batch_size = settings.database.batch_size
         self.held: dict[Pair, Lease] = {}
         self.lanes: dict[int, Prefetcher] = {}
         self.working = set[asyncio.Task[None]]()
         self.answers: list[FetchedScan] = []
         self.outcomes: deque[Outcome] = deque()
-        self.halts = Halts(halted, policy.first_halt_seconds)
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
         self.looked_at, self.idle_since, self.is_wait_told = -math.inf, math.inf, False
@@ -141,22 +144,22 @@ class _Run:
 
     async def lease_pairs(self) -> None:
         """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
-        while not self.stop.asked.is_set():
+        while not self.state.stop.asked.is_set():
             await self.look_after_halted()
-            rooms = {number: lane.wanted() for number, lane in self.lanes.items() if number not in self.halted}
+            rooms = {number: lane.wanted() for number, lane in self.lanes.items() if number not in self.state.halted}
             room = sum(rooms.values())
             if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
-                room = 2 * self.policy.concurrency  # for deployments that have no lane yet
-            if self.policy.limit is not None:
-                left = self.policy.limit - self.leased
+                room = 2 * self.settings.api.concurrency  # for deployments that have no lane yet
+            if self.request.limit is not None:
+                left = self.request.limit - self.leased
                 room = min(room, left)
                 if left <= 0 and not self.held:
-                    self.stop.ask(BUDGET_EXIT, f"limit of {self.policy.limit} reached")
+                    self.state.stop.ask(BUDGET_EXIT, f"limit of {self.request.limit} reached")
                     return
             leases: list[Lease] = []
             if room > 0:
                 full = {number for number, lane_room in rooms.items() if not lane_room}
-                leases = await self.ports.lease(room, self.halted.keys() | full)
+                leases = await self.ports.lease(room, self.state.halted.keys() | self.state.walks.of | full)
                 self.looked_at = time.monotonic()
             if leases:
                 self.take(leases)
@@ -169,13 +172,13 @@ class _Run:
             await self.pause(POLL_SECONDS)
             return True
         self.looked_at = -math.inf
-        if self.policy.forever:
+        if self.request.forever:
             # Workers that were started together shouldn't all ask at the same moments.
             await self.pause(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - guards nothing
             return True
-        expects_more = self.ports.expects_more()  # before the question, whose answer would be too old after it
-        seconds = await self.ports.next_due_seconds(self.halted)
-        if seconds is None and not expects_more:
+        walked = frozenset(self.state.walks.of)  # before the question, whose answer would be too old after it
+        seconds = await self.ports.next_due_seconds(self.state.halted.keys() | walked)
+        if seconds is None and not walked:
             await self.look_after_halted()
             return False
         least = min(FIRST_POLL_SECONDS * 2.0 ** min(self.looks, 10), POLL_SECONDS)
@@ -191,15 +194,15 @@ class _Run:
         self.idle_since = min(self.idle_since, now)
         if now - self.idle_since >= TOLD_AFTER_SECONDS and not self.is_wait_told:
             self.is_wait_told = True
-            self.emit(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
+            self.state.emit(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
 
     async def look_after_halted(self) -> None:
         """Bury what has expired of deployments that no token may ask for. A worker asks again when it is time."""
-        held = {pair.deployment_id for pair in self.held} if self.halted else set()
+        held = {pair.deployment_id for pair in self.held} if self.state.halted else set()
         for deployment_id in self.halts.to_bury(held):
-            buried = await self.ports.bury_expired(deployment_id, str(self.halted[deployment_id]))
-            self.tally.dead += buried
-        for deployment_id in self.halts.release(time.monotonic()) if self.policy.forever else ():
+            buried = await self.ports.bury_expired(deployment_id, str(self.state.halted[deployment_id]))
+            self.state.counts.dead += buried
+        for deployment_id in self.halts.release(time.monotonic()) if self.request.forever else ():
             self.ports.ask_again(deployment_id)
 
     def take(self, leases: Sequence[Lease]) -> None:
@@ -219,7 +222,8 @@ class _Run:
             self.held[lease.pair] = lease
 
     def open_lane(self, deployment_id: int) -> Prefetcher:
-        lane = self.lanes[deployment_id] = Prefetcher(self.policy.concurrency, self.policy.ahead)
+        concurrency = self.settings.api.concurrency
+        lane = self.lanes[deployment_id] = Prefetcher(concurrency, 2 * (concurrency + self.batch_size))
         task = self.tasks.create_task(self.work(deployment_id, lane))
         self.working.add(task)
         task.add_done_callback(self.working.discard)
@@ -227,23 +231,24 @@ class _Run:
 
     async def pause(self, seconds: float) -> None:
         """Wait until there is room for more, a stop is asked for, or the time is over."""
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.changed, self.ports.news, self.stop.asked)]
+        events = (self.changed, self.state.walks.news, self.state.stop.asked)
+        waits = [asyncio.ensure_future(event.wait()) for event in events]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         self.changed.clear()
-        self.ports.news.clear()
+        self.state.walks.news.clear()
 
     async def end(self) -> None:
         """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
-        if self.stop.asked.is_set():
+        if self.state.stop.asked.is_set():
             self.ports.stop_sending()
         for lane in self.lanes.values():
-            while self.stop.asked.is_set() and lane.todo:
+            while self.state.stop.asked.is_set() and lane.todo:
                 self.decide(lane, Release(lane.todo.popleft().pair))
             lane.close()
         if working := set(self.working):
-            _, late = await asyncio.wait(working, timeout=self.policy.grace_seconds)
+            _, late = await asyncio.wait(working, timeout=self.grace_seconds)
             for task in late:
                 task.cancel()
             await asyncio.wait(working)
@@ -258,7 +263,7 @@ class _Run:
             lane.close()
         else:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(self.policy.concurrency):
+                for _ in range(self.settings.api.concurrency):
                     tasks.create_task(self.fetch_pairs(lane))
         while lane.todo:
             self.decide(lane, Release(lane.todo.popleft().pair))
@@ -269,10 +274,10 @@ class _Run:
             pair = lease.pair
             found: Outcome | FetchedScan = Release(pair)
             try:
-                if pair.deployment_id not in self.halted and self.stop.exit_code is None:
+                if pair.deployment_id not in self.state.halted and self.state.stop.exit_code is None:
                     found = FetchedScan(lease, await self.ports.fetch(pair), datetime.now(UTC))
             except TransientError as error:
-                found = after_failure(lease, error, self.policy)
+                found = after_failure(lease, error, self.settings.queue)
             except ItemError as error:
                 found = after_refusal(lease, error)
             except FatalError as error:
@@ -295,7 +300,7 @@ class _Run:
         again = lease.pair in self.running
         if rows.final:
             return Complete(rows, again)
-        return replace(after_unfinished(lease, rows, self.policy, answer.fetched_at), again=again)
+        return replace(after_unfinished(lease, rows, self.settings.queue, answer.fetched_at), again=again)
 
     def halt(self, deployment_id: int, error: FatalError) -> None:
         """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
@@ -303,41 +308,41 @@ class _Run:
             lane.close()
         seconds = self.halts.add(deployment_id, error, time.monotonic())
         if seconds is not None:
-            self.emit(DeploymentStopped(deployment_id, str(error), seconds if self.policy.forever else None))
+            self.state.emit(DeploymentStopped(deployment_id, str(error), seconds if self.request.forever else None))
             self.changed.set()
 
     def decide(self, lane: Prefetcher, found: Outcome | FetchedScan) -> None:
         if isinstance(found, FetchedScan):
             self.answers.append(found)
-            if len(self.answers) >= min(FLATTENED_AT_ONCE, self.policy.batch_size):
+            if len(self.answers) >= min(FLATTENED_AT_ONCE, self.batch_size):
                 self.judge_answers()
         else:
             self.outcomes.append(found)
-            if isinstance(found, Discard) and self.policy.max_failures is not None:
+            if isinstance(found, Discard) and self.request.max_failures is not None:
                 self.flush.set()  # as soon as they are written they count
-        if isinstance(found, Release) and not self.stop.asked.is_set():
+        if isinstance(found, Release) and not self.state.stop.asked.is_set():
             self.leased -= 1  # what can't be asked for spends no --limit
         self.undone -= 1
         lane.undone -= 1
         lane.decided += 1
         if lane.undone == lane.low_water:
             self.changed.set()
-        if len(self.outcomes) >= self.policy.batch_size or not self.undone:
+        if len(self.outcomes) >= self.batch_size or not self.undone:
             self.flush.set()
 
     async def settle_outcomes(self) -> None:
         """Write outcomes in batches: when one is full, when nothing else is in work, or at the latest
         `flush_seconds` after the one before."""
         while self.outcomes or self.answers or not self.closing:
-            if len(self.outcomes) < self.policy.batch_size and not self.closing:
+            if len(self.outcomes) < self.batch_size and not self.closing:
                 try:
-                    async with asyncio.timeout(self.policy.flush_seconds):
+                    async with asyncio.timeout(self.settings.database.flush_seconds):
                         await self.flush.wait()
                 except TimeoutError:
                     pass
             self.flush.clear()
             self.judge_answers()
-            size = min(len(self.outcomes), self.policy.batch_size)
+            size = min(len(self.outcomes), self.batch_size)
             if size:
                 await self.write([self.outcomes.popleft() for _ in range(size)])
                 self.changed.set()
@@ -354,7 +359,7 @@ class _Run:
                 await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
 
     def count(self, batch: Sequence[Outcome], settled: Settled) -> None:
-        tally = self.tally
+        tally = self.state.counts
         for outcome in batch:
             pair = pair_of(outcome)
             if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
@@ -365,7 +370,7 @@ class _Run:
                 self.running.discard(pair)
                 tally.died_running += isinstance(outcome, Discard)
             if isinstance(outcome, Discard):
-                self.emit(PairDied(outcome.pair, outcome.error_kind, outcome.error))
+                self.state.emit(PairDied(outcome.pair, outcome.error_kind, outcome.error))
         tally.inserted += settled.inserted
         tally.updated += settled.updated
         tally.unchanged += settled.unchanged
@@ -377,12 +382,13 @@ class _Run:
         )
         tally.dead += settled.dead
         if settled.lost:
-            self.emit(LeasesLost(settled.lost))
-        if self.policy.max_failures is not None and tally.dead >= self.policy.max_failures:
-            self.stop.ask(BUDGET_EXIT, f"{tally.dead} dead letters, --max-failures is {self.policy.max_failures}")
+            self.state.emit(LeasesLost(settled.lost))
+        if self.request.max_failures is not None and tally.dead >= self.request.max_failures:
+            sentence = f"{tally.dead} dead letters, --max-failures is {self.request.max_failures}"
+            self.state.stop.ask(BUDGET_EXIT, sentence)
 
     async def renew_leases(self) -> None:
         while True:
-            await asyncio.sleep(self.policy.lease_seconds / 2)
+            await asyncio.sleep(self.settings.queue.lease_seconds / 2)
             if self.held:
                 await self.ports.renew(list(self.held))

@@ -1,45 +1,24 @@
 """What becomes of a pair, by what came of its request: stored, looked at again, retried, or a dead letter. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from msgspec.structs import replace
 
 from etl.backoff import backoff_seconds, look_again_seconds
+from etl.config.settings import QueueSettings
 from etl.errors import ItemError, RefusedError, TransientError
 from etl.model import Complete, Discard, Lease, Outcome, Retry, ScanRows, Snooze, retention_end
 
 REFUSED_TEXT = "the database refuses this error's text"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The numbers that a run keeps to. `concurrency` and `ahead`, the most pairs held at a time, which bounds the
-    memory, are a deployment's."""
-
-    concurrency: int
-    ahead: int
-    batch_size: int
-    flush_seconds: float
-    lease_seconds: float
-    max_attempts: int
-    backoff_seconds: float
-    backoff_max_seconds: float
-    snooze_seconds: float
-    grace_seconds: float = 5.0
-    first_halt_seconds: float = 60.0
-    limit: int | None = None
-    max_failures: int | None = None
-    forever: bool = False
-
-
-def after_failure(lease: Lease, error: TransientError, policy: Policy) -> Retry | Discard:
+def after_failure(lease: Lease, error: TransientError, queue: QueueSettings) -> Retry | Discard:
     """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
     attempts = lease.attempts + error.spends_attempt
-    if attempts >= policy.max_attempts:
+    if attempts >= queue.max_attempts:
         return Discard(lease.pair, attempts, error.kind, str(error), error.http_status)
-    delay = backoff_seconds(max(attempts, 1), policy.backoff_seconds, policy.backoff_max_seconds)
-    delay = max(delay, min(error.retry_after_seconds or 0, policy.backoff_max_seconds))
+    delay = backoff_seconds(max(attempts, 1), queue.backoff_seconds, queue.backoff_max_seconds)
+    delay = max(delay, min(error.retry_after_seconds or 0, queue.backoff_max_seconds))
     return Retry(lease.pair, delay, attempts, error.kind, str(error))
 
 
@@ -63,7 +42,7 @@ def after_nonsense(lease: Lease) -> Discard:
     return Discard(lease.pair, lease.attempts + 1, "no_scan", "it names no scan: both ids have to be 1 or more", None)
 
 
-def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime) -> Snooze | Complete:
+def after_unfinished(lease: Lease, rows: ScanRows, queue: QueueSettings, now: datetime) -> Snooze | Complete:
     """Look at a running scan again after half its age, within bounds; one that has expired is left as it is."""
     started_at = rows.scan["started_at"]
     # Of a pair that was queued without an expiry the lease only knows that it can't be later.
@@ -71,4 +50,4 @@ def after_unfinished(lease: Lease, rows: ScanRows, policy: Policy, now: datetime
     if now >= expires_at:
         return Complete(rows)
     age_seconds = (now - started_at).total_seconds() if started_at else 0.0
-    return Snooze(rows, look_again_seconds(age_seconds, policy.snooze_seconds), expires_at)
+    return Snooze(rows, look_again_seconds(age_seconds, queue.snooze_seconds), expires_at)

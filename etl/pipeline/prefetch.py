@@ -13,17 +13,17 @@ AHEAD_SECONDS = 10
 class Prefetcher:
     """The pairs of one deployment: `todo` ones aren't begun, `undone` ones have no outcome, `held` ones are leased.
 
-    At most `ahead` are held at a time, and fetched by `concurrency` at a time.
+    At most `prefetch_limit` are held at a time, which bounds the memory, and fetched by `concurrency` at a time.
     """
 
-    def __init__(self, concurrency: int, ahead: int) -> None:
+    def __init__(self, concurrency: int, prefetch_limit: int) -> None:
         # An asyncio.Queue takes a dozen calls a pair, in the way of its request.
         self.todo: deque[Lease] = deque()
         self._filled = asyncio.Event()
         self._is_closed = False
         self.undone = self.held = self.decided = 0
         self.low_water = concurrency
-        self._least, self._most = 2 * concurrency, ahead
+        self._least, self._most = 2 * concurrency, prefetch_limit
         self._measured_at, self._measured, self._per_second = time.monotonic(), 0, 0.0
 
     def put(self, lease: Lease) -> None:

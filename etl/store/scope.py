@@ -11,8 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from etl.model import Lease
-from etl.store import enqueue as staging
-from etl.store import queue
+from etl.store import enqueue, queue
 from etl.store.queue import FILE_PRIORITY, Remaining
 from etl.store.runs import at_work
 
@@ -42,7 +41,7 @@ class Scope:
         """Take up to `limit` ready pairs; see `queue.lease`. Where none of its own is left, a run takes over what it
         shares with others that are no longer at work."""
         taken = self._lease(connection, token, limit, lease_seconds, without)
-        if not taken and self.batch and staging.take_over(connection, self.batch):
+        if not taken and self.batch and enqueue.take_over(connection, self.batch):
             taken = self._lease(connection, token, limit, lease_seconds, without)
         return taken
 
@@ -61,14 +60,14 @@ class Scope:
         """Seconds until work is due again, of all deployments but those `without`; None if none will come back. `ours`
         is the token of leases that nobody but the run itself can wait for."""
         found = [one.next_due_seconds for one in self._left(connection, without, ours)]
-        if self.batch and staging.awaits(connection, self.batch, without):
+        if self.batch and enqueue.awaits(connection, self.batch, without):
             found.append(LOOK_AGAIN_SECONDS)
         return min((seconds for seconds in found if seconds is not None), default=None)
 
     def left(self, connection: Connection) -> Remaining:
         """What is left to do, shared pairs among it."""
         found = self._left(connection, ())
-        shared = staging.shared_left(connection, self.batch) if self.batch else (0, 0)
+        shared = enqueue.shared_left(connection, self.batch) if self.batch else (0, 0)
         return Remaining(
             sum(one.remaining for one in found) + shared[0],
             sum(one.waiting for one in found) + shared[1],

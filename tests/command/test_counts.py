@@ -17,14 +17,17 @@ from semgrep_client import TOKEN, asking_at
 from sqlalchemy import Connection, insert, text
 
 from etl.app.adapters import Patience, PatientDatabase, RunPorts
+from etl.app.context import RunContext
 from etl.config.settings import Settings
+from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue
 from etl.model import Complete, Discard, Outcome, Pair, Snooze
-from etl.pipeline.discovery import OpenWalks
+from etl.pipeline.run_state import RunRequest, RunState
 from etl.sandbox import Behaviour, Fault
 from etl.store import runs
-from etl.store.scope import Scope
+from etl.telemetry.events import RunCounts
+from etl.telemetry.reporter import Reporter
 
 RUN = "5" * 32
 
@@ -32,6 +35,13 @@ RUN = "5" * 32
 def adds_up(summary: Mapping[str, Any]) -> bool:
     parts = ("invalid", "duplicate", "already_final", "fetched", "dead", "remaining")
     return bool(summary["requested"] == sum(summary[name] for name in parts))
+
+
+def context() -> RunContext:
+    """A run of the whole queue."""
+    counts = RunCounts()
+    reporter, state = Reporter(counts, interactive=False), RunState(counts, lambda _: None)
+    return RunContext(RunRequest("run"), Settings(), load_tokens({}), reporter, state, run_id=RUN, token=TOKEN)
 
 
 async def settled_by(url: str, outcomes: list[Outcome], lose: Any = lambda: None) -> tuple[Any, dict[str, int]]:
@@ -46,7 +56,7 @@ async def settled_by(url: str, outcomes: list[Outcome], lose: Any = lambda: None
         await database.run(begin)
         patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
         async with asking_at("http://127.0.0.1:1") as asking:
-            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN, OpenWalks())
+            ports = RunPorts(patient, asking.semgrep, context())
             await ports.lease(10, ())
             lose()
             settled = await ports.settle(outcomes)
@@ -79,7 +89,7 @@ async def test_a_lease_whose_answer_is_lost_is_waited_for(server_url: str) -> No
         await database.run(begin)
         patient = PatientDatabase(database, Patience(30, asyncio.Event(), lambda _: None))
         async with asking_at("http://127.0.0.1:1") as asking:
-            ports = RunPorts(patient, asking.semgrep, Settings(), RUN, Scope(), TOKEN, OpenWalks())
+            ports = RunPorts(patient, asking.semgrep, context())
             await ports.lease(0, ())
             proxy.trap(b"COMMIT", "cut after")
             leases = await ports.lease(10, ())

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,15 +11,17 @@ from listings_of import entry
 from sqlalchemy import Table, select, text
 
 from etl.app.adapters import DiscoverPorts, Patience, PatientDatabase
-from etl.config.settings import load_settings
+from etl.app.context import RunContext
+from etl.config.settings import DiscoverSettings, QueueSettings, Settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, schema_drift, watermarks
 from etl.model import Drift, Pair, SearchResponse
-from etl.pipeline.discovery import OpenWalks, Search, discover
-from etl.pipeline.stop import Stop
+from etl.pipeline.discovery import discover
+from etl.pipeline.run_state import RunRequest, RunState
 from etl.semgrep.client import Semgrep
 from etl.telemetry.events import Event, ListingSkipped, RunCounts, Walked
+from etl.telemetry.reporter import Reporter
 
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -60,13 +61,16 @@ def database(database_url: str) -> Iterator[Database]:
 
 async def walk(database: Database, api: ListOfScans, since: datetime | None = None) -> list[Event]:
     """One discovery of deployment 120; what it told."""
-    settings = load_settings(config_file=None, flags={}, environ={}, directory=Path("/nowhere"))
-    events, stop = list[Event](), Stop()
+    settings = Settings(
+        discover=DiscoverSettings(lookback="7d"),
+        queue=QueueSettings(max_attempts=3, backoff_seconds=0.001, backoff_max_seconds=0.002),
+    )
+    events, counts = list[Event](), RunCounts()
     patient = PatientDatabase(database, Patience(10, asyncio.Event(), events.append))
-    ports = DiscoverPorts(patient, cast(Semgrep, api), settings, load_tokens({}), "run", OpenWalks(), refresh=False)
-    search = Search(7 * 86_400, since, 4_200, 3, 0.001, 0.002)
-    failed = await discover(ports, [120], search, stop, {}, RunCounts(), events.append)
-    assert failed == set()
+    request, reporter = RunRequest("sync", since=since), Reporter(counts, interactive=False)
+    this = RunContext(request, settings, load_tokens({}), reporter, RunState(counts, events.append), run_id="run")
+    await discover(DiscoverPorts(patient, cast(Semgrep, api), this), [120], settings, since, this.state)
+    assert this.state.unwalked == set()
     return events
 
 

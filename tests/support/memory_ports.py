@@ -53,8 +53,6 @@ class MemoryPorts:
         self.barred: dict[int, Exception] = {}
         self.expired = set[Pair]()
         self.asked_again: list[int] = []
-        self.more_to_come = False
-        self.news = asyncio.Event()
         self.queue: dict[Pair, Row] = {}
         self.stored: dict[Pair, ScanRows] = {}
         self.dead: dict[Pair, Discard] = {}
@@ -139,9 +137,6 @@ class MemoryPorts:
     async def awaited(self) -> tuple[int, int]:
         rows = self.queue.values()
         return sum(row.attempts > 0 for row in rows), sum(row.holder is not None for row in rows)
-
-    def expects_more(self) -> bool:
-        return self.more_to_come
 
     async def bury_expired(self, deployment_id: int, reason: str) -> int:
         """Those in `expired` whose deployment it is."""

@@ -18,7 +18,6 @@ from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
 
-from etl.app.intake import RunRequest
 from etl.app.run import run
 from etl.backoff import LONGEST_SNOOZE
 from etl.config.settings import QueueSettings, load_settings
@@ -26,6 +25,7 @@ from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue, listing_gaps, scan_listings, scans, watermarks
 from etl.model import RETENTION, Pair
+from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
 from etl.sandbox.world import newest_id, scan, started_at

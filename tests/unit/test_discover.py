@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from listings_of import entry
 
+from etl.config.settings import DiscoverSettings, QueueSettings, Settings
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
 from etl.model import PAGE_SIZE, ListingPass, Pair, PreviousPasses, SearchResponse, Unsettled, WatermarkMove
 from etl.pipeline.discovery import (
     DEEPER_SHARE,
     ROOM,
-    Search,
     answered_at,
     discover,
     left_open,
     start_of_deeper_walk,
     start_of_walk,
 )
+from etl.pipeline.run_state import RunState
 from etl.pipeline.stop import Stop
 from etl.telemetry.events import Event, ListingSkipped, NothingNew, OutOfReach, RunCounts, Walked, WalkFailed
 from etl.transform.search_page import Page, read_page
@@ -40,7 +41,6 @@ class MemoryPorts:
         self.known = history
         self.reached = reached
         self.asked: list[tuple[datetime | None, str]] = []
-        self.over: list[int] = []
         self.recorded: list[tuple[list[int], ListingPass, bool]] = []
 
     async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
@@ -58,9 +58,6 @@ class MemoryPorts:
         assert (deployment_id, room) == (120, ROOM)
         return self.known
 
-    def ended(self, deployment_id: int) -> None:
-        self.over.append(deployment_id)
-
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
         return len(page.listings), self.reached if is_last else None
@@ -74,24 +71,20 @@ def page(*scan_ids: int, cursor: str = "", **changes: Any) -> dict[str, Any]:
     return {"scans": scans, "cursor": cursor}
 
 
-def search(**changes: Any) -> Search:
-    numbers: dict[str, Any] = {
-        "lookback_seconds": 30 * 86_400,
-        "since": None,
-        "look_seconds": 4_200,
-        "max_attempts": 3,
-        "backoff_seconds": 0.001,
-        "backoff_max_seconds": 0.002,
-    }
-    return Search(**(numbers | changes))
+def quick(lookback_seconds: float = 30 * 86_400, **queue: Any) -> Settings:
+    """Settings with which little is waited for."""
+    numbers = {"max_attempts": 3, "backoff_seconds": 0.001, "backoff_max_seconds": 0.002} | queue
+    return Settings(discover=DiscoverSettings(lookback=f"{lookback_seconds}s"), queue=QueueSettings(**numbers))
 
 
 async def walk(
-    ports: MemoryPorts, **changes: Any
+    ports: MemoryPorts, since: datetime | float | None = None, *, stop: Stop | None = None, **changes: Any
 ) -> tuple[set[int], list[Event], Stop, dict[int, FatalError], RunCounts]:
-    events, stop, halted, tally = list[Event](), Stop(), dict[int, FatalError](), RunCounts()
-    failed = await discover(ports, [120], search(**changes), stop, halted, tally, events.append)
-    return failed, events, stop, halted, tally
+    events = list[Event]()
+    state = RunState(RunCounts(), events.append, stop or Stop())
+    await discover(ports, [120], quick(**changes), since, state)
+    assert state.walks.of == set()
+    return state.unwalked, events, state.stop, state.halted, state.counts
 
 
 def history(**changes: Any) -> PreviousPasses:
@@ -235,9 +228,9 @@ async def test_a_walk_that_fails_half_way_moves_no_watermark() -> None:
 )
 async def test_what_ends_a_walk_is_said_where_it_belongs(error: Exception, halted: bool) -> None:
     """A bad token and an unavailable API stop this deployment, a refused search fails this walk, and no other."""
-    failed, _, stop, stopped, _ = await walk(ports := MemoryPorts([error]))
+    failed, _, stop, stopped, _ = await walk(MemoryPorts([error]))
 
-    assert (failed, ports.over) == ({120}, [120])
+    assert failed == {120}
     assert stop.exit_code is None
     assert (120 in stopped) is halted
 
@@ -250,13 +243,11 @@ async def test_what_no_deployment_is_to_blame_for_is_raised() -> None:
 
 async def test_a_stop_ends_a_walk_that_waits() -> None:
     """Nobody waits out a pause between two tries after Ctrl-C."""
-    events, stop = list[Event](), Stop()
+    stop = Stop()
     stop.ask(130, "SIGINT received")
     ports = MemoryPorts([TransientError("500", kind="http_status")])
 
-    failed = await discover(
-        ports, [120], search(backoff_seconds=600, backoff_max_seconds=600), stop, {}, RunCounts(), events.append
-    )
+    failed, *_ = await walk(ports, stop=stop, backoff_seconds=600, backoff_max_seconds=600)
 
     assert failed == {120}
     assert len(ports.asked) == 1

@@ -14,10 +14,25 @@ from scan_rows import document, scan_rows
 from small_api import until
 
 from etl.backoff import LONGEST_SNOOZE
+from etl.config.settings import ApiSettings, DatabaseSettings, QueueSettings, Settings
 from etl.errors import DatabaseError, FatalError, ItemError, RefusedError, StoppedError, TransientError
-from etl.model import RETENTION, Complete, Discard, Lease, Outcome, Pair, Release, Retry, Settled, Snooze, pair_of
-from etl.pipeline.drain import drain
-from etl.pipeline.outcomes import REFUSED_TEXT, Policy, after_failure, after_unfinished
+from etl.model import (
+    NO_DEPLOYMENT,
+    RETENTION,
+    Complete,
+    Discard,
+    Lease,
+    Outcome,
+    Pair,
+    Release,
+    Retry,
+    Settled,
+    Snooze,
+    pair_of,
+)
+from etl.pipeline.drain import FIRST_HALT_SECONDS, GRACE_SECONDS, drain
+from etl.pipeline.outcomes import REFUSED_TEXT, after_failure, after_unfinished
+from etl.pipeline.run_state import OpenWalks, RunRequest, RunState
 from etl.pipeline.stop import Stop
 from etl.telemetry.events import DeploymentStopped, Event, LeasesLost, PairDied, RunCounts, Stopping, WorkAwaited
 
@@ -29,20 +44,14 @@ def pairs(count: int, deployment_id: int = 120) -> list[Pair]:
     return [Pair(deployment_id, number) for number in range(1, count + 1)]
 
 
-def policy(**changes: Any) -> Policy:
-    """Numbers that make a run quick."""
-    numbers: dict[str, Any] = {
-        "concurrency": 4,
-        "ahead": 40,
-        "batch_size": 5,
-        "flush_seconds": 0.05,
-        "lease_seconds": 60.0,
-        "max_attempts": 3,
-        "backoff_seconds": 0.01,
-        "backoff_max_seconds": 0.05,
-        "snooze_seconds": 300.0,
-    }
-    return Policy(**numbers | changes)
+def quick(*, concurrency: int = 4, batch_size: int = 5, flush_seconds: float = 0.05, **queue: Any) -> Settings:
+    """Settings that make a run quick."""
+    numbers = {"max_attempts": 3, "backoff_seconds": 0.01, "backoff_max_seconds": 0.05}
+    return Settings(
+        api=ApiSettings(concurrency=concurrency),
+        database=DatabaseSettings(batch_size=batch_size, flush_seconds=flush_seconds),
+        queue=QueueSettings(**numbers | queue),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +65,25 @@ class Ended:
 
 
 async def drained(
-    ports: MemoryPorts, *, stop: Stop | None = None, halted: dict[int, FatalError] | None = None, **changes: Any
+    ports: MemoryPorts,
+    *,
+    stop: Stop | None = None,
+    halted: dict[int, FatalError] | None = None,
+    walks: OpenWalks | None = None,
+    limit: int | None = None,
+    max_failures: int | None = None,
+    forever: bool = False,
+    grace_seconds: float = GRACE_SECONDS,
+    first_halt_seconds: float = FIRST_HALT_SECONDS,
+    **changes: Any,
 ) -> Ended:
     events = list[Event]()
     ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, RunCounts(), events)
+    request = RunRequest("run", limit=limit, max_failures=max_failures, forever=forever)
+    state = RunState(ended.tally, events.append, ended.stop, ended.halted, walks=walks or OpenWalks())
+    grace = {"grace_seconds": grace_seconds, "first_halt_seconds": first_halt_seconds}
     async with asyncio.timeout(30):
-        await drain(ports, policy(**changes), ended.stop, ended.halted, ended.tally, ended.events.append)
+        await drain(ports, quick(**changes), request, state, **grace)
     return ended
 
 
@@ -104,12 +126,12 @@ async def test_an_empty_queue_ends_a_run_at_once() -> None:
 
 
 async def test_concurrency_and_what_is_held_are_bounded() -> None:
-    """No more fetches at a time than `concurrency`, and no more pairs held than `ahead`."""
+    """No more fetches at a time than `concurrency`, and no more pairs held than two rounds and two batches."""
     ports = MemoryPorts(pairs(200))
-    await drained(ports, concurrency=3, ahead=17)
+    await drained(ports, concurrency=3, batch_size=5)
 
     assert ports.most_fetching == 3
-    assert 3 <= ports.most_held <= 17
+    assert 3 <= ports.most_held <= 16
 
 
 async def test_a_failure_comes_back_and_spends_an_attempt() -> None:
@@ -514,17 +536,17 @@ async def test_expired_pairs_of_a_deployment_that_no_token_may_ask_for_are_dead(
 
 async def test_a_run_that_queues_work_itself_ends_after_that() -> None:
     """An empty queue is no end while lists are walked."""
-    ports = MemoryPorts([])
-    ports.more_to_come = True
+    ports, walks = MemoryPorts([]), OpenWalks()
+    walks.of.add(NO_DEPLOYMENT)
 
     async def walk() -> None:
         for number in range(1, 4):
             ports.add([Pair(120, number)])
             await asyncio.sleep(0.05)
-        ports.more_to_come = False
+        walks.end()
 
     walking = asyncio.create_task(walk())
-    await drained(ports)
+    await drained(ports, walks=walks)
     await walking
 
     assert sorted(ports.stored) == pairs(3)
@@ -568,7 +590,7 @@ async def test_a_refused_batch_is_halved_until_the_bad_rows_are_alone(bad: set[i
 async def test_one_bad_row_costs_few_transactions() -> None:
     """Halving finds it among 64 with two a level, not with one for each row."""
     ports = MemoryPorts(pairs(64), refused={Pair(120, 37)})
-    await drained(ports, batch_size=64, concurrency=64, ahead=128, flush_seconds=10.0)
+    await drained(ports, batch_size=64, concurrency=64, flush_seconds=10.0)
 
     assert (len(ports.stored), len(ports.dead)) == (63, 1)
     assert ports.settle_calls <= 2 * 6 + 2
@@ -647,7 +669,7 @@ async def test_bugs_and_a_database_that_is_away_come_out_as_they_are(port: str, 
 def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, asked_for: float | None) -> None:
     """Dead from the last attempt on; else later, not before the server wants it, and within the longest wait."""
     error = TransientError("m", kind="k", http_status=500, retry_after_seconds=asked_for, spends_attempt=spends)
-    numbers = policy(max_attempts=most, backoff_seconds=1.0, backoff_max_seconds=60.0)
+    numbers = QueueSettings(max_attempts=most, backoff_seconds=1.0, backoff_max_seconds=60.0)
     outcome = after_failure(Lease(ONE, attempts, FAR_AWAY), error, numbers)
 
     assert isinstance(outcome, Discard if attempts + spends >= most else Retry)
@@ -670,7 +692,7 @@ def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, aske
 def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, snoozes: float) -> None:
     """Within bounds: from one snooze to fourteen."""
     rows = scan_rows(1, started_at=(NOW - age).isoformat(), completed_at=None)
-    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, QueueSettings(), NOW)
 
     assert outcome == Snooze(rows, 300.0 * snoozes, NOW - age + RETENTION)
 
@@ -686,7 +708,7 @@ def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, sn
 def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, expires_at: datetime) -> None:
     """The API doesn't show it any longer, so there is nothing to wait for."""
     rows = scan_rows(1, started_at=started_at and started_at.isoformat(), completed_at=None)
-    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, QueueSettings(), NOW)
 
     assert outcome == Complete(rows)
 
@@ -694,7 +716,7 @@ def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, 
 def test_a_running_scan_at_the_end_of_all_time_has_no_beginning() -> None:
     """Such a start can't be true: it is as if there were none."""
     rows = scan_rows(1, started_at="9999-12-31T00:00:00Z", completed_at=None)
-    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, FAR_AWAY), rows, QueueSettings(), NOW)
 
     assert outcome == Snooze(rows, 300.0, FAR_AWAY)
 
@@ -703,7 +725,7 @@ def test_a_running_scan_without_a_beginning_expires_too() -> None:
     """The time counts from when it was queued."""
     rows = scan_rows(1, started_at=None, completed_at=None)
     expires_at = NOW - timedelta(days=1) + RETENTION
-    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, policy(), NOW)
+    outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, QueueSettings(), NOW)
 
     assert outcome == Snooze(rows, 300.0, expires_at)
 
