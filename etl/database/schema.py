@@ -102,6 +102,15 @@ scan_products = Table(
     comment="one row for each product of a scan",
 )
 
+bi_product = Table(
+    "bi_product",
+    metadata,
+    _column("spelling", String(KEY_TEXT_LENGTH), "as the API or the scanner writes it", primary_key=True),
+    _column("product", String(KEY_TEXT_LENGTH), "code, supply_chain, secrets or ai", nullable=False),
+    sqlite_with_rowid=False,
+    comment="one word for a product: a row for each of its spellings; a product without one is itself",
+)
+
 scan_meta = Table(
     "scan_meta",
     metadata,

@@ -29,6 +29,12 @@ COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
     "waiting retried rate_limited dead remaining"
 ).split()
+PRODUCTS = {
+    "code": ("sast", "code", "PRODUCT_SAST"),
+    "supply_chain": ("sca", "supply-chain", "supply_chain", "PRODUCT_SCA"),
+    "secrets": ("secrets", "PRODUCT_SECRETS"),
+    "ai": ("ai", "ai_sast", "ai-sast", "PRODUCT_AI_SAST"),
+}
 
 
 def of_dialect(expressions: dict[str, str]) -> sa.TextClause:
@@ -154,6 +160,18 @@ def create_scan_tables() -> None:
         of_scan("scan_stat_items"),
         sqlite_with_rowid=False,
     )
+
+
+def create_bi_product() -> None:
+    product = op.create_table(
+        "bi_product",
+        sa.Column("spelling", sa.String(128), nullable=False),
+        sa.Column("product", sa.String(128), nullable=False),
+        sa.PrimaryKeyConstraint("spelling", name="pk_bi_product"),
+        sqlite_with_rowid=False,
+    )
+    rows = [{"spelling": spelling, "product": word} for word, spellings in PRODUCTS.items() for spelling in spellings]
+    op.bulk_insert(product, rows)
 
 
 def create_listing_tables() -> None:
@@ -298,6 +316,7 @@ def create_run_tables() -> None:
 
 def upgrade() -> None:
     create_scan_tables()
+    create_bi_product()
     create_listing_tables()
     create_work_tables()
     create_run_tables()
@@ -319,6 +338,7 @@ def downgrade() -> None:
         "scan_languages",
         "scan_stats",
         "scan_meta",
+        "bi_product",
         "scan_products",
         "scans",
     ):

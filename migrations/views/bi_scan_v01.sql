@@ -39,7 +39,7 @@ SELECT
     s.first_fetched_at,
     s.fetched_at,
     l.status AS listed_status,
-    l.is_full_scan
+    COALESCE(l.is_full_scan, m.is_full_scan) AS is_full_scan
 FROM scans s
 LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
 LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id

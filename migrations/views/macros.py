@@ -31,13 +31,18 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "EXTRACT(EPOCH FROM {1} - {0})::double precision",
         "mysql": "TIMESTAMPDIFF(MICROSECOND, {0}, {1}) / 1e6",
     },
-    # The products of a row of `scans`, sorted, with commas between them.
+    # The products of a row of `scans`, in the words of `bi_product`, sorted, with commas between them.
     "products_of": {
-        "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT product FROM scan_products p"
-        " WHERE p.deployment_id = {0}.deployment_id AND p.scan_id = {0}.scan_id ORDER BY product))",
-        "postgresql": "(SELECT string_agg(product, ',' ORDER BY product) FROM scan_products p"
+        "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT DISTINCT COALESCE(b.product, p.product) AS product"
+        " FROM scan_products p LEFT JOIN bi_product b ON b.spelling = p.product"
+        " WHERE p.deployment_id = {0}.deployment_id AND p.scan_id = {0}.scan_id ORDER BY 1))",
+        "postgresql": "(SELECT string_agg(DISTINCT COALESCE(b.product, p.product), ','"
+        " ORDER BY COALESCE(b.product, p.product))"
+        " FROM scan_products p LEFT JOIN bi_product b ON b.spelling = p.product"
         " WHERE p.deployment_id = {0}.deployment_id AND p.scan_id = {0}.scan_id)",
-        "mysql": "(SELECT GROUP_CONCAT(product ORDER BY product SEPARATOR ',') FROM scan_products p"
+        "mysql": "(SELECT GROUP_CONCAT(DISTINCT COALESCE(b.product, p.product)"
+        " ORDER BY COALESCE(b.product, p.product) SEPARATOR ',')"
+        " FROM scan_products p LEFT JOIN bi_product b ON b.spelling = p.product"
         " WHERE p.deployment_id = {0}.deployment_id AND p.scan_id = {0}.scan_id)",
     },
     "text_of": {

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, insert, text, update
 
@@ -52,13 +53,46 @@ def test_a_scan_is_one_wide_row(database_url: str) -> None:
     )
 
     assert [(*row[:7], str(row[7])) for row in found] == [
-        (1, "acme/pay", 0, 60.000002, "passed", "sast,secrets", 3, "2026-02-01"),
+        (1, "acme/pay", 0, 60.000002, "passed", "code,secrets", 3, "2026-02-01"),
         (2, "acme/web", 1, 90.25, "findings", None, 3, "2026-03-01"),
-        (3, "acme/pay", 0, 90.25, "failed", "sast,secrets", 3, "2026-03-01"),
-        (4, "acme/pay", 0, 90.25, "unknown", "sast,secrets", 3, "2026-03-01"),
-        (5, "acme/pay", 0, None, "running", "sast,secrets", 3, "2026-03-01"),
-        (6, None, 0, None, "passed", "sast,secrets", None, "None"),
+        (3, "acme/pay", 0, 90.25, "failed", "code,secrets", 3, "2026-03-01"),
+        (4, "acme/pay", 0, 90.25, "unknown", "code,secrets", 3, "2026-03-01"),
+        (5, "acme/pay", 0, None, "running", "code,secrets", 3, "2026-03-01"),
+        (6, None, 0, None, "passed", "code,secrets", None, "None"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "products"),
+    [
+        (["sast", "sca", "secrets"], "code,secrets,supply_chain"),
+        (["code", "PRODUCT_SAST", "sast"], "code"),
+        (["supply-chain", "supply_chain", "PRODUCT_AI_SAST", "PRODUCT_SCA"], "ai,supply_chain"),
+        (["containers", "secrets"], "containers,secrets"),
+    ],
+)
+def test_a_product_has_one_word(database_url: str, sent: list[str], products: str) -> None:
+    """Whatever the API or the scanner writes; one that is unknown is itself."""
+    found = query(database_url, "SELECT products FROM bi_scan", scan_rows(1, enabled_products=sent))
+
+    assert found == [(products,)]
+
+
+@pytest.mark.parametrize(("listed", "sent", "shown"), [(None, True, 1), (False, True, 0), (True, None, 1)])
+def test_a_full_scan_is_known_by_its_listing_or_its_details(
+    database_url: str, listed: bool | None, sent: bool | None, shown: int
+) -> None:
+    """The listing counts; a scan that was never listed has what its details say."""
+
+    def work(connection: Connection) -> int:
+        load_scans(connection, [scan_rows(1, meta={"is_full_scan": sent})], "run")
+        if listed is not None:
+            row = {"deployment_id": 120, "scan_id": 1, "listed_at": BEGAN_AT, "is_full_scan": listed}
+            connection.execute(insert(scan_listings), row)
+        return int(connection.execute(text("SELECT is_full_scan FROM bi_scan")).scalar_one())
+
+    with closing(Database(database_url)) as database:
+        assert database.run_here(work) == shown
 
 
 def test_the_daily_view_is_dense(database_url: str) -> None:
