@@ -58,8 +58,8 @@ def test_a_migration_is_written_as_it_can_stay(checkout: NextVersion) -> None:
     url = f"sqlite:///{checkout.folder}/scans.db"
     steps = (
         [".ci/migration.py", "add scan_meta.base_sha"],
-        ["-m", "ruff", "format", "--check", "."],
-        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "migrations"],
+        ["-m", "ruff", "check", "migrations"],
         ["-m", "etl", "db", "upgrade"],
         ["-m", "etl", "db", "check"],
         ["-m", "etl", "db", "downgrade", HEAD, "--yes"],

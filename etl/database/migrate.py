@@ -35,7 +35,7 @@ def upgrade(url: str, target: str = "head") -> None:
         _migrate(url, step)
     except CommandError as error:
         if current(url) == HEAD:
-            return  # on SQLite another upgrade was faster: it got in between two transactions of this one
+            return  # another upgrade was faster: it got in between two transactions of this one
         raise DatabaseError(f"database {mask_url(url)} can't be upgraded: {error}") from error
 
 
