@@ -26,10 +26,9 @@ READERS: Final = {
     "Boolean": "boolean",
     "Double": "seconds",
     "INSTANT": "instant",
-    "String": "text",
     "TEXT": "text",
 }
-"""In `etl.transform.fields`, by the type of the column."""
+"""In `etl.transform.fields`, by the type of the column. What may be too long for one is looked at by a person."""
 _ADD: Final = re.compile(r"op\.add_column\('(\w+)', (sa\.Column\('(\w+)', (?:sa\.)?(\w+).*\))\)")
 
 

@@ -129,9 +129,10 @@ def one_at_a_time(connection: Connection) -> Iterator[None]:
 
 
 def take_turn(connection: Connection) -> None:
-    """Wait for other upgrades at the start of each transaction of one; where a connection has no turn of its own.
+    """Wait for other upgrades, at the start of each transaction of one.
 
-    On PostgreSQL the connection may be a pool's, in which a lock must end with its transaction. SQLite has one writer.
+    On PostgreSQL the connection may be a pool's, where a lock must end with its transaction. SQLite has one writer; on
+    MySQL and MariaDB the lock is the connection's.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(7233620170402)"))
