@@ -1,11 +1,13 @@
 """Alembic's entry. The program hands in an open connection; offline, only a URL."""
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
+from sqlalchemy import JSON, Text
 from sqlalchemy.engine import make_url
 
 from etl.database import schema
+from etl.database.types import UtcDateTime
 
 config = context.config
 connection = config.attributes.get("connection")
@@ -16,9 +18,19 @@ def is_ours(_item: object, _name: str | None, kind: str, reflected: bool, counte
     return not (kind in ("table", "index") and reflected and counterpart is None)
 
 
+def in_our_words(kind: str, item: object, _context: object) -> str | Literal[False]:
+    """In a new migration, types that differ by dialect have the names that `columns` gives them."""
+    names: dict[type, str] = {UtcDateTime: "INSTANT", JSON: "JSON", Text: "TEXT"}
+    return names.get(type(item), False) if kind == "type" else False
+
+
 if connection is not None:
     context.configure(
-        connection=connection, target_metadata=schema.metadata, transactional_ddl=True, include_object=is_ours
+        connection=connection,
+        target_metadata=schema.metadata,
+        transactional_ddl=True,
+        include_object=is_ours,
+        render_item=in_our_words,
     )
 elif context.is_offline_mode():
     url = make_url(config.attributes["url"])

@@ -124,22 +124,28 @@ def revision(connection: Connection) -> str | None:
 @contextlib.contextmanager
 def one_at_a_time(connection: Connection) -> Iterator[None]:
     """Of twelve runs of four concurrent upgrades of an empty PostgreSQL database one died without it."""
-    match connection.dialect.name:
-        case "postgresql":
-            # Not a transaction's, for a migration may take several. A lock ends with its connection.
-            connection.execute(text("SELECT pg_advisory_lock(7233620170402)"))
-            yield
-        case "mysql":
-            # The names of locks are the whole server's, and end after 64 characters.
-            lock = func.concat("scan-etl ", func.left(func.sha2(func.database(), 256), 40))
-            if not connection.execute(select(func.get_lock(lock, UPGRADE_TIMEOUT_SECONDS))).scalar():
-                raise DatabaseError("another upgrade of this database is still going on: try again when it has ended")
-            try:
-                yield
-            except exc.DBAPIError as error:
-                raise DatabaseError(f"{first_line(error)}; {_HALF_DONE}") from error
-        case _:
-            yield
+    if connection.dialect.name != "mysql":
+        take_turn(connection)
+        yield
+        return
+    # The names of locks are the whole server's, and end after 64 characters. A lock ends with its connection.
+    lock = func.concat("scan-etl ", func.left(func.sha2(func.database(), 256), 40))
+    if not connection.execute(select(func.get_lock(lock, UPGRADE_TIMEOUT_SECONDS))).scalar():
+        raise DatabaseError("another upgrade of this database is still going on: try again when it has ended")
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise DatabaseError(f"{first_line(error)}; {_HALF_DONE}") from error
+
+
+def take_turn(connection: Connection) -> None:
+    """Wait for other upgrades, at the start of each transaction of one.
+
+    On PostgreSQL the connection may be a pool's, where a lock must end with its transaction. SQLite has one writer; on
+    MySQL and MariaDB the lock is the connection's.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(7233620170402)"))
 
 
 _HALF_DONE = (

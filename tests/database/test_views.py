@@ -11,6 +11,7 @@ from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, insert, text, update
 
 from etl.database.connection import Database
+from etl.database.migrate import dictionary
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import ScanRows
 from etl.store.scans import load_scans
@@ -285,3 +286,20 @@ def test_a_version_of_a_view_is_never_edited() -> None:
     lines = [f"{digest(view)}  {view.stem}" for view in sorted(FOLDER.glob("*.sql"))]
 
     assert (FOLDER / "digests.txt").read_text().splitlines() == lines
+
+
+def test_what_is_never_null_is_never_null(database_url: str) -> None:
+    """The dictionary promises it of columns of views, also for a scan of which next to nothing is known."""
+    nothing: dict[str, Any] = dict.fromkeys(("repository_id", "started_at", "completed_at", "exit_code", "has_logs"))
+    query(database_url, "SELECT 1", scan_rows(1), scan_rows(2, **nothing, meta=None, stats=None, enabled_products=None))
+    with closing(Database(database_url)) as database, database.engine.connect() as connection:
+        connection.execute(insert(scan_listings), {"deployment_id": 120, "scan_id": 3, "listed_at": BEGAN_AT})
+        nulls = [
+            (view, name)
+            for view, entry in dictionary().views.items()
+            for row in connection.execute(text(f"SELECT * FROM {view}")).mappings()  # noqa: S608 - our own names
+            for name, value in row.items()
+            if value is None and not entry.columns[name].nullable
+        ]
+
+    assert nulls == []

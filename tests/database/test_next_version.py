@@ -2,7 +2,7 @@
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -132,7 +132,8 @@ def rename_branches(url: str, stop: Event) -> int:
     with closing(Database(url)) as database:
         while not stop.is_set():
             written += 1
-            statement = update(scan_meta).where(scan_meta.c.scan_id == written).values(branch=f"b{written}")
+            is_row = (scan_meta.c.deployment_id == 120) & (scan_meta.c.scan_id == written)
+            statement = update(scan_meta).where(is_row).values(branch=f"b{written}")
             database.run_here(partial(Connection.execute, statement=statement))
             stop.wait(0.01)
     return written
@@ -143,17 +144,17 @@ def test_a_fill_that_is_killed_goes_on_while_workers_write(database_url: str, fo
     most = 10_000
     load(database_url, *(scan_rows(number, meta={"shiny": number, "n": 1}) for number in range(1, most + 1)))
     stop = Event()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as at_end:
+        at_end.callback(stop.set)
         writer = pool.submit(rename_branches, database_url, stop)
         with following.start("-m", "etl", "db", "upgrade", url=database_url) as process:
-            while not is_half_filled(database_url):
-                assert process.poll() is None, process.communicate()
+            while process.poll() is None and not is_half_filled(database_url):
+                stop.wait(0.01)
             process.kill()
         load(database_url, scan_rows(most + 1, meta={"shiny": 1}))
         change(database_url, update(SHINY).where(SHINY.c.scan_id == most + 1).values(shiny=99))
         db(following, database_url, "upgrade")
-        stop.set()
-        written = writer.result(60)
+    written = writer.result()
 
     found = ask(database_url, select(SHINY.c.branch).order_by(SHINY.c.scan_id).limit(written))
     assert [row.branch for row in found] == [f"b{number}" for number in range(1, written + 1)]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARTS = ("etl", "migrations", ".ci", "pyproject.toml")
 
 
@@ -31,7 +31,11 @@ class NextVersion:
         with subprocess.Popen(
             [sys.executable, *words],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder), "SCAN_ETL_DATABASE__URL": url},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT / 'tests' / 'support'}",
+                "SCAN_ETL_DATABASE__URL": url,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
