@@ -30,8 +30,7 @@ from etl.database.dialects import in_pairs, insert_rows
 from etl.database.schema import fetch_queue
 from etl.model import Complete, Lease, Pair, Release
 from etl.pipeline.run_state import RunRequest
-from etl.store import enqueue as staging
-from etl.store import queue
+from etl.store import enqueue, queue
 from etl.store import settle as settling
 from etl.transform.sanitize import decode
 from etl.transform.scan import flatten
@@ -59,10 +58,10 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 def fill_queue(database: Database, rows: int) -> None:
     """Queue `rows` pairs of one batch, all of them due."""
     pairs = iter(Pair(DEPLOYMENT_ID, scan_id) for scan_id in range(1, rows + 1))
-    database.run_here(partial(staging.open_stage, batch=BATCH))
+    database.run_here(partial(enqueue.open_stage, batch=BATCH))
     while chunk := list(islice(pairs, STAGED)):
-        database.run_here(partial(staging.stage, batch=BATCH, pairs=chunk))
-    database.run_here(partial(staging.merge, stage=BATCH, valid=rows, batch=BATCH))
+        database.run_here(partial(enqueue.stage, batch=BATCH, pairs=chunk))
+    database.run_here(partial(enqueue.merge, stage=BATCH, valid=rows, batch=BATCH))
 
 
 def lease(connection: Connection, batch: str | None) -> list[Lease]:
@@ -148,7 +147,7 @@ def churn(database: Database, rows: int) -> None:
 
 
 def remove(connection: Connection, pairs: list[Pair]) -> None:
-    """Remove rows as a verdict does."""
+    """Remove rows as an outcome does."""
     connection.execute(delete(fetch_queue).where(in_pairs(connection, fetch_queue, pairs)))
 
 

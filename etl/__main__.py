@@ -9,10 +9,10 @@ def main() -> NoReturn:
     """Import the command and run it."""
     gc.disable()  # until the command is imported: `cli` says why
     try:
-        from etl.cli.main import main as run_command  # noqa: PLC0415 - half a second, in which somebody may press Ctrl-C
+        import etl.cli.main  # noqa: PLC0415 - half a second, in which somebody may press Ctrl-C
     except KeyboardInterrupt:
         sys.exit(130)  # as `cli` does later on, which has more to say then
-    run_command()
+    etl.cli.main.main()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ MANY_WORKERS = 100
 class Patience:
     """With a database that may go away and come back: the same work is tried again until then.
 
-    Each piece of work has the patience to itself. An outage is told of once, however much work it holds up.
+    Each piece of work has the patience to itself. An outage is emitted once, however much work it holds up.
     """
 
     def __init__(self, seconds: float, stopping: asyncio.Event, emit: EventSink) -> None:
@@ -62,7 +62,7 @@ class Patience:
 
     @contextmanager
     def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
-        """Tell of the failure of the first work that is held up, and of the end of that for the last."""
+        """Emit the failure of the first work that is held up, and of the end of that for the last."""
         if not self._held_up:
             self._away_since = time.monotonic()
             self._emit(DatabaseAway(str(error)))
@@ -154,7 +154,7 @@ class SharedSlots:
 
     def _reserve(self, connection: Connection, seconds: float) -> float:
         if not self._is_open:
-            rate_slots.open_budget(connection, self._key)
+            rate_slots.open_slots(connection, self._key)
         return rate_slots.reserve(connection, self._key, seconds, self._longest_wait_seconds)
 
     async def hold(self, seconds: float) -> None:
@@ -261,27 +261,31 @@ class DiscoverPorts:
         """What time it is for the API; for us, if it doesn't say."""
         return (await self._semgrep.ping()).server_time or datetime.now(UTC)
 
-    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
+    async def previous_passes(self, deployment_id: int, room: int) -> PreviousPasses | None:
         """What is known of the walks before."""
         work = partial(
-            watermarks.history,
+            watermarks.previous_passes,
             deployment_id=deployment_id,
             overlap_seconds=self._settings.discover.overlap_seconds,
             room=room,
         )
         return await self._database.run(work)
 
-    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
+    async def record(self, page: Page, listing_pass: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, and after the last one move the watermark."""
-        token_key = rate_slots.key_of(self._tokens.for_deployment(walk.deployment_id) or "")
-        piece = listings.PageToRecord(page, walk.walked_at, self._refresh, self._settings.queue.snooze_seconds)
+        token_key = rate_slots.key_of(self._tokens.for_deployment(listing_pass.deployment_id) or "")
+        to_record = listings.PageToRecord(
+            page, listing_pass.walked_at, self._refresh, self._settings.queue.snooze_seconds
+        )
 
         def work(connection: Connection) -> int:
-            queued = listings.record(connection, piece)
+            queued = listings.record(connection, to_record)
             runs.count(connection, self._run_id, discovered=queued)
             return queued
 
         queued = await self._database.run(work)
         if not is_last:
             return queued, None
-        return queued, await self._database.run(partial(watermarks.finish, walk=walk, token_key=token_key))
+        return queued, await self._database.run(
+            partial(watermarks.finish, listing_pass=listing_pass, token_key=token_key)
+        )

@@ -44,29 +44,31 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
     pair that waits for its scan as `fetched` if this run has stored it as seen, else as `remaining`. So does what is
     still in the files where the run ended before it had queued them.
     """
-    tally = this.state.counts
+    counts = this.state.counts
     for name, value in runs.counted(connection, this.run_id).items():
-        setattr(tally, name, value)
+        setattr(counts, name, value)
     left = this.scope.left(connection)
-    tally.remaining, tally.waiting = left.remaining, left.waiting
+    counts.remaining, counts.waiting = left.remaining, left.waiting
     if this.scope.batch is not None:
-        known = tally.invalid + tally.duplicate + tally.already_final + tally.to_do
-        unqueued = max(0, tally.requested - known)
-        tally.remaining = max(0, left.remaining + left.waiting - tally.running) + unqueued
-        _take_back(tally)
-        tally.dead = enqueue.died(connection, this.scope.batch)
-        known = tally.invalid + tally.duplicate + tally.already_final + tally.fetched + tally.dead + tally.remaining
-        tally.already_final += max(0, tally.requested - known)
+        known = counts.invalid + counts.duplicate + counts.already_final + counts.to_do
+        unqueued = max(0, counts.requested - known)
+        counts.remaining = max(0, left.remaining + left.waiting - counts.running) + unqueued
+        _take_back(counts)
+        counts.dead = enqueue.died(connection, this.scope.batch)
+        known = (
+            counts.invalid + counts.duplicate + counts.already_final + counts.fetched + counts.dead + counts.remaining
+        )
+        counts.already_final += max(0, counts.requested - known)
     return left.remaining
 
 
-def _take_back(tally: RunCounts) -> None:
+def _take_back(counts: RunCounts) -> None:
     """A pair that was stored while it ran, and died after that, counts as dead alone."""
-    surplus = tally.died_running
+    surplus = counts.died_running
     for name in ("unchanged", "updated", "inserted"):
-        taken = min(surplus, getattr(tally, name))
-        setattr(tally, name, getattr(tally, name) - taken)
-        tally.fetched -= taken
+        taken = min(surplus, getattr(counts, name))
+        setattr(counts, name, getattr(counts, name) - taken)
+        counts.fetched -= taken
         surplus -= taken
 
 
@@ -104,6 +106,6 @@ def _exit_code(this: RunContext, *, is_done: bool) -> int:
     return DEAD_EXIT if this.state.counts.dead else 0
 
 
-def counts_of(tally: RunCounts) -> dict[str, int]:
+def counts_of(counts: RunCounts) -> dict[str, int]:
     """The counts of a summary."""
-    return {name: getattr(tally, name) for name in RUN_COUNTS}
+    return {name: getattr(counts, name) for name in RUN_COUNTS}

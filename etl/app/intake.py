@@ -56,7 +56,7 @@ class Reader(NamedTuple):
 
 
 def read_files(files: Sequence[str], keep: Callable[[Sequence[Pair]], None], state: RunState) -> str | None:
-    """Read pairs files piece by piece into `keep`, count and tell of the bad lines, and return the first one.
+    """Read pairs files piece by piece into `keep`, count and emit the bad lines, and return the first one.
 
     ConfigError for a file that can't be read, StoppedError on a stop.
     """
@@ -92,15 +92,15 @@ def stage(database: Database, request: RunRequest, reader: Reader, state: RunSta
         raise ConfigError(f"{first_bad} ({invalid} bad lines in all): nothing was queued, because of --strict")
 
 
-def merge(database: Database, request: RunRequest, reader: Reader, batch: str | None, tally: RunCounts) -> None:
+def merge(database: Database, request: RunRequest, reader: Reader, batch: str | None, counts: RunCounts) -> None:
     """Queue what was staged, all or nothing. Runs on the database's thread."""
-    valid = tally.requested - tally.invalid
+    valid = counts.requested - counts.invalid
     work = partial(enqueue.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=request.refresh)
     with _alive(database, reader):
-        counts = database.run_here(work)
-    tally.duplicate += counts.duplicate
-    tally.already_final += counts.already_final
-    tally.to_do += counts.queued
+        queued = database.run_here(work)
+    counts.duplicate += queued.duplicate
+    counts.already_final += queued.already_final
+    counts.to_do += queued.queued
 
 
 @contextmanager
@@ -127,15 +127,15 @@ def _alive(database: Database, reader: Reader) -> Iterator[None]:
 
 def fill(database: Database, request: RunRequest, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
-    tally, name = RunCounts(), secrets.token_hex(16)
-    reader, reporter = Reader(name, name), Reporter(tally, interactive=interactive)
+    counts, name = RunCounts(), secrets.token_hex(16)
+    reader, reporter = Reader(name, name), Reporter(counts, interactive=interactive)
     try:
         with reporter.reading():
-            stage(database, request, reader, RunState(tally, reporter.emit))
-            merge(database, request, reader, None, tally)
+            stage(database, request, reader, RunState(counts, reporter.emit))
+            merge(database, request, reader, None, counts)
     finally:
         with suppress(DatabaseError):  # a later run does it
             database.run_here(partial(enqueue.clear, batch=name))
             database.run_here(partial(runs.leave, token=name))
     names = ("requested", "invalid", "duplicate", "already_final")
-    return {**{name: getattr(tally, name) for name in names}, "queued": tally.to_do}
+    return {**{name: getattr(counts, name) for name in names}, "queued": counts.to_do}

@@ -89,10 +89,10 @@ async def _overdue(stop: Stop) -> None:
 
 def _leave(this: RunContext, report: Report) -> NoReturn:
     """End the process as it is, for something neither answers nor fails. Leases end by themselves."""
-    tally = this.state.counts
-    known = tally.invalid + tally.duplicate + tally.already_final if this.request.files else 0
-    expected = tally.requested if this.request.files else tally.to_do + tally.discovered
-    tally.remaining = max(0, expected - known - tally.fetched - tally.dead)
+    counts = this.state.counts
+    known = counts.invalid + counts.duplicate + counts.already_final if this.request.files else 0
+    expected = counts.requested if this.request.files else counts.to_do + counts.discovered
+    counts.remaining = max(0, expected - known - counts.fetched - counts.dead)
     try:
         report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT))
         sys.stdout.flush()
@@ -141,9 +141,9 @@ async def _open_database(this: RunContext, patience: Patience) -> Database:
 
 
 async def _leaves_to_another(this: RunContext, database: Database) -> bool:
-    """Whether another run of this command is at work, which is told of."""
+    """Whether another run of this command is at work. Emits which one."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    await database.run(partial(sign, counts=counts_of(this.state.counts), lately=runs.Throughput()))
+    await database.run(partial(sign, counts=counts_of(this.state.counts), throughput=runs.Throughput()))
     other = await database.run(partial(runs.at_work_before, command=this.request.command, token=this.token))
     if other is not None:
         this.state.emit(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
@@ -154,8 +154,8 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
     """Enqueue, discover, drain. What ends it early is in the state then."""
     request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
-    budget_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
-    client = Semgrep(settings.api, this.tokens, budget_of, counts, emit, gives_up=not request.forever)
+    slots_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
+    client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, gives_up=not request.forever)
     try:
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
@@ -164,7 +164,7 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
                 if not this.state.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
     except StoppedError:
-        pass  # told of when it was asked for
+        pass  # its reason was emitted when it was asked for
     finally:
         for watcher in watchers:
             watcher.cancel()
@@ -242,24 +242,24 @@ async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -
 async def _save_counts(this: RunContext, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
-    lately, tally = runs.Throughput(), this.state.counts
+    throughput, counts = runs.Throughput(), this.state.counts
     while True:
         with suppress(DatabaseError):
-            await patient.run(partial(sign, counts=counts_of(tally), lately=lately))
-        began_at, requests, finished = time.monotonic(), tally.requests, _finished(tally)
+            await patient.run(partial(sign, counts=counts_of(counts), throughput=throughput))
+        began_at, requests, finished = time.monotonic(), counts.requests, _finished(counts)
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
         seconds = time.monotonic() - began_at
-        lately = runs.Throughput((tally.requests - requests) / seconds, (_finished(tally) - finished) / seconds)
+        throughput = runs.Throughput((counts.requests - requests) / seconds, (_finished(counts) - finished) / seconds)
 
 
-def _finished(tally: RunCounts) -> int:
+def _finished(counts: RunCounts) -> int:
     """The pairs that have left the queue."""
-    return tally.fetched - tally.waiting + tally.dead
+    return counts.fetched - counts.waiting + counts.dead
 
 
-def _rising(tally: RunCounts) -> dict[str, int]:
+def _rising(counts: RunCounts) -> dict[str, int]:
     """The counts that mean something while a run goes on."""
-    return {name: count for name, count in counts_of(tally).items() if name not in prometheus.GAUGES}
+    return {name: count for name, count in counts_of(counts).items() if name not in prometheus.GAUGES}
 
 
 @contextmanager

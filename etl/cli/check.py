@@ -42,26 +42,26 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     Where there is no database yet, nothing counts as stored.
     """
     settings = settings_of(ctx)
-    url, tally = settings.database.url, RunCounts()
+    url, counts = settings.database.url, RunCounts()
     is_there = _is_there(url)
     with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
         if files:
-            reporter = Reporter(tally, interactive=is_interactive(settings))
+            reporter = Reporter(counts, interactive=is_interactive(settings))
             with reporter.reading():
-                plan = _plan_files(opened, files, tally, reporter, settings.api.rate, refresh=refresh)
+                plan = _plan_files(opened, files, counts, reporter, settings.api.rate, refresh=refresh)
         else:
             plan = opened.run_here(partial(plan_queue, rate=settings.api.rate))
-    counts = _counts(plan, tally)
+    planned = _planned(plan, counts)
     shares = [share._asdict() for share in plan.shares]
     if wants_json(ctx):
         where = {"database": display_url(url) if is_there else None}
-        print_result({**where, **counts, "deployments": shares}, as_json=True)
+        print_result({**where, **planned, "deployments": shares}, as_json=True)
         return
     if not is_there:
         click.echo(f"There is no database {display_url(url)} yet: nothing counts as stored.")
     hidden = ("rate", "seconds", "time") if files else ("rate", "seconds", "time", *OF_FILES)
-    shown = {name: value for name, value in counts.items() if name not in hidden}
-    print_result({**shown, f"at {plan.rate:g} requests a second": counts["time"]}, as_json=False)
+    shown = {name: value for name, value in planned.items() if name not in hidden}
+    print_result({**shown, f"at {plan.rate:g} requests a second": planned["time"]}, as_json=False)
     print_table("By deployment", shares)
 
 
@@ -72,7 +72,7 @@ def _is_there(url: str) -> bool:
 
 
 def _plan_files(
-    opened: Database, files: Sequence[str], tally: RunCounts, reporter: Reporter, rate: float, *, refresh: bool
+    opened: Database, files: Sequence[str], counts: RunCounts, reporter: Reporter, rate: float, *, refresh: bool
 ) -> Plan:
     """Plan in a database of our own: nothing is written into the one that is planned for, and no right is needed."""
     now = opened.run_here(clock)
@@ -82,8 +82,8 @@ def _plan_files(
             found = opened.run_here(partial(known, pairs=pairs))
             ours.run_here(partial(add, pairs=pairs, known=found))
 
-        read_files(files, keep, RunState(tally, reporter.emit))
-        valid = tally.requested - tally.invalid
+        read_files(files, keep, RunState(counts, reporter.emit))
+        valid = counts.requested - counts.invalid
         return ours.run_here(partial(plan_staged, valid=valid, now=now, rate=rate, refresh=refresh))
 
 
@@ -93,15 +93,15 @@ def _empty_database() -> Database:
     return opened
 
 
-def _counts(plan: Plan, tally: RunCounts) -> dict[str, Any]:
+def _planned(plan: Plan, counts: RunCounts) -> dict[str, Any]:
     """`requested` = `invalid` + `duplicate` + `already_final` + `not_due` + `to_fetch`, where there are files."""
 
     def total(name: str) -> int:
         return sum(getattr(share, name) for share in plan.shares)
 
     return {
-        "requested": tally.requested,
-        "invalid": tally.invalid,
+        "requested": counts.requested,
+        "invalid": counts.invalid,
         "duplicate": plan.duplicate,
         "already_final": plan.already_final,
         "not_due": total("not_due"),

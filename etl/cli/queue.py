@@ -77,12 +77,12 @@ def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, 
 
 
 def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice) -> dropping.Dropped:
-    tally, found = RunCounts(), [dropping.Dropped()]
+    counts, found = RunCounts(), [dropping.Dropped()]
 
     def keep(pairs: Sequence[Pair]) -> None:
         found.append(dropping.drop_pairs(opened, choice, pairs))
 
-    read_files(files, keep, RunState(tally, Reporter(tally, interactive=False).emit))
+    read_files(files, keep, RunState(counts, Reporter(counts, interactive=False).emit))
     return reduce(dropping.Dropped.plus, found)
 
 

@@ -80,8 +80,8 @@ since = click.option(
 @click.pass_context
 def run_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Fetch the pairs of FILEs (`-` is stdin), or all that is due in the queue."""
-    order = RunRequest("run", files, **_budget_of(options))
-    _report_run(ctx, order)
+    request = RunRequest("run", files, **_budget_of(options))
+    _report_run(ctx, request)
 
 
 @click.command("worker")
@@ -136,15 +136,15 @@ def sync_command(ctx: click.Context, /, since: float | datetime | None, single: 
 
 
 def _budget_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `budget` as an order has them."""
+    """The options of `budget` as a request has them."""
     return {"deadline_seconds" if name == "deadline" else name: value for name, value in options.items()}
 
 
-def _report_run(ctx: click.Context, order: RunRequest) -> NoReturn:
+def _report_run(ctx: click.Context, request: RunRequest) -> NoReturn:
     """Do a run, print its summary and leave with its exit code."""
     settings = settings_of(ctx)
     report = partial(print_summary, where=display_url(settings.database.url), as_json=wants_json(ctx))
     interactive = is_interactive(settings)
-    summary = run_async(run(order, settings, load_tokens(os.environ), interactive=interactive, report=report))
+    summary = run_async(run(request, settings, load_tokens(os.environ), interactive=interactive, report=report))
     report(summary)
     ctx.exit(summary["exit_code"])

@@ -112,7 +112,7 @@ def _mysql_arguments() -> dict[str, Any]:
         "program_name": "scan-etl",
         "charset": "utf8mb4",
         "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
-        # A worker that hangs mustn't hold its locks against all others. MySQL, which passes over the comment, has no
+        # A worker that hangs mustn't hold its locks against all others. MySQL, which skips the comment, has no
         # such limit.
         "init_command": f"SET time_zone = '+00:00' /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
         # PyMySQL itself drops the offset.

@@ -41,7 +41,7 @@ class utc_now(expression.FunctionElement[datetime]):  # noqa: N801 - reads as th
 
 
 class add_seconds(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now
-    """An instant moved by seconds: `moved(utc_now(), 60)`, `moved(scans.c.started_at, bindparam("s"))`."""
+    """An instant moved by seconds: `add_seconds(utc_now(), 60)`, `add_seconds(scans.c.started_at, bindparam("s"))`."""
 
     type = UtcDateTime()
     inherit_cache = True

@@ -110,10 +110,10 @@ def _chunks(path: str, name: str, chunk_size: int) -> Iterator[Chunk]:
             raise fault
 
 
-_Found = Iterator[list[Pair] | BadLine]
+_PairsAndBadLines = Iterator[list[Pair] | BadLine]
 
 
-def _content(path: str, name: str, blocks: Iterator[bytes]) -> tuple[Lines | Elements, _Found]:
+def _content(path: str, name: str, blocks: Iterator[bytes]) -> tuple[Lines | Elements, _PairsAndBadLines]:
     start = opening(blocks)
     for endings, magic, what in _NO_TEXT:
         if path.lower().endswith(endings) or start.startswith(magic):
@@ -126,7 +126,7 @@ def _content(path: str, name: str, blocks: Iterator[bytes]) -> tuple[Lines | Ele
     return lines, _pairs_of_lines(lines, name, path)
 
 
-def _pairs_of_elements(elements: Elements, name: str) -> _Found:
+def _pairs_of_elements(elements: Elements, name: str) -> _PairsAndBadLines:
     try:
         for line, element in elements:
             pair = _json_pair(element.encode())
@@ -153,7 +153,7 @@ class _Form(NamedTuple):
     separators: bytes = b""
 
 
-def _pairs_of_lines(lines: Lines, name: str, path: str) -> _Found:
+def _pairs_of_lines(lines: Lines, name: str, path: str) -> _PairsAndBadLines:
     form = _form(path, name, lines)
     while True:
         if form.columns and form.columns.width <= _MAX_PLAIN_COLUMNS:

@@ -64,10 +64,10 @@ class Ports(Protocol):
     async def api_time(self) -> datetime:
         """What time it is for the API."""
 
-    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
+    async def previous_passes(self, deployment_id: int, room: int) -> PreviousPasses | None:
         """What is known of the walks before, and the start of the known scan at place `room`."""
 
-    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
+    async def record(self, page: Page, listing_pass: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
         Returns how many pairs were queued, and how far the watermark got. RefusedError if the database
         refuses the page."""
@@ -77,7 +77,7 @@ class PageCursor:
     """Where a walk is, and what it has met on its way."""
 
     def __init__(self) -> None:
-        self.cursor = ""
+        self.value = ""
         self.pages = 0
         self.stale = 0
         self.turned = False
@@ -97,7 +97,7 @@ class PageCursor:
             self._newest = newest or self._newest
         self._seen |= scan_ids
         self.pages += 1
-        self.cursor = page.cursor
+        self.value = page.cursor
         if self.pages >= MOST_PAGES:
             raise ItemError(f"the list doesn't end after {self.pages} pages", kind="endless")
         is_end = page.cursor in self._cursors or self.stale >= STALE_PAGES
@@ -178,7 +178,7 @@ class _Discovery:
         except (TransientError, ItemError, RefusedError) as error:
             self.state.emit(WalkFailed(self.deployment_id, str(error)))
         except StoppedError:
-            pass  # the stop is told of
+            pass  # the stop has emitted its reason
         else:
             self.state.unwalked.discard(self.deployment_id)
         finally:
@@ -186,37 +186,37 @@ class _Discovery:
 
     async def find(self) -> None:
         """Walk from where the last walk left off; then further back, where that may find late changes."""
-        history, replaces = await self.history()
-        since = None if replaces and self.since is None else await self.start(history)
-        queued = await self.walk(since, history, partial=self.since is not None, replaces=replaces)
-        if history is not None and self.since is None:
-            deeper = start_of_deeper_walk(history, since, queued)
+        previous, replaces = await self.previous_passes()
+        since = None if replaces and self.since is None else await self.start(previous)
+        queued = await self.walk(since, previous, partial=self.since is not None, replaces=replaces)
+        if previous is not None and self.since is None:
+            deeper = start_of_deeper_walk(previous, since, queued)
             if deeper is not None:
-                await self.walk(deeper, history, partial=True)
+                await self.walk(deeper, previous, partial=True)
 
-    async def history(self) -> tuple[PreviousPasses | None, bool]:
+    async def previous_passes(self) -> tuple[PreviousPasses | None, bool]:
         """What is known of the walks before, and whether this one replaces it: a watermark that is further ahead than
         two clocks may be apart, of the API's clock and of ours, was written by a wrong clock."""
-        history = await self.ports.history(self.deployment_id, ROOM)
-        if history is None or history.walked_at <= datetime.now(UTC) + SLACK:
-            return history, False
-        is_ahead = history.walked_at > await self.patiently(self.ports.api_time) + SLACK
-        return (None, True) if is_ahead else (history, False)
+        previous = await self.ports.previous_passes(self.deployment_id, ROOM)
+        if previous is None or previous.walked_at <= datetime.now(UTC) + SLACK:
+            return previous, False
+        is_ahead = previous.walked_at > await self.patiently(self.ports.api_time) + SLACK
+        return (None, True) if is_ahead else (previous, False)
 
-    async def start(self, history: PreviousPasses | None) -> datetime | None:
+    async def start(self, previous: PreviousPasses | None) -> datetime | None:
         """Where the walk begins; None for all that the API has."""
         since = self.since
         if isinstance(since, datetime):
             return since
         seconds = since if since is not None else self.settings.discover.lookback_seconds
-        if since is None and history is not None:
-            return start_of_walk(history)
+        if since is None and previous is not None:
+            return start_of_walk(previous)
         if seconds >= RETENTION.total_seconds():
             return None
         return await self.patiently(self.ports.api_time) - timedelta(seconds=seconds)
 
     async def walk(
-        self, since: datetime | None, history: PreviousPasses | None, *, partial: bool, replaces: bool = False
+        self, since: datetime | None, previous: PreviousPasses | None, *, partial: bool, replaces: bool = False
     ) -> int:
         """Read page after page to the end of the list. Returns how many pairs were queued.
 
@@ -224,36 +224,36 @@ class _Discovery:
         may slip from a page to come onto one that was read: then all is walked once more.
         """
         look_seconds = self.settings.queue.snooze_seconds * LONGEST_SNOOZE
-        trail, walk, listed, queued, pages, again = PageCursor(), None, 0, 0, 0, False
+        cursor, listing_pass, listed, queued, pages, again = PageCursor(), None, 0, 0, 0, False
         while True:
-            at, page = await self.page(since, trail.cursor)
-            if walk is None:
-                wake = () if partial else left_open(history, since, at, look_seconds)
-                walk = ListingPass(self.deployment_id, since, at, at, None, partial, wake, replaces)
-            starts = [start for start in (walk.newest_started_at, newest_start(page)) if start]
-            walk = walk._replace(newest_started_at=max(starts, default=None), ended_at=at)
-            is_end = trail.follow(page)
-            once_more = is_end and trail.turned and not again
-            new, reached = await self.record(page, walk, is_last=is_end and not once_more)
+            at, page = await self.page(since, cursor.value)
+            if listing_pass is None:
+                wake = () if partial else left_open(previous, since, at, look_seconds)
+                listing_pass = ListingPass(self.deployment_id, since, at, at, None, partial, wake, replaces)
+            starts = [start for start in (listing_pass.newest_started_at, newest_start(page)) if start]
+            listing_pass = listing_pass._replace(newest_started_at=max(starts, default=None), ended_at=at)
+            is_end = cursor.follow(page)
+            once_more = is_end and cursor.turned and not again
+            new, move = await self.record(page, listing_pass, is_last=is_end and not once_more)
             self.state.counts.discovered += new
             listed, queued, pages = listed + len(page.listings), queued + new, pages + 1
             if once_more:
-                trail, again = PageCursor(), True
+                cursor, again = PageCursor(), True
             elif is_end:
                 break
-        if trail.stale >= STALE_PAGES:
-            self.state.emit(NothingNew(self.deployment_id, trail.pages))
+        if cursor.stale >= STALE_PAGES:
+            self.state.emit(NothingNew(self.deployment_id, cursor.pages))
         self.state.emit(Walked(self.deployment_id, _text(since), pages, listed, queued))
-        if reached is not None and reached.until_at is not None:
-            until_at = reached.until_at.isoformat(timespec="seconds")
-            self.state.emit(OutOfReach(self.deployment_id, _text(reached.from_at), until_at))
+        if move is not None and move.until_at is not None:
+            until_at = move.until_at.isoformat(timespec="seconds")
+            self.state.emit(OutOfReach(self.deployment_id, _text(move.from_at), until_at))
         return queued
 
-    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
+    async def record(self, page: Page, listing_pass: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Record a page. If the database refuses it, all of it but what is refused: found by halves, each recorded on
         its own."""
         try:
-            return await self.ports.record(page, walk, is_last=is_last)
+            return await self.ports.record(page, listing_pass, is_last=is_last)
         except RefusedError as error:
             if not page.listings or self.skipped >= MOST_SKIPPED:
                 raise
@@ -263,9 +263,9 @@ class _Discovery:
                 self.state.emit(ListingSkipped(page.listings[0].pair, str(error)))
         queued = 0
         for part in parts:
-            queued += (await self.record(part, walk, is_last=False))[0]
-        new, reached = await self.record(last, walk, is_last=is_last)
-        return queued + new, reached
+            queued += (await self.record(part, listing_pass, is_last=False))[0]
+        new, move = await self.record(last, listing_pass, is_last=is_last)
+        return queued + new, move
 
     async def page(self, since: datetime | None, cursor: str) -> tuple[datetime, Page]:
         """One page, and when it came."""
@@ -304,39 +304,39 @@ def _text(at: datetime | None) -> str | None:
 # Where a walk begins
 
 
-def start_of_walk(history: PreviousPasses) -> datetime:
+def start_of_walk(previous: PreviousPasses) -> datetime:
     """Where the next walk begins, for as few requests as there can be; of two such starts it is the earlier one.
     What the first walk was told to leave out stays out.
 
     Each scan that is still open and older than the start costs a request for its details.
     """
-    open_scans = [one for one in history.unsettled if one.is_open]
-    start, known, fewest = history.base, history.known, _pages(history.known) + len(open_scans)
+    open_scans = [one for one in previous.unsettled if one.is_open]
+    start, known, fewest = previous.base, previous.known, _pages(previous.known) + len(open_scans)
     for nth, one in enumerate(open_scans, 1):
         requests = _pages(one.place) + len(open_scans) - nth
         if requests <= fewest:
             start, known, fewest = _just_before(one.started_at), one.place, requests
     if known < ROOM:
-        oldest = history.base - RETENTION
-        start = min(start, history.room_at or oldest)
-    return max(start, history.complete_since)
+        oldest = previous.base - RETENTION
+        start = min(start, previous.room_at or oldest)
+    return max(start, previous.complete_since)
 
 
-def start_of_deeper_walk(history: PreviousPasses, start: datetime | None, queued: int) -> datetime | None:
+def start_of_deeper_walk(previous: PreviousPasses, start: datetime | None, queued: int) -> datetime | None:
     """Where to walk back to for late changes, after `queued` pairs were found from `start` on; None if not at all."""
     pages = int(queued * DEEPER_SHARE)
-    within = [one for one in history.unsettled if one.place + queued <= pages * PAGE_SIZE]
-    older = [one for one in within if start is not None and history.complete_since < one.started_at <= start]
+    within = [one for one in previous.unsettled if one.place + queued <= pages * PAGE_SIZE]
+    older = [one for one in within if start is not None and previous.complete_since < one.started_at <= start]
     return _just_before(older[-1].started_at) if older else None
 
 
 def left_open(
-    history: PreviousPasses | None, since: datetime | None, now: datetime, look_seconds: float
+    previous: PreviousPasses | None, since: datetime | None, now: datetime, look_seconds: float
 ) -> tuple[Pair, ...]:
     """The open scans that a walk from `since` doesn't list: their details are looked at, if their time has come."""
-    if history is None or since is None or (now - history.walked_at).total_seconds() < look_seconds:
+    if previous is None or since is None or (now - previous.walked_at).total_seconds() < look_seconds:
         return ()
-    return tuple(one.pair for one in history.unsettled if one.is_open and one.started_at <= since)
+    return tuple(one.pair for one in previous.unsettled if one.is_open and one.started_at <= since)
 
 
 def _pages(scans: int) -> int:

@@ -28,7 +28,7 @@ from etl.telemetry.events import DeploymentStopped, LeasesLost, PairDied, WorkAw
 POLL_SECONDS, FIRST_POLL_SECONDS = 1.0, 0.02
 """How often an empty queue is looked at again while work of this run may come back to it. The first looks follow
 sooner: what is due may be locked by somebody else for a moment."""
-TOLD_AFTER_SECONDS = 1.0
+EMITTED_AFTER_SECONDS = 1.0
 """A run that waits for longer says for what."""
 FLATTENED_AT_ONCE = 32
 """One by one, between two requests, takes 54 us a scan, for the processor's caches are full of other things; 32 at once
@@ -121,13 +121,13 @@ class _Run:
         self.halts, self.grace_seconds = halts, grace_seconds
         self.batch_size = settings.database.batch_size
         self.held: dict[Pair, Lease] = {}
-        self.lanes: dict[int, Prefetcher] = {}
+        self.prefetchers: dict[int, Prefetcher] = {}
         self.working = set[asyncio.Task[None]]()
         self.answers: list[FetchedScan] = []
         self.outcomes: deque[Outcome] = deque()
         self.running = set[Pair]()  # stored by this run while they ran: each counts once
         self.leased = self.undone = self.looks = 0
-        self.looked_at, self.idle_since, self.is_wait_told = -math.inf, math.inf, False
+        self.looked_at, self.idle_since, self.is_wait_emitted = -math.inf, math.inf, False
         self.flush, self.changed = asyncio.Event(), asyncio.Event()
         self.closing = False
 
@@ -143,23 +143,24 @@ class _Run:
             renewer.cancel()
 
     async def lease_pairs(self) -> None:
-        """Keep every lane in work, until nothing of this run is left or a stop is asked for."""
+        """Keep every prefetcher in work, until nothing of this run is left or a stop is asked for."""
         while not self.state.stop.asked.is_set():
             await self.look_after_halted()
-            rooms = {number: lane.wanted() for number, lane in self.lanes.items() if number not in self.state.halted}
-            room = sum(rooms.values())
-            if not room and time.monotonic() >= self.looked_at + POLL_SECONDS:
-                room = 2 * self.settings.api.concurrency  # for deployments that have no lane yet
+            halted = self.state.halted.keys()
+            wanted = {number: each.wanted() for number, each in self.prefetchers.items() if number not in halted}
+            count = sum(wanted.values())
+            if not count and time.monotonic() >= self.looked_at + POLL_SECONDS:
+                count = 2 * self.settings.api.concurrency  # for deployments that have no prefetcher yet
             if self.request.limit is not None:
                 left = self.request.limit - self.leased
-                room = min(room, left)
+                count = min(count, left)
                 if left <= 0 and not self.held:
                     self.state.stop.ask(BUDGET_EXIT, f"limit of {self.request.limit} reached")
                     return
             leases: list[Lease] = []
-            if room > 0:
-                full = {number for number, lane_room in rooms.items() if not lane_room}
-                leases = await self.ports.lease(room, self.state.halted.keys() | self.state.walks.of | full)
+            if count > 0:
+                full = {number for number, more in wanted.items() if not more}
+                leases = await self.ports.lease(count, halted | self.state.walks.of | full)
                 self.looked_at = time.monotonic()
             if leases:
                 self.take(leases)
@@ -189,11 +190,11 @@ class _Run:
         return True
 
     async def emit_wait(self, seconds: float) -> None:
-        """Tell what is waited for, after a second of waiting, once until there is work again."""
+        """Emit what is waited for, after a second of waiting, once until there is work again."""
         now = time.monotonic()
         self.idle_since = min(self.idle_since, now)
-        if now - self.idle_since >= TOLD_AFTER_SECONDS and not self.is_wait_told:
-            self.is_wait_told = True
+        if now - self.idle_since >= EMITTED_AFTER_SECONDS and not self.is_wait_emitted:
+            self.is_wait_emitted = True
             self.state.emit(WorkAwaited(round(seconds, 1), *await self.ports.awaited()))
 
     async def look_after_halted(self) -> None:
@@ -207,7 +208,7 @@ class _Run:
 
     def take(self, leases: Sequence[Lease]) -> None:
         """Put leases in work. One that is in work already had ended, and is ours again: once is enough."""
-        self.looks, self.idle_since, self.is_wait_told = 0, math.inf, False
+        self.looks, self.idle_since, self.is_wait_emitted = 0, math.inf, False
         for lease in leases:
             if min(lease.pair) < 1:
                 self.outcomes.append(after_nonsense(lease))
@@ -215,19 +216,19 @@ class _Run:
                 continue
             if lease.pair not in self.held:
                 number = lease.pair.deployment_id
-                lane = self.lanes.get(number) or self.open_lane(number)
+                prefetcher = self.prefetchers.get(number) or self.open_prefetcher(number)
                 self.leased += 1
                 self.undone += 1
-                lane.put(lease)
+                prefetcher.put(lease)
             self.held[lease.pair] = lease
 
-    def open_lane(self, deployment_id: int) -> Prefetcher:
+    def open_prefetcher(self, deployment_id: int) -> Prefetcher:
         concurrency = self.settings.api.concurrency
-        lane = self.lanes[deployment_id] = Prefetcher(concurrency, 2 * (concurrency + self.batch_size))
-        task = self.tasks.create_task(self.work(deployment_id, lane))
+        prefetcher = self.prefetchers[deployment_id] = Prefetcher(concurrency, 2 * (concurrency + self.batch_size))
+        task = self.tasks.create_task(self.work(deployment_id, prefetcher))
         self.working.add(task)
         task.add_done_callback(self.working.discard)
-        return lane
+        return prefetcher
 
     async def pause(self, seconds: float) -> None:
         """Wait until there is room for more, a stop is asked for, or the time is over."""
@@ -240,37 +241,37 @@ class _Run:
         self.state.walks.news.clear()
 
     async def end(self) -> None:
-        """Let the lanes finish: at a stop, for the grace period, and without what they haven't begun."""
+        """Let the prefetchers finish: at a stop, for the grace period, and without what they haven't begun."""
         if self.state.stop.asked.is_set():
             self.ports.stop_sending()
-        for lane in self.lanes.values():
-            while self.state.stop.asked.is_set() and lane.todo:
-                self.decide(lane, Release(lane.todo.popleft().pair))
-            lane.close()
+        for prefetcher in self.prefetchers.values():
+            while self.state.stop.asked.is_set() and prefetcher.todo:
+                self.decide(prefetcher, Release(prefetcher.todo.popleft().pair))
+            prefetcher.close()
         if working := set(self.working):
             _, late = await asyncio.wait(working, timeout=self.grace_seconds)
             for task in late:
                 task.cancel()
             await asyncio.wait(working)
 
-    async def work(self, deployment_id: int, lane: Prefetcher) -> None:
-        """Work off one lane, if its deployment may be asked; else its pairs go back."""
+    async def work(self, deployment_id: int, prefetcher: Prefetcher) -> None:
+        """Work off one prefetcher, if its deployment may be asked; else its pairs go back."""
         try:
             await self.ports.check(deployment_id)
         except FatalError as error:
             self.halt(deployment_id, error)
         except StoppedError:
-            lane.close()
+            prefetcher.close()
         else:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self.settings.api.concurrency):
-                    tasks.create_task(self.fetch_pairs(lane))
-        while lane.todo:
-            self.decide(lane, Release(lane.todo.popleft().pair))
+                    tasks.create_task(self.fetch_pairs(prefetcher))
+        while prefetcher.todo:
+            self.decide(prefetcher, Release(prefetcher.todo.popleft().pair))
 
-    async def fetch_pairs(self, lane: Prefetcher) -> None:
-        while lane.todo or await lane.has_more():
-            lease = lane.todo.popleft()
+    async def fetch_pairs(self, prefetcher: Prefetcher) -> None:
+        while prefetcher.todo or await prefetcher.has_more():
+            lease = prefetcher.todo.popleft()
             pair = lease.pair
             found: Outcome | FetchedScan = Release(pair)
             try:
@@ -285,7 +286,7 @@ class _Run:
             except StoppedError:
                 pass
             finally:
-                self.decide(lane, found)
+                self.decide(prefetcher, found)
 
     def judge_answers(self) -> None:
         answers, self.answers = self.answers, []
@@ -304,14 +305,14 @@ class _Run:
 
     def halt(self, deployment_id: int, error: FatalError) -> None:
         """Ask no more of a deployment. Others go on: each has a token, a pace and an API of its own."""
-        if (lane := self.lanes.pop(deployment_id, None)) is not None:
-            lane.close()
+        if (prefetcher := self.prefetchers.pop(deployment_id, None)) is not None:
+            prefetcher.close()
         seconds = self.halts.add(deployment_id, error, time.monotonic())
         if seconds is not None:
             self.state.emit(DeploymentStopped(deployment_id, str(error), seconds if self.request.forever else None))
             self.changed.set()
 
-    def decide(self, lane: Prefetcher, found: Outcome | FetchedScan) -> None:
+    def decide(self, prefetcher: Prefetcher, found: Outcome | FetchedScan) -> None:
         if isinstance(found, FetchedScan):
             self.answers.append(found)
             if len(self.answers) >= min(FLATTENED_AT_ONCE, self.batch_size):
@@ -323,9 +324,9 @@ class _Run:
         if isinstance(found, Release) and not self.state.stop.asked.is_set():
             self.leased -= 1  # what can't be asked for spends no --limit
         self.undone -= 1
-        lane.undone -= 1
-        lane.decided += 1
-        if lane.undone == lane.low_water:
+        prefetcher.undone -= 1
+        prefetcher.decided += 1
+        if prefetcher.undone == prefetcher.low_water:
             self.changed.set()
         if len(self.outcomes) >= self.batch_size or not self.undone:
             self.flush.set()
@@ -359,32 +360,32 @@ class _Run:
                 await self.write([after_refused_row(batch[0], self.held.get(pair_of(batch[0])), error)])
 
     def count(self, batch: Sequence[Outcome], settled: Settled) -> None:
-        tally = self.state.counts
+        counts = self.state.counts
         for outcome in batch:
             pair = pair_of(outcome)
-            if self.held.pop(pair, None) and (lane := self.lanes.get(pair.deployment_id)) is not None:
-                lane.held -= 1
+            if self.held.pop(pair, None) and (prefetcher := self.prefetchers.get(pair.deployment_id)) is not None:
+                prefetcher.held -= 1
             if isinstance(outcome, Snooze):
                 self.running.add(pair)
             elif pair in self.running and isinstance(outcome, Complete | Discard):
                 self.running.discard(pair)
-                tally.died_running += isinstance(outcome, Discard)
+                counts.died_running += isinstance(outcome, Discard)
             if isinstance(outcome, Discard):
                 self.state.emit(PairDied(outcome.pair, outcome.error_kind, outcome.error))
-        tally.inserted += settled.inserted
-        tally.updated += settled.updated
-        tally.unchanged += settled.unchanged
-        tally.fetched += settled.inserted + settled.updated + settled.unchanged
-        tally.waiting += settled.waiting
-        tally.running = len(self.running)
-        tally.retried += settled.later + sum(
+        counts.inserted += settled.inserted
+        counts.updated += settled.updated
+        counts.unchanged += settled.unchanged
+        counts.fetched += settled.inserted + settled.updated + settled.unchanged
+        counts.waiting += settled.waiting
+        counts.running = len(self.running)
+        counts.retried += settled.later + sum(
             isinstance(outcome, Complete | Snooze) and outcome.again for outcome in batch
         )
-        tally.dead += settled.dead
+        counts.dead += settled.dead
         if settled.lost:
             self.state.emit(LeasesLost(settled.lost))
-        if self.request.max_failures is not None and tally.dead >= self.request.max_failures:
-            sentence = f"{tally.dead} dead letters, --max-failures is {self.request.max_failures}"
+        if self.request.max_failures is not None and counts.dead >= self.request.max_failures:
+            sentence = f"{counts.dead} dead letters, --max-failures is {self.request.max_failures}"
             self.state.stop.ask(BUDGET_EXIT, sentence)
 
     async def renew_leases(self) -> None:

@@ -6,7 +6,7 @@ from etl.telemetry.events import EventSink, Stopping
 
 
 class Stop:
-    """A request to end a run early, by a signal, a budget or an error. The first reason counts, and is told at once:
+    """A request to end a run early, by a signal, a budget or an error. The first reason counts, and is emitted at once:
     what the run waits for at that moment may take a while to end."""
 
     def __init__(self, emit: EventSink = lambda _: None) -> None:

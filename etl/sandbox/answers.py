@@ -1,8 +1,8 @@
 """The bodies that the sandbox sends: the details call, the search call, and details that are spoilt. Pure."""
 
+import binascii
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -89,7 +89,7 @@ def search(
     """One page, newest first. Raises ValueError for a cursor that no earlier page gave.
 
     The last page has the cursor "", or none where it has no scans either: both mean the end. A cursor names the
-    next scan, or `by_offset` how many to pass over: then scans that arrive between two pages move the rest along.
+    next scan, or `by_offset` how many to skip: then scans that arrive between two pages move the rest along.
     """
     edge = now - SEARCH_WINDOW
     if query.since is not None:
@@ -212,7 +212,7 @@ def _cursor(scan_id: int) -> str:
 def _read_cursor(cursor: str) -> int:
     try:
         return int(urlsafe_b64decode(cursor).removeprefix(b"next:"))
-    except (Base64Error, ValueError) as exc:
+    except (binascii.Error, ValueError) as exc:
         raise ValueError("no page gave this cursor") from exc
 
 

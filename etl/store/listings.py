@@ -92,33 +92,35 @@ def _known(connection: Connection, pairs: Sequence[Pair], claim: str) -> dict[Pa
 # Recording a page
 
 
-def record(connection: Connection, piece: PageToRecord) -> int:
+def record(connection: Connection, to_record: PageToRecord) -> int:
     """Store a page's listings and queue what they ask for. Returns how many pairs were queued.
 
     What is queued, or may have to be, is claimed before it is looked at for good: who settles one of these pairs has
     done all of it by then, or sees all of this.
     """
-    pairs, claim = [listing.pair for listing in piece.page.listings], secrets.token_hex(16)
+    pairs, claim = [listing.pair for listing in to_record.page.listings], secrets.token_hex(16)
     known = _known(connection, pairs, claim)
-    best = [more_final(listing, known[listing.pair]) for listing in piece.page.listings]
-    wanted = [one for one in best if known[one.pair].is_queued or _asks(one, known[one.pair], piece) != Action.NOTHING]
-    _claim(connection, piece, wanted, claim)
+    best = [more_final(listing, known[listing.pair]) for listing in to_record.page.listings]
+    wanted = [
+        one for one in best if known[one.pair].is_queued or _asks(one, known[one.pair], to_record) != Action.NOTHING
+    ]
+    _claim(connection, to_record, wanted, claim)
     known |= _known(connection, [one.pair for one in wanted], claim)
     asked: dict[Action, list[Pair]] = {each: [] for each in Action}
     for one in wanted:
-        asked[_asks(one, known[one.pair], piece)].append(one.pair)
+        asked[_asks(one, known[one.pair], to_record)].append(one.pair)
     queued = [*asked[Action.NOW], *asked[Action.LATER]]
     _let_go(connection, queued, [pair for pair in asked[Action.NOTHING] if not known[pair].is_queued], claim)
     wake(connection, asked[Action.WAKE])
-    _store(connection, piece, known)
+    _store(connection, to_record, known)
     return len(queued)
 
 
-def _asks(listing: Listing, before: KnownScan, piece: PageToRecord) -> Action:
-    return ask(more_final(listing, before), before, refresh=piece.refresh)
+def _asks(listing: Listing, before: KnownScan, to_record: PageToRecord) -> Action:
+    return ask(more_final(listing, before), before, refresh=to_record.refresh)
 
 
-def _claim(connection: Connection, piece: PageToRecord, wanted: Sequence[Listing], claim: str) -> None:
+def _claim(connection: Connection, to_record: PageToRecord, wanted: Sequence[Listing], claim: str) -> None:
     """Lock the queue rows of these scans, and make those that there aren't, with the claim as their token: all in one
     go, for it is in the order of the keys.
 
@@ -130,7 +132,7 @@ def _claim(connection: Connection, piece: PageToRecord, wanted: Sequence[Listing
             fetch_queue,
             lambda new: {"priority": case((_q.priority > new.priority, new.priority), else_=_q.priority)},
         )
-        connection.execute(insert.values(_QUEUED), [_row(one, piece, claim) for one in sorted(wanted)])
+        connection.execute(insert.values(_QUEUED), [_row(one, to_record, claim) for one in sorted(wanted)])
 
 
 _SECONDS = bindparam("seconds", type_=Double)
@@ -145,22 +147,22 @@ _QUEUED = {
 }
 
 
-def _row(listing: Listing, piece: PageToRecord, claim: str) -> dict[str, Any]:
+def _row(listing: Listing, to_record: PageToRecord, claim: str) -> dict[str, Any]:
     """The queue row of a scan: due at once if it has ended, else at its next look."""
     is_final = finality(listing) > 0
     return {
         "deployment": listing.pair.deployment_id,
         "scan": listing.pair.scan_id,
-        "expiry": retention_end(listing.started_at or piece.listed_at),
-        "seconds": 0.0 if is_final else _seconds_to_look(listing, piece),
+        "expiry": retention_end(listing.started_at or to_record.listed_at),
+        "seconds": 0.0 if is_final else _seconds_to_look(listing, to_record),
         "kind": None if is_final else STILL_RUNNING,
         "claim": claim,
     }
 
 
-def _seconds_to_look(listing: Listing, piece: PageToRecord) -> float:
-    age_seconds = (piece.listed_at - listing.started_at).total_seconds() if listing.started_at else 0.0
-    return look_again_seconds(age_seconds, piece.snooze_seconds)
+def _seconds_to_look(listing: Listing, to_record: PageToRecord) -> float:
+    age_seconds = (to_record.listed_at - listing.started_at).total_seconds() if listing.started_at else 0.0
+    return look_again_seconds(age_seconds, to_record.snooze_seconds)
 
 
 def _let_go(connection: Connection, queued: Sequence[Pair], unwanted: Sequence[Pair], claim: str) -> None:
@@ -183,12 +185,14 @@ def wake(connection: Connection, pairs: Sequence[Pair]) -> None:
         connection.execute(update(fetch_queue).where(theirs).values(due_at=ready_now()))
 
 
-def _store(connection: Connection, piece: PageToRecord, known: Mapping[Pair, KnownScan]) -> None:
+def _store(connection: Connection, to_record: PageToRecord, known: Mapping[Pair, KnownScan]) -> None:
     """Write the listings, each as it is known best, and count what is odd about them."""
-    met = [DriftSeen(drift, pair, piece.listed_at) for drift, pair in piece.page.drift]
-    for listing in piece.page.listings:
-        met += [DriftSeen(drift, listing.pair, piece.listed_at) for drift in _conflicts(listing, known[listing.pair])]
-    _write(connection, piece, [more_final(listing, known[listing.pair]) for listing in piece.page.listings])
+    met = [DriftSeen(drift, pair, to_record.listed_at) for drift, pair in to_record.page.drift]
+    for listing in to_record.page.listings:
+        met += [
+            DriftSeen(drift, listing.pair, to_record.listed_at) for drift in _conflicts(listing, known[listing.pair])
+        ]
+    _write(connection, to_record, [more_final(listing, known[listing.pair]) for listing in to_record.page.listings])
     count_drift(connection, met)
 
 
@@ -201,10 +205,12 @@ def _conflicts(listing: Listing, before: KnownScan) -> tuple[Drift, ...]:
     return differences(listing, before.stored, details_are_newer=False)
 
 
-def _write(connection: Connection, piece: PageToRecord, listings: Sequence[Listing]) -> None:
+def _write(connection: Connection, to_record: PageToRecord, listings: Sequence[Listing]) -> None:
     """In one go, in the order of the keys; what says the same as before is only seen again."""
     if listings:
-        rows = [{**listing._asdict(), **listing.pair._asdict(), "listed_at": piece.listed_at} for listing in listings]
+        rows = [
+            {**listing._asdict(), **listing.pair._asdict(), "listed_at": to_record.listed_at} for listing in listings
+        ]
         for row in rows:
             del row["pair"]
         names = [*(column.name for column in _COLUMNS), "listed_at"]

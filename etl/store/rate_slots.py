@@ -35,7 +35,7 @@ def key_of(token: str) -> str:
     return blake2b(token.encode(), digest_size=16, person=b"scan-etl budget").hexdigest()
 
 
-def open_budget(connection: Connection, key: str) -> None:
+def open_slots(connection: Connection, key: str) -> None:
     """Make the row of a token, if it isn't there yet."""
     connection.execute(upsert(connection, rate_budgets).values(token_key=key, next_free_at=utc_now()))
 
@@ -46,7 +46,7 @@ def reserve(
     """Take the next `seconds` of the token's time, and return in how many seconds they begin."""
     values = {"of_token": key, "seconds": seconds, "longest": longest_wait_seconds}
     if not connection.execute(_RESERVE, values).rowcount:  # somebody has removed the row
-        open_budget(connection, key)
+        open_slots(connection, key)
         connection.execute(_RESERVE, values)
     ends_at, now = connection.execute(_RESERVED, {"of_token": key}).one()
     begins_in: float = (ends_at - now).total_seconds() - seconds

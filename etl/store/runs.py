@@ -80,17 +80,17 @@ _UNKNOWN = Throughput()
 
 
 def sign_of_life(
-    connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], lately: Throughput
+    connection: Connection, run_id: str, token: str, version: str, counts: Mapping[str, int], throughput: Throughput
 ) -> None:
     """Bring the other counts of a run up to date, and note that its worker lives and how fast it is."""
     others = {name: value for name, value in counts.items() if name not in COUNTED}
     connection.execute(update(runs).where(runs.c.run_id == run_id).values(others))
-    see(connection, run_id, token, version, lately)
+    see(connection, run_id, token, version, throughput)
 
 
-def see(connection: Connection, run_id: str, token: str, version: str, lately: Throughput = _UNKNOWN) -> None:
+def see(connection: Connection, run_id: str, token: str, version: str, throughput: Throughput = _UNKNOWN) -> None:
     """Note that a worker lives, and how fast it is."""
-    seen = {"seen_at": utc_now(), **lately._asdict()}
+    seen = {"seen_at": utc_now(), **throughput._asdict()}
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
         forgotten_at = add_seconds(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))

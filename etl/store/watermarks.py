@@ -50,7 +50,9 @@ def _watermark(connection: Connection, deployment_id: int) -> _Mark | None:
     return None if found is None else _Mark(*found)
 
 
-def history(connection: Connection, deployment_id: int, overlap_seconds: float, room: int) -> PreviousPasses | None:
+def previous_passes(
+    connection: Connection, deployment_id: int, overlap_seconds: float, room: int
+) -> PreviousPasses | None:
     """What the next walk should know of the ones before; None if there was none."""
     mark = _watermark(connection, deployment_id)
     if mark is None:
@@ -102,38 +104,40 @@ def seen_by(connection: Connection, token_key: str) -> set[int]:
     return set(connection.execute(found).scalars())
 
 
-def finish(connection: Connection, walk: ListingPass, token_key: str) -> WatermarkMove:
+def finish(connection: Connection, listing_pass: ListingPass, token_key: str) -> WatermarkMove:
     """Move the watermark behind a complete walk, note what is no longer available, wake what has to be looked at."""
-    before = None if walk.replaces else _watermark(connection, walk.deployment_id)
+    before = None if listing_pass.replaces else _watermark(connection, listing_pass.deployment_id)
     # What expired during the walk may have slipped from it.
-    edge = walk.ended_at - RETENTION
-    late = _late(connection, walk.deployment_id, edge, before)
-    wake(connection, [*walk.to_wake, *late])
-    mark_expired(connection, late, walk.walked_at)
-    begins_at = edge if walk.since is None else max(min(walk.since, walk.walked_at), edge)
-    if walk.partial and begins_at > max(edge, before.walked_at if before else edge):
+    edge = listing_pass.ended_at - RETENTION
+    late = _late(connection, listing_pass.deployment_id, edge, before)
+    wake(connection, [*listing_pass.to_wake, *late])
+    mark_expired(connection, late, listing_pass.walked_at)
+    begins_at = edge if listing_pass.since is None else max(min(listing_pass.since, listing_pass.walked_at), edge)
+    if listing_pass.partial and begins_at > max(edge, before.walked_at if before else edge):
         return WatermarkMove(False, None, None)
     if before is None:
-        connection.execute(delete(watermarks).where(_mark.deployment_id == walk.deployment_id))
-    _move_watermark(connection, walk, before, begins_at, token_key)
+        connection.execute(delete(watermarks).where(_mark.deployment_id == listing_pass.deployment_id))
+    _move_watermark(connection, listing_pass, before, begins_at, token_key)
     if before is None:
         return WatermarkMove(True, None, edge if begins_at == edge else None)
     if begins_at <= before.walked_at:
         return WatermarkMove(True, None, None)
-    gap = {"deployment_id": walk.deployment_id, "from_at": before.walked_at, "until_at": begins_at}
+    gap = {"deployment_id": listing_pass.deployment_id, "from_at": before.walked_at, "until_at": begins_at}
     connection.execute(upsert(connection, listing_gaps, lambda new: {"until_at": new.until_at}), gap)
     return WatermarkMove(True, before.walked_at, begins_at)
 
 
 def _move_watermark(
-    connection: Connection, walk: ListingPass, before: _Mark | None, begins_at: datetime, token_key: str
+    connection: Connection, listing_pass: ListingPass, before: _Mark | None, begins_at: datetime, token_key: str
 ) -> None:
     """Forwards only: another discovery that began later may have been quicker."""
-    newest = [at for at in (walk.newest_started_at, before.newest_started_at if before else None) if at is not None]
+    newest = [
+        at for at in (listing_pass.newest_started_at, before.newest_started_at if before else None) if at is not None
+    ]
     row = {
-        "deployment_id": walk.deployment_id,
-        "walked_at": walk.walked_at,
-        "newest_started_at": min(max(newest), walk.walked_at) if newest else None,
+        "deployment_id": listing_pass.deployment_id,
+        "walked_at": listing_pass.walked_at,
+        "newest_started_at": min(max(newest), listing_pass.walked_at) if newest else None,
         "complete_since": begins_at,
         "token_key": token_key,
     }

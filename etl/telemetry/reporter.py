@@ -123,8 +123,8 @@ LINES: dict[type[Event], tuple[str, str]] = {
 class Reporter:
     """Turns events into log lines, a bounded number of each kind, and counts into progress."""
 
-    def __init__(self, tally: RunCounts, *, interactive: bool) -> None:
-        self._tally = tally
+    def __init__(self, counts: RunCounts, *, interactive: bool) -> None:
+        self._counts = counts
         self._interactive = interactive
         self._told = Counter[type[Event]]()
 
@@ -147,7 +147,7 @@ class Reporter:
             return
         from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
 
-        with Console(stderr=True).status(_Reading(self._tally)):
+        with Console(stderr=True).status(_Reading(self._counts)):
             yield
 
     async def watch(self) -> None:
@@ -158,16 +158,16 @@ class Reporter:
             await self._watch_in_log()
 
     async def _watch_in_log(self) -> None:
-        started, before = time.monotonic(), _finished(self._tally)
+        started, before = time.monotonic(), _finished(self._counts)
         while True:
             await asyncio.sleep(LOG_INTERVAL_SECONDS)
-            if preparing := _preparing(self._tally):
+            if preparing := _preparing(self._counts):
                 log().info(preparing, seconds=round(time.monotonic() - started))
                 continue
-            now = _finished(self._tally)
+            now = _finished(self._counts)
             rate = (now - before) / LOG_INTERVAL_SECONDS
             before = now
-            total = self._tally.to_do + self._tally.discovered
+            total = self._counts.to_do + self._counts.discovered
             left = max(total - now, 0)
             if not rate and not left:
                 continue  # an idle worker
@@ -176,37 +176,37 @@ class Reporter:
                 done=now,
                 total=total,
                 per_second=round(rate, 1),
-                retried=self._tally.retried,
-                rate_limited=self._tally.rate_limited,
-                dead=self._tally.dead,
+                retried=self._counts.retried,
+                rate_limited=self._counts.rate_limited,
+                dead=self._counts.dead,
                 seconds_left=round(left / rate) if rate else None,
                 seconds=round(time.monotonic() - started),
             )
 
     async def _watch_on_screen(self) -> None:
-        from rich import progress as bar  # noqa: PLC0415 - a cron job never needs it
-        from rich.console import Console  # noqa: PLC0415 - nor this
+        from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
         columns = (
-            bar.TextColumn("{task.description}"),
-            bar.BarColumn(),
-            bar.MofNCompleteColumn(),
-            bar.TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
-            bar.TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
+            TimeRemainingColumn(),
         )
-        with bar.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=None, rate="0", retried=0, dead=0)
             while True:
-                tally = self._tally
+                counts = self._counts
                 speed = progress.tasks[0].speed
                 progress.update(
                     task,
-                    description=_preparing(tally) or "fetching",
-                    total=tally.to_do + tally.discovered or None,
-                    completed=_finished(tally),
+                    description=_preparing(counts) or "fetching",
+                    total=counts.to_do + counts.discovered or None,
+                    completed=_finished(counts),
                     rate=f"{speed:.0f}" if speed else "0",
-                    retried=tally.retried,
-                    dead=tally.dead,
+                    retried=counts.retried,
+                    dead=counts.dead,
                 )
                 await asyncio.sleep(SCREEN_INTERVAL_SECONDS)
 
@@ -214,24 +214,24 @@ class Reporter:
 class _Reading:
     """What is read, as it is whenever the terminal is drawn."""
 
-    def __init__(self, tally: RunCounts) -> None:
-        self._tally = tally
+    def __init__(self, counts: RunCounts) -> None:
+        self._counts = counts
 
     def __rich__(self) -> str:
-        return _preparing(self._tally) or ""
+        return _preparing(self._counts) or ""
 
 
-def _preparing(tally: RunCounts) -> str | None:
+def _preparing(counts: RunCounts) -> str | None:
     """What a run is at before it fetches: millions of pairs take minutes to read, and thousands of scans to list."""
-    if tally.to_do or _finished(tally):
+    if counts.to_do or _finished(counts):
         return None
-    if tally.requested:
-        return f"reading, {tally.requested:,} lines"
-    return f"listing, {tally.discovered:,} scans to fetch" if tally.discovered else None
+    if counts.requested:
+        return f"reading, {counts.requested:,} lines"
+    return f"listing, {counts.discovered:,} scans to fetch" if counts.discovered else None
 
 
-def _finished(tally: RunCounts) -> int:
-    return tally.fetched + tally.dead
+def _finished(counts: RunCounts) -> int:
+    return counts.fetched + counts.dead
 
 
 def _fields(event: Event) -> dict[str, Any]:

@@ -72,7 +72,7 @@ async def test_a_scan_is_what_the_api_says_of_it() -> None:
         answers = [await asking.semgrep.scan(Pair(120, number)) for number in range(1, 11)]
 
     assert answers == [sandbox.truth(number) for number in range(1, 11)]
-    assert asking.tally.requests == sandbox.stats.requests["details", 200] == 10
+    assert asking.counts.requests == sandbox.stats.requests["details", 200] == 10
 
 
 async def test_a_request_says_who_asks_and_for_what() -> None:
@@ -153,7 +153,7 @@ async def test_every_request_is_counted_and_paced_also_after_a_dead_connection()
 
     # The third asks, on a new connection, whether what has worked before still does.
     assert caught.value.kind == "connection"
-    assert asking.tally.requests == requests == 3
+    assert asking.counts.requests == requests == 3
 
 
 # The token stays at home
@@ -646,7 +646,7 @@ async def test_a_failure_is_tried_again_in_place() -> None:
 
     async with SmallApi(fails) as api, asking_at(api.base_url, retries=1) as asking:
         answer = await asking.semgrep.scan(ONE)
-        retried = asking.tally.retried
+        retried = asking.counts.retried
         with pytest.raises(TransientError):
             await asking.semgrep.scan(Pair(120, 2))
 
@@ -654,7 +654,7 @@ async def test_a_failure_is_tried_again_in_place() -> None:
     assert answer == document(ONE)
     assert retried == 1
     assert times["/api/v1/deployments/120/scan/2"] == 2
-    assert asking.tally.requests == len(api.seen)
+    assert asking.counts.requests == len(api.seen)
 
 
 async def test_no_request_is_sent_after_hush() -> None:
@@ -664,12 +664,12 @@ async def test_no_request_is_sent_after_hush() -> None:
         scans = [asyncio.create_task(asking.semgrep.scan(Pair(120, number))) for number in range(1, 41)]
         await until(lambda: len(api.seen) >= 3)
         asking.semgrep.stop_sending()
-        sent = asking.tally.requests
+        sent = asking.counts.requests
         ended = await asyncio.gather(*scans, return_exceptions=True)
         for pair in (ONE, Pair(121, 1)):
             with pytest.raises(StoppedError):
                 await asking.semgrep.scan(pair)
 
     stopped = [error for error in ended if isinstance(error, StoppedError)]
-    assert asking.tally.requests == len(api.seen) == sent
+    assert asking.counts.requests == len(api.seen) == sent
     assert len(stopped) == 40 - sent

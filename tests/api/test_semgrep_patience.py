@@ -97,7 +97,7 @@ async def test_a_refused_request_waits_and_spends_nothing() -> None:
         async with SmallApi(refusing(headers)) as api, asking_at(api.base_url, retries=1) as asking:
             answer = await asking.semgrep.scan(ONE)
         first, second = api.seen
-        return second.at - first.at, answer, asking.tally.rate_limited, [type(event) for event in asking.events]
+        return second.at - first.at, answer, asking.counts.rate_limited, [type(event) for event in asking.events]
 
     borne = dict(zip(REFUSALS, await asyncio.gather(*map(bear, REFUSALS.values())), strict=True))
 
@@ -119,7 +119,7 @@ async def test_a_refusal_that_lasts_spends_no_attempt() -> None:
 
     assert isinstance(error, TransientError)
     assert (error.http_status, error.spends_attempt) == (429, False)
-    assert asking.tally.rate_limited == len(api.seen) == 2
+    assert asking.counts.rate_limited == len(api.seen) == 2
 
 
 @pytest.mark.parametrize("retry_after", ["86400", "9" * 25])
@@ -162,7 +162,7 @@ async def test_of_several_waits_the_longest_counts() -> None:
         await until(lambda: bool(asking.events))
         refused_at = time.monotonic()
         first_is_refused.set()
-        await until(lambda: asking.tally.rate_limited == 2)
+        await until(lambda: asking.counts.rate_limited == 2)
         others = await errors_of(asking, 3, 4)
         await scans
 
@@ -242,7 +242,7 @@ async def test_a_used_up_quota_closes_the_gate_before_a_refusal_comes() -> None:
             await asking.semgrep.scan(ONE)
             await errors_of(asking, *range(2, 8))
         first, *rest = api.seen
-        return min(seen.at for seen in rest) - first.at, asking.tally.rate_limited, asking.tally.requests
+        return min(seen.at for seen in rest) - first.at, asking.counts.rate_limited, asking.counts.requests
 
     used_up = dict(zip(QUOTAS, await asyncio.gather(*map(use_up, QUOTAS.values())), strict=True))
 
@@ -329,7 +329,7 @@ async def test_a_token_that_is_refused_ends_what_waits_for_its_turn() -> None:
 
     assert {getattr(error, "kind", None) for error in errors} == {"token_refused"}
     assert of_another.value.stop_code == 3
-    assert asking.tally.requests < 5
+    assert asking.counts.requests < 5
 
 
 async def test_where_no_scan_is_shown_at_all_one_is_tried_now_and_then() -> None:
@@ -539,11 +539,11 @@ async def test_a_stop_ends_the_wait_for_an_api_that_is_away() -> None:
         waiting = asyncio.create_task(errors_of(asking, *range(1, 12)))
         await until(lambda: bool(asking.events))
         asking.semgrep.stop_sending()
-        sent = asking.tally.requests
+        sent = asking.counts.requests
         ended = await waiting
 
     assert {type(error) for error in ended} == {StoppedError}
-    assert asking.tally.requests == sent
+    assert asking.counts.requests == sent
 
 
 async def test_a_probe_that_is_refused_or_finds_nothing_shows_that_the_api_lives() -> None:

@@ -33,7 +33,7 @@ async def test_pages_follow_each_other_and_tell_the_apis_time() -> None:
     ages = [OPENED_AT - one.started_at for one in read_page(120, recent.document).listings if one.started_at]
     assert 50 < len(ages) < 200
     assert max(ages) < timedelta(days=1)
-    assert asked.tally.requests == 3
+    assert asked.counts.requests == 3
 
 
 async def test_a_search_proves_the_token() -> None:

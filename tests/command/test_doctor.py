@@ -208,7 +208,7 @@ def test_a_wrong_clock_is_a_warning_and_an_api_that_fails_is_exit_4(
     assert [found["name"] for found in loud if found["ok"]] == (["clock"] if ahead_seconds else [])
 
 
-def test_tables_that_are_missing_are_exit_5_with_the_mend(cli: Command, empty_postgres_url: str) -> None:
+def test_tables_that_are_missing_are_exit_5_with_the_fix(cli: Command, empty_postgres_url: str) -> None:
     """The database is reached all the same, and its version shown."""
     with running_sandbox(finished_world(5)) as sandbox:
         outcome = cli("doctor", "--json", environment=sandbox.environment(SCAN_ETL_DATABASE__URL=empty_postgres_url))

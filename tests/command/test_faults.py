@@ -418,7 +418,7 @@ def test_a_queue_of_poisoned_pairs_dies_and_is_no_outage(cli: Command, sqlite_ur
 
 
 def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: str) -> None:
-    """Its deployments call works, and still it is away: exit 4 in the end, with everything queued."""
+    """Its deployments call works, and still it is unavailable: exit 4 in the end, with everything queued."""
     behaviour = Behaviour(faults=(Fault("status-500", times=0),))
     with running_sandbox(finished_world(3 * SCANS), behaviour) as sandbox:
         bounds = {**QUICK, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}

@@ -304,7 +304,7 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
     assert loaded(database_url) == rows_by_table(truth)
 
 
-def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_mend(cli: Command, empty_server_url: str) -> None:
+def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_fix(cli: Command, empty_server_url: str) -> None:
     """A server's database is never migrated by a run; `db upgrade` does it, and `db check` agrees."""
     variables = {"SCAN_ETL_DATABASE__URL": empty_server_url, "SEMGREP_APP_TOKEN": TOKEN}
 

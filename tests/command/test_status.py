@@ -41,10 +41,10 @@ def give_signs_of_life(url: str) -> None:
     """Of two workers, the first of which has been quick lately."""
     counts = dict.fromkeys(RUN_COUNTS, 0)
     with closing(Database(url)) as database:
-        for token, lately in (("quick", runs.Throughput(5.0, 4.0)), ("idle", runs.Throughput())):
+        for token, throughput in (("quick", runs.Throughput(5.0, 4.0)), ("idle", runs.Throughput())):
             sign = partial(runs.sign_of_life, run_id="run", token=token, version="0.1.0", counts=counts)
-            database.run_here(partial(sign, lately=runs.Throughput()))
-            database.run_here(partial(sign, lately=lately))
+            database.run_here(partial(sign, throughput=runs.Throughput()))
+            database.run_here(partial(sign, throughput=throughput))
 
 
 QUEUED: tuple[dict[str, Any], ...] = (

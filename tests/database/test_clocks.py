@@ -146,7 +146,7 @@ def sign_of_life(token: str) -> Callable[[Connection], None]:
         token=token,
         version="0.1.0",
         counts=NO_COUNTS,
-        lately=runs.Throughput(1.0, 1.0),
+        throughput=runs.Throughput(1.0, 1.0),
     )
 
 

@@ -22,8 +22,7 @@ from etl.database.dialects import upsert
 from etl.database.schema import dead_letters, fetch_queue, scans, workers
 from etl.database.types import add_seconds, ready_now
 from etl.model import Complete, Discard, Outcome, Pair, Release, Retry, Snooze
-from etl.store import dropping, queue, runs, status
-from etl.store import settle as settling
+from etl.store import dropping, queue, runs, settle, status
 from etl.store.listings import PageToRecord, record
 from etl.store.scope import Scope
 from etl.transform.search_page import Page
@@ -98,7 +97,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(numbers=some, has_ended=st.booleans(), refresh=st.booleans())
     def a_walk_lists(self, numbers: list[int], has_ended: bool, refresh: bool) -> None:
         found = tuple((listing if has_ended else running)(number) for number in sorted(numbers))
-        self.do(partial(record, piece=PageToRecord(Page(found, "", ()), NOW, refresh, 300.0)))
+        self.do(partial(record, to_record=PageToRecord(Page(found, "", ()), NOW, refresh, 300.0)))
         self.known.update(pairs_of(numbers))
 
     @rule(everything=st.booleans())
@@ -119,7 +118,7 @@ class Delivery(RuleBasedStateMachine):
     def somebody_settles(self, outcome: str, is_late: bool) -> None:
         token = next(iter(self.leases)) if is_late else list(self.leases)[-1]
         outcomes = [OUTCOMES[outcome](pair) for pair in self.leases.pop(token)]
-        self.do(partial(settling.settle, token=token, outcomes=outcomes, run_id="r"))
+        self.do(partial(settle.settle, token=token, outcomes=outcomes, run_id="r"))
 
     @precondition(lambda self: self.at_work)
     @rule(is_killed=st.booleans())
@@ -198,7 +197,7 @@ class Delivery(RuleBasedStateMachine):
                 self.do(partial(queue.disbelieve, longest=LONGEST))
                 lease = partial(scope.lease, token=f"night {night}", limit=100, lease_seconds=60.0)
                 outcomes = [Complete(scan_rows(one.pair.scan_id)) for one in self.do(lease)]
-                self.do(partial(settling.settle, token=f"night {night}", outcomes=outcomes, run_id="r"))
+                self.do(partial(settle.settle, token=f"night {night}", outcomes=outcomes, run_id="r"))
                 self.put_off(-7_200)
             assert self.do(lambda connection: connection.execute(select(fetch_queue)).all()) == []
             assert self.do(scope.left)[:2] == (0, 0)

@@ -51,8 +51,8 @@ def database(database_url: str) -> Iterator[Database]:
 
 def put(database: Database, *found: Listing, listed_at: datetime = LISTED_AT, refresh: bool = False) -> int:
     """Record one page."""
-    piece = PageToRecord(Page(tuple(sorted(found)), "", ()), listed_at, refresh, 300.0)
-    return database.run_here(partial(record, piece=piece))
+    to_record = PageToRecord(Page(tuple(sorted(found)), "", ()), listed_at, refresh, 300.0)
+    return database.run_here(partial(record, to_record=to_record))
 
 
 def queued(database: Database) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def walked(
 ) -> WatermarkMove:
     """End a walk that took so many hours."""
     walk = ListingPass(120, since, at, at + timedelta(hours=hours), newest, partial_, wake)
-    return database.run_here(partial(watermarks.finish, walk=walk, token_key="key"))
+    return database.run_here(partial(watermarks.finish, listing_pass=walk, token_key="key"))
 
 
 def test_a_new_scan_is_listed_and_queued_before_all_else(database: Database) -> None:
@@ -109,7 +109,7 @@ def test_a_start_that_cannot_be_true_counts_as_none(database: Database, year: st
     assert put(database, running(1, started_at=f"{year}-12-31T00:00:00Z")) == 1
     walked(database, LISTED_AT, newest=None)
 
-    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    found = database.run_here(partial(watermarks.previous_passes, deployment_id=120, overlap_seconds=3_600.0, room=2))
 
     assert rows(database, scan_listings)[0]["started_at"] is None
     assert queued(database)[0]["expires_at"] == LISTED_AT + 30 * DAY
@@ -123,7 +123,7 @@ def test_instants_that_others_have_written_end_no_walk(database: Database, at: d
     next walk begins."""
     put(database, running(1), running(2))
     walked(database, LISTED_AT)
-    ask = partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2)
+    ask = partial(watermarks.previous_passes, deployment_id=120, overlap_seconds=3_600.0, room=2)
     change(database, update(scan_listings).where(scan_listings.c.scan_id == 2).values(started_at=at))
     change(database, update(marks).values(newest_started_at=at))
     with_odd_starts = database.run_here(ask)
@@ -389,7 +389,7 @@ def test_a_first_walk_of_less_than_30_days_leaves_out_what_can_be_had_later(data
     """It isn't out of reach; a walk that goes further back completes it."""
     assert walked(database, LISTED_AT, LISTED_AT - DAY) == WatermarkMove(True, None, None)
     walked(database, LISTED_AT + DAY, LISTED_AT)
-    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    found = database.run_here(partial(watermarks.previous_passes, deployment_id=120, overlap_seconds=3_600.0, room=2))
     assert found is not None
     assert found.complete_since == LISTED_AT - DAY
 
@@ -474,7 +474,10 @@ def test_open_scans_that_a_walk_leaves_out_are_looked_at(database: Database) -> 
 
 def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> None:
     """Where it ended less the overlap, and the unsettled scans of before, with their place."""
-    assert database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2)) is None
+    assert (
+        database.run_here(partial(watermarks.previous_passes, deployment_id=120, overlap_seconds=3_600.0, room=2))
+        is None
+    )
     old: dict[str, Any] = {"started_at": "2026-02-20T12:00:00Z"}
     put(
         database,
@@ -489,7 +492,7 @@ def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> 
     database.run_here(partial(load_scans, batch=[scan_rows(5)], run_id="run"))
     walked(database, LISTED_AT)
 
-    found = database.run_here(partial(watermarks.history, deployment_id=120, overlap_seconds=3_600.0, room=2))
+    found = database.run_here(partial(watermarks.previous_passes, deployment_id=120, overlap_seconds=3_600.0, room=2))
 
     at = datetime(2026, 2, 20, 12, tzinfo=UTC)
     assert found is not None
@@ -503,8 +506,8 @@ def test_the_next_walk_knows_what_the_last_one_left_open(database: Database) -> 
 def test_odd_entries_of_a_page_are_counted(database: Database) -> None:
     """With a scan to look at."""
     found = Drift("listing.novelty", "unknown_field")
-    piece = PageToRecord(Page((listing(1),), "", ((found, PAIR),)), LISTED_AT, False, 300.0)
-    database.run_here(partial(record, piece=piece))
+    to_record = PageToRecord(Page((listing(1),), "", ((found, PAIR),)), LISTED_AT, False, 300.0)
+    database.run_here(partial(record, to_record=to_record))
 
     (row,) = rows(database, schema_drift)
     assert (row["path"], row["sample_scan_id"], row["first_seen_at"]) == ("listing.novelty", 1, LISTED_AT)

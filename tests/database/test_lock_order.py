@@ -17,9 +17,7 @@ from etl.database.connection import Database
 from etl.database.dialects import lock, on_pairs
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import Complete, Discard, Listing, ListingPass, Outcome, Pair, Release, Retry, Snooze
-from etl.store import enqueue as staging
-from etl.store import queue, watermarks
-from etl.store import settle as settling
+from etl.store import enqueue, queue, settle, watermarks
 from etl.store.listings import PageToRecord, record
 from etl.store.status import DeadLetterFilter, drop_dead, requeue_dead
 from etl.transform.search_page import Page
@@ -46,7 +44,7 @@ def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str
         closing(Database(server_url)) as walking,
         ThreadPoolExecutor() as pool,
     ):
-        working.run_here(partial(record, piece=page([never])))
+        working.run_here(partial(record, to_record=page([never])))
         leased = working.run_here(lambda connection: queue.lease(connection, "w", 1, 60.0))
 
         @event.listens_for(walking.engine, "before_cursor_execute")
@@ -56,8 +54,8 @@ def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str
 
         with working.engine.begin() as connection:
             outcome = Snooze(scan_rows(1, **OPEN), 300.0, EXPIRES_AT)
-            settled = settling.settle(connection, "w", [outcome], "run")
-            recording = pool.submit(walking.run_here, partial(record, piece=page([listing(1)])))
+            settled = settle.settle(connection, "w", [outcome], "run")
+            recording = pool.submit(walking.run_here, partial(record, to_record=page([listing(1)])))
             assert reads.wait(30)
         queued = recording.result(30)
         due = working.run_here(lambda connection: queue.lease(connection, "w", 1, 60.0))
@@ -80,20 +78,20 @@ def do(database: Database, work: Callable[[Connection], T]) -> T:
 
 def list_scans(database: Database, draw: random.Random) -> None:
     found = [draw.choice([listing, running])(pair.scan_id, deployment_id=pair.deployment_id) for pair in some(draw)]
-    do(database, partial(record, piece=page(found, refresh=draw.random() < 0.5)))
+    do(database, partial(record, to_record=page(found, refresh=draw.random() < 0.5)))
 
 
 def end_walk(database: Database, draw: random.Random) -> None:
     wake = tuple(pair for pair in some(draw) if pair.deployment_id == 120)
     walk = ListingPass(120, None, LISTED_AT, LISTED_AT + draw.choice([0, 60]) * timedelta(days=1), None, False, wake)
-    do(database, partial(watermarks.finish, walk=walk, token_key="key"))
+    do(database, partial(watermarks.finish, listing_pass=walk, token_key="key"))
 
 
 def work_off(database: Database, draw: random.Random) -> None:
     token = f"{draw.getrandbits(64):x}"
     pairs = [one.pair for one in do(database, partial(queue.lease, token=token, limit=15, lease_seconds=60.0))]
     outcomes = [outcome(pair, draw) for pair in draw.sample(pairs, len(pairs))]
-    do(database, partial(settling.settle, token=token, outcomes=outcomes, run_id="run"))
+    do(database, partial(settle.settle, token=token, outcomes=outcomes, run_id="run"))
 
 
 def outcome(pair: Pair, draw: random.Random) -> Outcome:
@@ -114,9 +112,9 @@ def fill(database: Database, draw: random.Random) -> None:
 
     def work(connection: Connection) -> None:
         name = f"{draw.getrandbits(64):x}"
-        staging.open_stage(connection, name)
-        staging.stage(connection, name, pairs)
-        staging.merge(connection, name, len(pairs), batch=batch, refresh=refresh)
+        enqueue.open_stage(connection, name)
+        enqueue.stage(connection, name, pairs)
+        enqueue.merge(connection, name, len(pairs), batch=batch, refresh=refresh)
 
     do(database, work)
 
@@ -176,7 +174,7 @@ def test_all_that_work_on_the_same_scans_take_turns(server_url: str) -> None:
         databases = [opened.enter_context(closing(Database(server_url))) for _ in works]
         databases[0].run_here(fill_tables)
         listed = [listing(pair.scan_id, deployment_id=pair.deployment_id) for pair in PAIRS]
-        databases[0].run_here(partial(record, piece=page(listed)))
+        databases[0].run_here(partial(record, to_record=page(listed)))
         running_works = [pool.submit(many, databases[at], work, at) for at, work in enumerate(works)]
         errors = [(work.__name__, found.exception(60)) for work, found in zip(works, running_works, strict=True)]
         held = databases[0].run_here(all_held)

@@ -219,7 +219,7 @@ def test_a_finished_pair_leaves_its_rows_and_no_queue_row(database: Database) ->
     assert (count(database, scans), count(database, fetch_queue)) == (2, 0)
 
 
-def test_a_verdict_without_the_lease_changes_nothing(database: Database) -> None:
+def test_an_outcome_without_the_lease_changes_nothing(database: Database) -> None:
     """Whatever a late worker says of a pair that another has taken over is lost, rows included."""
     fill(database, *pairs(1, 2, 3, 4, 5))
     lease(database, "late")
@@ -243,7 +243,7 @@ def test_a_verdict_without_the_lease_changes_nothing(database: Database) -> None
     assert (count(database, scans), count(database, dead_letters)) == (0, 0)
 
 
-def test_a_late_verdict_leaves_the_dead_letter_of_whoever_took_over(database: Database) -> None:
+def test_a_late_outcome_leaves_the_dead_letter_of_whoever_took_over(database: Database) -> None:
     """The pair is in the queue or among the dead letters, whatever a worker whose lease has ended says of it."""
     fill(database, *pairs(1))
     lease(database, "late")

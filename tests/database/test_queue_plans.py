@@ -14,8 +14,7 @@ from sqlalchemy import Connection, event, text
 from etl.database.connection import Database
 from etl.database.dialects import plan_by_index
 from etl.model import Complete, Discard, Outcome, Pair, Release, Retry
-from etl.store import listings, queue
-from etl.store import settle as settling
+from etl.store import listings, queue, settle
 
 ROWS = 20_000
 """So many that no planner would rather read them all."""
@@ -55,7 +54,7 @@ def statements_of_settling(connection: Connection, pairs: list[Pair]) -> list[tu
             *(Retry(pair, 60, 1, "kind", "error") for pair in later),
             *map(Release, rest),
         ]
-        assert settling.settle(connection, "token", outcomes, "run").lost == 0
+        assert settle.settle(connection, "token", outcomes, "run").lost == 0
         listings.wake(connection, pairs)
     return [(statement, parameters) for statement, parameters in statements if "fetch_queue" in statement]
 

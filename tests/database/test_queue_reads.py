@@ -15,8 +15,7 @@ from etl.database.connection import Database
 from etl.database.dialects import insert_rows
 from etl.database.schema import fetch_queue
 from etl.model import Complete, Discard, Lease, Outcome, Release, Retry
-from etl.store import queue
-from etl.store import settle as settling
+from etl.store import queue, settle
 
 ROWS, OF_OURS, PUT_OFF, BACK_NOW = 20_000, 40, 2_000, 10
 LINE, LONG_AGO, NEXT_CENTURY = (datetime(year, 1, 1, tzinfo=UTC) for year in (1970, 2020, 2100))
@@ -106,7 +105,7 @@ def mysql_reads(connection: Connection) -> Iterator[Callable[[], int]]:
 READS = {"postgresql": postgresql_reads, "sqlite": sqlite_reads, "mysql": mysql_reads}
 
 
-def verdicts_on(leases: list[Lease]) -> list[Outcome]:
+def outcomes_of(leases: list[Lease]) -> list[Outcome]:
     """One of each kind by turns."""
     kinds: list[Callable[[Any], Outcome]] = [
         lambda pair: Complete(scan_rows(pair.scan_id, deployment_id=pair.deployment_id)),
@@ -158,9 +157,7 @@ def test_what_is_read_is_what_is_worked_on(database_url: str, fill_and_count: Ca
         pairs = [taken.pair for taken in of_whole]
         renew = partial(queue.renew, token="token", pairs=pairs, lease_seconds=60)
         renewed = measure("renewal", renew)
-        settled = measure(
-            "settle", partial(settling.settle, token="token", outcomes=verdicts_on(of_whole), run_id="run")
-        )
+        settled = measure("settle", partial(settle.settle, token="token", outcomes=outcomes_of(of_whole), run_id="run"))
 
     assert [sorted(each) for each in deployments] == [[120, 121]] * 3
     assert [each.remaining for each in left] == [OF_OURS + BACK_NOW] * 2

@@ -14,9 +14,8 @@ from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, workers
 from etl.errors import DatabaseError
 from etl.model import Discard, Enqueued, Pair
-from etl.store import dropping, runs, scope
+from etl.store import dropping, runs, scope, settle
 from etl.store import enqueue as staging
-from etl.store import settle as settling
 from etl.store.scope import Scope
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -127,7 +126,7 @@ def test_shared_pairs_that_died_in_another_run_are_dead_for_both(database: Datab
     enqueue(database, pairs(1, 2, 3), batch="second")
     leased(database, "first")
     dead = [Discard(pair, 1, "not_found", "gone", 404) for pair in pairs(1, 2)]
-    database.run_here(partial(settling.settle, token="first", outcomes=dead, run_id="first"))
+    database.run_here(partial(settle.settle, token="first", outcomes=dead, run_id="first"))
     leased(database, "second")
 
     found = [ended(database, batch) for batch in ("first", "second")]

@@ -59,10 +59,10 @@ class MemoryPorts:
         self.batches: list[tuple[Outcome, ...]] = []
         self.settle_calls = 0
         self.asked = Counter[Pair]()
-        self.asked_after_hush = 0
+        self.asked_after_stop = 0
         self.renewed = Counter[Pair]()
         self.fetching = self.most_fetching = self.most_held = 0
-        self.hushed, self.wrote, self.was_renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.stopped_sending, self.wrote, self.was_renewed = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._answer = answer
         self._lease_seconds = lease_seconds
         self._refused, self._refused_errors = refused, refused_errors
@@ -86,8 +86,8 @@ class MemoryPorts:
             raise self.barred[deployment_id]
 
     async def fetch(self, pair: Pair) -> object:
-        if self.hushed.is_set():
-            self.asked_after_hush += 1
+        if self.stopped_sending.is_set():
+            self.asked_after_stop += 1
             raise StoppedError("no more requests")
         self.asked[pair] += 1
         self.fetching += 1
@@ -150,7 +150,7 @@ class MemoryPorts:
         self.barred.pop(deployment_id, None)
 
     def stop_sending(self) -> None:
-        self.hushed.set()
+        self.stopped_sending.set()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

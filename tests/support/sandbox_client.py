@@ -1,4 +1,4 @@
-"""A bare client for the tests of the sandbox: it shows what came, and mends nothing."""
+"""A bare client for the tests of the sandbox: it shows what came, and fixes nothing."""
 
 import json
 from collections.abc import AsyncIterator, Callable

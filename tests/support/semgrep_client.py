@@ -20,7 +20,7 @@ class Asking:
     """A client, what it has counted and told, and the line of time of each token."""
 
     semgrep: Semgrep
-    tally: RunCounts
+    counts: RunCounts
     events: list[Event]
     rate_slots: dict[str, MemoryBudget] = field(default_factory=dict)
 
@@ -33,15 +33,15 @@ async def asking_at(
 
     It doesn't retry in place unless told so, so that a test sees each failure.
     """
-    tally, events, rate_slots = RunCounts(), list[Event](), dict[str, MemoryBudget]()
+    counts, events, rate_slots = RunCounts(), list[Event](), dict[str, MemoryBudget]()
     numbers = {"rate": 1_000.0, "retries": 0, "timeout_seconds": 30.0, "max_wait_seconds": 30.0} | settings
     semgrep = Semgrep(
         ApiSettings(base_url=base_url, **numbers),
         load_tokens(tokens or {"SEMGREP_APP_TOKEN": TOKEN}),
         lambda token: rate_slots.setdefault(token, MemoryBudget()),
-        tally,
+        counts,
         events.append,
         gives_up=gives_up,
     )
     async with semgrep:
-        yield Asking(semgrep, tally, events, rate_slots)
+        yield Asking(semgrep, counts, events, rate_slots)

@@ -86,11 +86,11 @@ class Nights:
         """A sync to its end, in this process."""
         environment = self.environment()
         settings = load_settings(config_file=None, flags={}, environ=environment, directory=Path("/nowhere"))
-        order = RunRequest("sync", discovers=True, **options)
+        request = RunRequest("sync", discovers=True, **options)
         # With a factory the loop of the other tests stays as it is; `asyncio.run` would leave them without one.
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             summary: dict[str, Any] = self._note(
-                lambda: runner.run(run(order, settings, load_tokens(environment), interactive=False))
+                lambda: runner.run(run(request, settings, load_tokens(environment), interactive=False))
             )
         self.nights[-1].is_whole = summary["exit_code"] in (0, 1)
         return summary

@@ -264,7 +264,7 @@ def test_what_is_no_name_of_a_metrics_file_is_refused(tmp_path: Path, name: str)
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    """One line for each, so that nobody mends them one by one."""
+    """One line for each, so that nobody fixes them one by one."""
     path = written(tmp_path / "config.toml", "[api]\nrate = -1\nretries = 1.5\n\n[privacy]\nauthor = 'no'\nx = 1\n")
     found = problems(config_file=path, environ={"SCAN_ETL_QUEUE__X": "1"}, flags={"database.batch_size": 0})
 

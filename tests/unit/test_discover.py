@@ -35,11 +35,11 @@ class MemoryPorts:
     """Gives the pages one after the other, whatever is asked for, and keeps what it is given."""
 
     def __init__(
-        self, answers: Sequence[Answer], history: PreviousPasses | None = None, reached: WatermarkMove | None = None
+        self, answers: Sequence[Answer], previous: PreviousPasses | None = None, move: WatermarkMove | None = None
     ) -> None:
         self.answers = list(answers)
-        self.known = history
-        self.reached = reached
+        self.known = previous
+        self.move = move
         self.asked: list[tuple[datetime | None, str]] = []
         self.recorded: list[tuple[list[int], ListingPass, bool]] = []
 
@@ -54,13 +54,13 @@ class MemoryPorts:
     async def api_time(self) -> datetime:
         return NOW
 
-    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
+    async def previous_passes(self, deployment_id: int, room: int) -> PreviousPasses | None:
         assert (deployment_id, room) == (120, ROOM)
         return self.known
 
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
-        return len(page.listings), self.reached if is_last else None
+        return len(page.listings), self.move if is_last else None
 
 
 def page(*scan_ids: int, cursor: str = "", **changes: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ async def walk(
     return state.unwalked, events, state.stop, state.halted, state.counts
 
 
-def history(**changes: Any) -> PreviousPasses:
+def previous(**changes: Any) -> PreviousPasses:
     facts: dict[str, Any] = {
         "walked_at": NOW - DAY,
         "base": NOW - 1.25 * DAY,
@@ -107,13 +107,13 @@ async def test_a_walk_reads_until_the_cursor_is_empty() -> None:
     """Each page is recorded as it comes, and only the last one ends the walk."""
     ports = MemoryPorts([page(9, 8, cursor="a"), page(7, cursor="b"), page(6)])
 
-    failed, events, _, _, tally = await walk(ports)
+    failed, events, _, _, counts = await walk(ports)
 
     assert failed == set()
     assert ports.asked == [(None, ""), (None, "a"), (None, "b")]
     assert [(ids, is_last) for ids, _, is_last in ports.recorded] == [([8, 9], False), ([7], False), ([6], True)]
     assert ports.recorded[-1][1].newest_started_at == NOW - DAY + timedelta(minutes=9)
-    assert tally.discovered == 4
+    assert counts.discovered == 4
     assert events == [Walked(120, None, 3, 4, 4)]
 
 
@@ -197,11 +197,11 @@ async def test_a_page_that_fails_is_asked_for_again(failure: Answer) -> None:
     """An error is never an empty page, and the walk goes on where it was."""
     ports = MemoryPorts([page(9, cursor="a"), failure, failure, page(8)])
 
-    failed, _, _, _, tally = await walk(ports)
+    failed, _, _, _, counts = await walk(ports)
 
     assert failed == set()
     assert [cursor for _, cursor in ports.asked] == ["", "a", "a", "a"]
-    assert tally.retried == 2
+    assert counts.retried == 2
 
 
 async def test_a_walk_that_fails_half_way_moves_no_watermark() -> None:
@@ -255,7 +255,7 @@ async def test_a_stop_ends_a_walk_that_waits() -> None:
 
 async def test_what_cannot_be_had_any_more_is_told() -> None:
     """As an instant, and since when."""
-    ports = MemoryPorts([page()], reached=WatermarkMove(True, NOW - 40 * DAY, NOW - 30 * DAY))
+    ports = MemoryPorts([page()], move=WatermarkMove(True, NOW - 40 * DAY, NOW - 30 * DAY))
 
     _, events, _, _, _ = await walk(ports)
 
@@ -267,11 +267,11 @@ async def test_what_cannot_be_had_any_more_is_told() -> None:
     [
         ({}, None, None, False),
         ({"lookback_seconds": 86_400.0}, None, NOW - DAY, False),
-        ({}, history(), NOW - 1.25 * DAY, False),
-        ({"lookback_seconds": 86_400.0}, history(), NOW - 1.25 * DAY, False),
-        ({"since": 7 * 86_400.0}, history(), NOW - 7 * DAY, True),
-        ({"since": NOW - 2 * DAY}, history(), NOW - 2 * DAY, True),
-        ({"since": 30 * 86_400.0}, history(), None, True),
+        ({}, previous(), NOW - 1.25 * DAY, False),
+        ({"lookback_seconds": 86_400.0}, previous(), NOW - 1.25 * DAY, False),
+        ({"since": 7 * 86_400.0}, previous(), NOW - 7 * DAY, True),
+        ({"since": NOW - 2 * DAY}, previous(), NOW - 2 * DAY, True),
+        ({"since": 30 * 86_400.0}, previous(), None, True),
     ],
 )
 async def test_where_a_walk_begins(
@@ -300,7 +300,7 @@ async def test_a_watermark_that_is_ahead_of_all_clocks_is_not_believed(
         async def api_time(self) -> datetime:
             return now + api_ahead_days * DAY
 
-    known = history(walked_at=now + ahead_days * DAY)
+    known = previous(walked_at=now + ahead_days * DAY)
     ports = Ahead([page()], known)
     await walk(ports, lookback_seconds=86_400.0)
 
@@ -328,9 +328,9 @@ async def test_a_page_that_is_refused_is_recorded_by_halves() -> None:
         lambda page: any((one.pair.scan_id == 2 and one.extra) or one.pair.scan_id == 9 for one in page.listings),
     )
 
-    failed, events, _, _, tally = await walk(ports)
+    failed, events, _, _, counts = await walk(ports)
 
-    assert (failed, tally.discovered) == (set(), 8)
+    assert (failed, counts.discovered) == (set(), 8)
     assert [ids for ids, _, _ in ports.recorded] == [[1], [2], [3, 4], [5, 6], [7], [8], []]
     assert [is_last for _, _, is_last in ports.recorded] == [False] * 6 + [True]
     assert events == [ListingSkipped(Pair(120, 9), "no"), Walked(120, None, 1, 9, 8)]
@@ -388,9 +388,9 @@ def test_the_overlap_is_as_long_as_it_costs_nothing() -> None:
     """Up to half a page of known scans is listed again, and where there are fewer the whole 30 days."""
     week_ago = NOW - 7 * DAY
 
-    assert start_of_walk(history(known=ROOM - 1, room_at=week_ago)) == week_ago
-    assert start_of_walk(history(known=10, room_at=None)) == NOW - 31.25 * DAY
-    assert start_of_walk(history(known=ROOM, room_at=week_ago)) == NOW - 1.25 * DAY
+    assert start_of_walk(previous(known=ROOM - 1, room_at=week_ago)) == week_ago
+    assert start_of_walk(previous(known=10, room_at=None)) == NOW - 31.25 * DAY
+    assert start_of_walk(previous(known=ROOM, room_at=week_ago)) == NOW - 1.25 * DAY
 
 
 def test_no_walk_goes_back_behind_the_lookback_of_the_first() -> None:
@@ -398,7 +398,7 @@ def test_no_walk_goes_back_behind_the_lookback_of_the_first() -> None:
     bound, within, behind = NOW - 3 * DAY, unsettled(10, 2), unsettled(20, 5)
 
     def known(*scans: Unsettled) -> PreviousPasses:
-        return history(known=10, complete_since=bound, unsettled=scans)
+        return previous(known=10, complete_since=bound, unsettled=scans)
 
     assert start_of_walk(known()) == start_of_walk(known(within, behind)) == bound
     assert start_of_walk(known()._replace(base=NOW - 4 * DAY)) == bound
@@ -411,16 +411,16 @@ def test_a_walk_goes_back_to_open_scans_where_that_is_cheaper() -> None:
     """One page more for two scans is as good as two looks; twenty pages for one aren't."""
     near, far = unsettled(900, 3), unsettled(10_000, 20)
 
-    assert start_of_walk(history(known=450, unsettled=(unsettled(499, 2),))) == NOW - 2 * DAY - timedelta(seconds=1)
-    assert start_of_walk(history(known=450, unsettled=(near, near))) == NOW - 3 * DAY - timedelta(seconds=1)
-    assert start_of_walk(history(known=450, unsettled=(far,))) == history().base
-    assert start_of_walk(history(unsettled=(unsettled(400, 2, is_open=False),))) == history().base
+    assert start_of_walk(previous(known=450, unsettled=(unsettled(499, 2),))) == NOW - 2 * DAY - timedelta(seconds=1)
+    assert start_of_walk(previous(known=450, unsettled=(near, near))) == NOW - 3 * DAY - timedelta(seconds=1)
+    assert start_of_walk(previous(known=450, unsettled=(far,))) == previous().base
+    assert start_of_walk(previous(unsettled=(unsettled(400, 2, is_open=False),))) == previous().base
 
 
 def test_late_changes_are_looked_for_with_a_part_of_the_requests() -> None:
     """On a night without news nobody walks back; on one with 100 pairs four pages are read for it at the most."""
     late = [unsettled(place, place / 100, is_open=False) for place in (400, 1_500, 3_000)]
-    known = history(unsettled=tuple(late))
+    known = previous(unsettled=tuple(late))
 
     assert start_of_deeper_walk(known, known.base, 0) is None
     assert start_of_deeper_walk(known, known.base, 100) == NOW - 15 * DAY - timedelta(seconds=1)
@@ -435,7 +435,7 @@ def test_no_walk_costs_more_than_its_share(behind: list[int], known: int, queued
     All that is `known` after the base comes before what lies behind the base.
     """
     scans = tuple(unsettled(known + place, place / 100 + 2) for place in sorted(behind))
-    facts = history(known=known, room_at=NOW - 2 * DAY, unsettled=scans)
+    facts = previous(known=known, room_at=NOW - 2 * DAY, unsettled=scans)
     start = start_of_walk(facts)
     deeper = start_of_deeper_walk(facts, start, queued)
 
@@ -451,7 +451,7 @@ def test_no_walk_costs_more_than_its_share(behind: list[int], known: int, queued
 def test_open_scans_that_are_not_listed_again_are_looked_at_in_their_time() -> None:
     """Not twice within the longest wait for a running scan, however often somebody syncs."""
     inside, outside = unsettled(1, 1), unsettled(2, 5)
-    known = history(unsettled=(inside, outside))
+    known = previous(unsettled=(inside, outside))
 
     assert left_open(known, NOW - 2 * DAY, NOW, 4_200) == (outside.pair,)
     assert left_open(known._replace(walked_at=NOW - timedelta(hours=1)), NOW - 2 * DAY, NOW, 4_200) == ()

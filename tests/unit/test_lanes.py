@@ -1,4 +1,4 @@
-"""The lanes: what is put into one is worked off by those who wait at it, who leave when it closes."""
+"""A deployment's prefetcher: what is put into one is worked off by those who wait at it, who leave when it closes."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -11,41 +11,41 @@ def lease(scan_id: int) -> Lease:
     return Lease(Pair(120, scan_id), 0, datetime(2026, 1, 1, tzinfo=UTC))
 
 
-async def fetch_all(lane: Prefetcher, found: list[Lease]) -> None:
-    while lane.todo or await lane.has_more():
-        found.append(lane.todo.popleft())
+async def fetch_all(prefetcher: Prefetcher, found: list[Lease]) -> None:
+    while prefetcher.todo or await prefetcher.has_more():
+        found.append(prefetcher.todo.popleft())
         await asyncio.sleep(0)
 
 
 async def test_each_lease_is_taken_once_in_its_order_however_many_wait() -> None:
     """Those that come while all wait, and those that come while all are at work."""
-    lane, found = Prefetcher(3, 100), list[Lease]()
+    prefetcher, found = Prefetcher(3, 100), list[Lease]()
     leases = [lease(number) for number in range(1, 8)]
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         for _ in range(3):
-            tasks.create_task(fetch_all(lane, found))
+            tasks.create_task(fetch_all(prefetcher, found))
         await asyncio.sleep(0)
         for one in leases[:1]:
-            lane.put(one)
+            prefetcher.put(one)
         await asyncio.sleep(0.01)
         for one in leases[1:]:
-            lane.put(one)
+            prefetcher.put(one)
         await asyncio.sleep(0.01)
         before_the_end = list(found)
-        lane.close()
+        prefetcher.close()
 
     assert before_the_end == found == leases
-    assert (lane.undone, lane.held) == (7, 7)
+    assert (prefetcher.undone, prefetcher.held) == (7, 7)
 
 
 async def test_a_closed_lane_is_worked_off_before_anyone_leaves() -> None:
     """What was put there before is still done; then nobody waits any more, nor begins to."""
-    lane, found = Prefetcher(1, 100), list[Lease]()
-    lane.put(lease(1))
-    lane.close()
+    prefetcher, found = Prefetcher(1, 100), list[Lease]()
+    prefetcher.put(lease(1))
+    prefetcher.close()
     async with asyncio.timeout(5):
-        assert await lane.has_more()
-        await fetch_all(lane, found)
-        assert not await lane.has_more()
+        assert await prefetcher.has_more()
+        await fetch_all(prefetcher, found)
+        assert not await prefetcher.has_more()
 
     assert found == [lease(1)]

@@ -60,7 +60,7 @@ class Ended:
 
     stop: Stop
     halted: dict[int, FatalError]
-    tally: RunCounts
+    counts: RunCounts
     events: list[Event]
 
 
@@ -80,7 +80,7 @@ async def drained(
     events = list[Event]()
     ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, RunCounts(), events)
     request = RunRequest("run", limit=limit, max_failures=max_failures, forever=forever)
-    state = RunState(ended.tally, events.append, ended.stop, ended.halted, walks=walks or OpenWalks())
+    state = RunState(ended.counts, events.append, ended.stop, ended.halted, walks=walks or OpenWalks())
     grace = {"grace_seconds": grace_seconds, "first_halt_seconds": first_halt_seconds}
     async with asyncio.timeout(30):
         await drain(ports, quick(**changes), request, state, **grace)
@@ -113,7 +113,7 @@ async def test_every_pair_is_stored_once() -> None:
     assert set(ports.asked.values()) == {1}
     assert sorted(pair_of(outcome) for batch in ports.batches for outcome in batch) == pairs(103)
     assert max(len(batch) for batch in ports.batches) <= 5
-    assert (ended.tally.inserted, ended.tally.fetched, ended.tally.dead, ended.stop.exit_code) == (103, 103, 0, None)
+    assert (ended.counts.inserted, ended.counts.fetched, ended.counts.dead, ended.stop.exit_code) == (103, 103, 0, None)
     assert ports.queue == {}
 
 
@@ -148,7 +148,7 @@ async def test_a_failure_comes_back_and_spends_an_attempt() -> None:
     later = [outcome.attempts for batch in ports.batches for outcome in batch if isinstance(outcome, Retry)]
     assert later == [1, 2]
     assert list(ports.stored) == [ONE]
-    assert ended.tally.retried == 2
+    assert ended.counts.retried == 2
 
 
 async def test_after_its_last_attempt_a_pair_is_dead() -> None:
@@ -166,7 +166,7 @@ async def test_after_its_last_attempt_a_pair_is_dead() -> None:
     assert ports.dead == {ONE: Discard(ONE, 3, "http_status", "HTTP 500", 500)}
     assert sorted(ports.stored) == pairs(10)[1:]
     assert ended.events == [PairDied(ONE, "http_status", "HTTP 500")]
-    assert (ended.tally.dead, ended.stop.exit_code) == (1, None)
+    assert (ended.counts.dead, ended.stop.exit_code) == (1, None)
 
 
 async def test_what_is_not_the_pairs_fault_spends_no_attempt() -> None:
@@ -215,7 +215,7 @@ async def test_a_running_scan_is_stored_and_not_waited_for() -> None:
     assert list(ports.stored) == [ONE]
     assert row.due_at - asyncio.get_running_loop().time() > 200
     assert row.expires_at == started_at + RETENTION
-    assert (row.attempts, ended.tally.waiting) == (0, 1)
+    assert (row.attempts, ended.counts.waiting) == (0, 1)
 
 
 async def test_what_is_fetched_is_written_while_the_rest_goes_on() -> None:
@@ -285,10 +285,10 @@ async def test_a_pair_that_is_leased_again_while_it_is_in_work_is_fetched_once()
     ended = await drained(ports)
 
     assert set(ports.asked.values()) == {1}
-    assert (ended.tally.fetched, ended.events) == (3, [])
+    assert (ended.counts.fetched, ended.events) == (3, [])
 
 
-async def test_a_verdict_for_a_lost_lease_is_not_written() -> None:
+async def test_an_outcome_for_a_lost_lease_is_not_written() -> None:
     """The other worker's word counts; how many were lost is told."""
 
     async def answer(pair: Pair, times: int) -> object:
@@ -301,7 +301,7 @@ async def test_a_verdict_for_a_lost_lease_is_not_written() -> None:
 
     assert sorted(ports.stored) == pairs(10)[1:]
     assert [event.count for event in ended.events if isinstance(event, LeasesLost)] == [1]
-    assert (ended.tally.fetched, ended.stop.exit_code) == (9, None)
+    assert (ended.counts.fetched, ended.stop.exit_code) == (9, None)
 
 
 async def test_leases_are_renewed_while_the_work_lasts() -> None:
@@ -339,12 +339,12 @@ async def test_a_stop_lets_what_is_in_flight_finish_and_gives_the_rest_back() ->
 
     assert (ended.stop.exit_code, ended.stop.reason) == (130, "SIGINT received")
     assert told == [Stopping("SIGINT received")]
-    assert ports.hushed.is_set()
+    assert ports.stopped_sending.is_set()
     assert sorted(ports.stored) == sorted(ports.asked)
     assert 9 <= len(ports.stored) <= 20
     assert len(ports.stored) + len(ports.queue) == 100
     assert given_back(ports)
-    assert ports.asked_after_hush == 0
+    assert ports.asked_after_stop == 0
 
 
 async def test_what_does_not_finish_within_the_grace_period_is_cut_off_and_given_back() -> None:
@@ -373,7 +373,7 @@ async def test_a_fetch_that_waits_for_its_turn_is_given_back_at_a_stop() -> None
         if pair == ONE:
             stop.ask(130, "SIGINT received")
             return await sound(pair, times)
-        await ports.hushed.wait()
+        await ports.stopped_sending.wait()
         raise StoppedError("no more requests")
 
     ports = MemoryPorts(pairs(10), answer)
@@ -382,7 +382,7 @@ async def test_a_fetch_that_waits_for_its_turn_is_given_back_at_a_stop() -> None
     assert list(ports.stored) == [ONE]
     assert len(ports.queue) == 9
     assert given_back(ports)
-    assert (ended.tally.retried, ended.tally.dead) == (0, 0)
+    assert (ended.counts.retried, ended.counts.dead) == (0, 0)
 
 
 async def test_a_limit_is_kept_exactly() -> None:
@@ -415,7 +415,7 @@ async def test_so_many_dead_letters_end_a_run() -> None:
 
     assert 3 <= len(ports.dead) < 100
     assert len(ports.dead) + len(ports.queue) == 200
-    assert (ended.stop.exit_code, ended.tally.dead) == (4, len(ports.dead))
+    assert (ended.stop.exit_code, ended.counts.dead) == (4, len(ports.dead))
     assert given_back(ports)
 
 
@@ -508,7 +508,7 @@ async def test_a_scan_that_died_after_it_was_stored_as_running_counts_as_such() 
     ports.add([Pair(120, 2)], holder=OTHERS, due_in_seconds=0.3)
     ended = await drained(ports)
 
-    assert (ended.tally.dead, ended.tally.running, ended.tally.died_running) == (2, 0, 1)
+    assert (ended.counts.dead, ended.counts.running, ended.counts.died_running) == (2, 0, 1)
 
 
 async def test_a_worker_asks_again_for_a_deployment_that_was_refused() -> None:
@@ -531,7 +531,7 @@ async def test_expired_pairs_of_a_deployment_that_no_token_may_ask_for_are_dead(
 
     assert sorted(ports.dead) == pairs(2)
     assert sorted(ports.queue) == pairs(4)[2:] + pairs(2, 122)
-    assert ended.tally.dead == 2
+    assert ended.counts.dead == 2
 
 
 async def test_a_run_that_queues_work_itself_ends_after_that() -> None:
@@ -584,7 +584,7 @@ async def test_a_refused_batch_is_halved_until_the_bad_rows_are_alone(bad: set[i
     assert set(ports.dead) == refused
     assert set(ports.stored) == set(pairs(20)) - refused
     assert {(dead.error_kind, dead.attempts) for dead in ports.dead.values()} <= {("refused_row", 1)}
-    assert (ended.tally.dead, ports.queue) == (len(bad), {})
+    assert (ended.counts.dead, ports.queue) == (len(bad), {})
 
 
 async def test_one_bad_row_costs_few_transactions() -> None:
@@ -705,7 +705,7 @@ def test_a_running_scan_is_looked_at_again_after_half_its_age(age: timedelta, sn
         (None, NOW - timedelta(days=1)),
     ],
 )
-def test_a_scan_that_has_perished_is_left_as_it_is(started_at: datetime | None, expires_at: datetime) -> None:
+def test_a_scan_that_has_expired_is_left_as_it_is(started_at: datetime | None, expires_at: datetime) -> None:
     """The API doesn't show it any longer, so there is nothing to wait for."""
     rows = scan_rows(1, started_at=started_at and started_at.isoformat(), completed_at=None)
     outcome = after_unfinished(Lease(ONE, 0, expires_at), rows, QueueSettings(), NOW)
@@ -730,7 +730,7 @@ def test_a_running_scan_without_a_beginning_expires_too() -> None:
     assert outcome == Snooze(rows, 300.0, expires_at)
 
 
-def test_pair_of_every_verdict() -> None:
+def test_pair_of_every_outcome() -> None:
     """Each kind of outcome is about one pair."""
     rows = scan_rows(1)
     outcomes: list[Outcome] = [

@@ -102,7 +102,7 @@ def kill_and_stop(workers: Workers, variables: dict[str, str], moments: random.R
 def test_the_server_killed_and_restarted(
     workers: Workers, start_postgres: StartPostgres, moments: random.Random
 ) -> None:
-    """The workers outlive their database, say once for each outage that it is away and back, and lose nothing."""
+    """The workers outlive their database, say once for each outage that it fails and is back, and lose nothing."""
     server = start_postgres(durable=True)
     upgrade(server.url())
     # A worker logs so many lines of a kind at most.
