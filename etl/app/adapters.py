@@ -19,7 +19,7 @@ from etl.errors import DatabaseAwayError, RefusedError
 from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WatermarkMove
 from etl.pipeline.discovery import OpenWalks
 from etl.semgrep.client import Semgrep
-from etl.semgrep.rate_limiter import WINDOW_SECONDS
+from etl.semgrep.slot_schedule import WINDOW_SECONDS
 from etl.store import dropping, listings, queue, rate_slots, runs, watermarks
 from etl.store import settle as settling
 from etl.store.scope import Scope
