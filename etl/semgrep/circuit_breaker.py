@@ -42,9 +42,6 @@ class Circuit(enum.Enum):
     HALF_OPEN = "half-open"
 
 
-AWAY = (Circuit.OPEN, Circuit.HALF_OPEN)
-
-
 class CircuitBreaker:
     """What all calls with one token go through. Unless it `gives_up`, it waits for the API as long as it takes."""
 
@@ -65,13 +62,14 @@ class CircuitBreaker:
         self._longest_seconds = longest_seconds
         self._gives_up = gives_up
         self.state = Circuit.CLOSED
+        self._is_for_scans = False  # whether it is open for them alone
         self._opened_at = self._closed_at = -math.inf
         self._probes = 0
         self._worked = ""  # the scan that was answered as the latest
         self._worked_again_at = -math.inf
         self._failed = set[str]()  # scans, while none has been answered
-        # Held by the one that asks the second question, and by the one that probes.
-        self._suspecting, self._probing = asyncio.Lock(), asyncio.Lock()
+        self._judging = asyncio.Lock()  # held by the one that asks the second question, and waits until all works
+        self._trying = asyncio.Lock()  # held by the one scan that is tried
 
     async def ask(self, path: str, query: bytes | None = None) -> ApiResponse:
         """The answer to a call, with the quick retries if it fails. TransientError, at the end of an outage for one
@@ -84,7 +82,7 @@ class CircuitBreaker:
     async def _ask_again(self, failure: TransientError, path: str, query: bytes | None) -> ApiResponse:
         failed_at = time.monotonic()
         try:
-            if self._shows_no_scan:
+            if self._tries_scans:
                 raise failure
             return await self._calls.retry(failure, path, query)
         except TransientError as error:
@@ -94,10 +92,9 @@ class CircuitBreaker:
 
     async def scan(self, path: str) -> ApiResponse:
         """As `ask`, for the details of a scan. While no scan is shown, they are tried one at a time."""
-        if self.state in AWAY:
-            async with self._probing:
-                # Whoever waits for the end of an outage holds the lock until then.
-                if self.state in AWAY:
+        while self._tries_scans:
+            async with self._trying:
+                if self._tries_scans:
                     await self._wait_for_probe("it answers, but no scan")
                     return await self._ask_scan(path)
         return await self._ask_scan(path)
@@ -117,22 +114,21 @@ class CircuitBreaker:
         return answer
 
     @property
-    def _shows_no_scan(self) -> bool:
-        return len(self._failed) >= MANY_FAILED
+    def _tries_scans(self) -> bool:
+        return self._is_for_scans and self.state in (Circuit.OPEN, Circuit.HALF_OPEN)
 
     def _no_scan_is_shown(self, path: str, error: TransientError) -> bool:
         """A scan has failed. Whether so many have, and none was answered, that it isn't to blame."""
-        if self._worked:
-            return False
-        self._failed.add(path)
-        if self.state is Circuit.CLOSED and self._shows_no_scan:
-            self._open(error)
-        return self._shows_no_scan
+        if not self._worked and self.state is Circuit.CLOSED:
+            self._failed.add(path)
+            if len(self._failed) >= MANY_FAILED:
+                self._open(error, for_scans=True)
+        return self._tries_scans
 
     def _a_scan_is_shown(self) -> None:
-        if self._shows_no_scan:
-            self._close()
         self._failed.clear()
+        if self._tries_scans:
+            self._close()
 
     async def _is_to_blame(self, error: TransientError, first_failed_at: float) -> bool:
         """Whether the API is to blame for a failure, by a second question. If nothing works, wait until it does.
@@ -140,8 +136,8 @@ class CircuitBreaker:
         One answer counts for all that failed before it was asked for.
         """
         failed_at = time.monotonic()
-        async with self._suspecting:
-            if self.state in AWAY:  # for scans alone: that of everything is over when its lock is free
+        async with self._judging:
+            if self._tries_scans:
                 self.state = Circuit.OPEN
                 return True
             if self._closed_at > failed_at:
@@ -167,17 +163,16 @@ class CircuitBreaker:
 
     async def _wait_out(self, error: TransientError, failure: TransientError | None) -> None:
         """Let nobody else ask until a probe is answered."""
-        async with self._probing:
-            self._open(error)
-            self._limiter.pause()
-            try:
-                while failure is not None:
-                    await self._wait_for_probe(failure, failure.retry_after_seconds or 0.0)
-                    failure = await self._probe(past_the_gate=True)
-                self._close()
-            finally:
-                self.state = Circuit.CLOSED
-                self._limiter.resume()
+        self._open(error, for_scans=False)
+        self._limiter.pause()
+        try:
+            while failure is not None:
+                await self._wait_for_probe(failure, failure.retry_after_seconds or 0.0)
+                failure = await self._probe(past_the_gate=True)
+            self._close()
+        finally:
+            self.state = Circuit.CLOSED
+            self._limiter.resume()
 
     async def _probe(self, *, past_the_gate: bool = False) -> TransientError | None:
         """Ask once for what has worked before; what is wrong. An API that asks for patience isn't away."""
@@ -197,10 +192,11 @@ class CircuitBreaker:
         self._probes += 1
         seconds = backoff_seconds(self._probes, FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS)
         await self._limiter.sleep(max(seconds, min(least_seconds, self._longest_seconds)))
-        self.state = Circuit.HALF_OPEN
+        if self.state is Circuit.OPEN:  # a scan that was on its way since before may have closed it
+            self.state = Circuit.HALF_OPEN
 
-    def _open(self, error: TransientError) -> None:
-        self.state = Circuit.OPEN
+    def _open(self, error: TransientError, *, for_scans: bool) -> None:
+        self.state, self._is_for_scans = Circuit.OPEN, for_scans
         self._opened_at, self._probes = time.monotonic(), 0
         self._emit(ApiAway(self._deployment_id, str(error)))
 
