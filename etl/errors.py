@@ -76,8 +76,7 @@ class ApiError(ScanEtlError):
 class TransientError(ApiError):
     """Try again later. `retry_after_seconds` is what the server asked for, None if it didn't ask.
 
-    `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted. `first_failed_at`, on the
-    monotonic clock, is when the first of the quick tries failed, of which this is the last.
+    `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted.
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class TransientError(ApiError):
         super().__init__(message, kind=kind, http_status=http_status)
         self.retry_after_seconds = retry_after_seconds
         self.spends_attempt = spends_attempt
-        self.first_failed_at = math.inf
 
 
 class ItemError(ApiError):

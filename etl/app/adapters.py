@@ -18,7 +18,7 @@ from etl.database.connection import Database
 from etl.errors import DatabaseAwayError, RefusedError
 from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WatermarkMove
 from etl.semgrep.client import Semgrep
-from etl.semgrep.rate_limiter import WINDOW_SECONDS
+from etl.semgrep.slot_schedule import WINDOW_SECONDS
 from etl.store import dropping, listings, queue, rate_slots, runs, settle, watermarks
 from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
 from etl.transform.scan import flatten

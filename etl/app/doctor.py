@@ -20,8 +20,7 @@ from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import HEAD
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ConfigError, DatabaseError, FatalError, ItemError, TransientError
 from etl.model import NO_DEPLOYMENT
-from etl.semgrep.client import Semgrep
-from etl.semgrep.requests import Ping
+from etl.semgrep.client import Ping, Semgrep
 from etl.semgrep.responses import token_of_another
 from etl.store import status
 from etl.telemetry.events import RunCounts

@@ -1,12 +1,12 @@
 """What an HTTP answer of the API means. Pure: statuses, headers and bodies in, our errors and numbers out."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from urllib.parse import urlsplit
 
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
-from etl.semgrep.rate_limiter import retry_after_seconds
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
@@ -18,6 +18,8 @@ FATAL_STATUSES = {
     403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
     410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
 }
+REFUSALS = frozenset({429, 503})
+"""With these the API asks for less, or for patience."""
 OF_ANOTHER = "token_of_another_deployment"
 _EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
 
@@ -51,6 +53,8 @@ def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -
     if status == 404:
         return NotFoundError(said)
     wait = retry_after_seconds(headers.get("Retry-After"), server_time(headers) or now)
+    if status in REFUSALS:
+        wait = max(used_up_seconds(headers, now), wait or 0.0) or None
     if status == 429:
         return TransientError(
             said, kind="rate_limited", http_status=429, retry_after_seconds=wait, spends_attempt=False
@@ -60,6 +64,20 @@ def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -
     if status < 400 or status in RETRIED_STATUSES or status >= 500:
         return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
     return ItemError(said, kind="http_status", http_status=status)
+
+
+def retry_after_seconds(header: str | None, now: datetime) -> float | None:
+    """Seconds to wait by a Retry-After header: a number or an HTTP date. None if it says nothing sensible."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        at = header_date(header)
+        if at is None:
+            return None
+        seconds = (at - now).total_seconds()
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _host(url: str) -> str:
@@ -93,6 +111,12 @@ def quota(headers: Mapping[str, str], now: datetime) -> tuple[int, float] | None
     if seconds > _EPOCH_SECONDS:
         seconds -= (server_time(headers) or now).timestamp()
     return (left, seconds) if left >= 0 and 0 < seconds < _EPOCH_SECONDS else None
+
+
+def used_up_seconds(headers: Mapping[str, str], now: datetime) -> float:
+    """The seconds until there are requests again, if the headers say that none are left; else 0."""
+    left = quota(headers, now)
+    return left[1] if left and left[0] == 0 else 0.0
 
 
 def server_time(headers: Mapping[str, str]) -> datetime | None:
@@ -136,6 +160,13 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
         f" set SEMGREP_APP_TOKEN__{deployment_id} to a token of its own",
         kind=OF_ANOTHER,
         stop_code=TOKEN_EXIT,
+    )
+
+
+def api_away(seconds: float, reason: object) -> FatalError:
+    """The API has been waited for, in vain."""
+    return FatalError(
+        f"the API has been unavailable for {seconds:g} s: {reason}", kind="api_away", stop_code=UNAVAILABLE_EXIT
     )
 
 

@@ -14,7 +14,7 @@ from yarl import URL
 
 from etl import __version__
 from etl.config.settings import ApiSettings
-from etl.errors import ItemError, TransientError
+from etl.errors import UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError
 from etl.semgrep.deadline import Deadline
 from etl.semgrep.responses import one_line
 
@@ -31,10 +31,14 @@ class HttpResponse(Struct, frozen=True):
 
 
 class Http:
-    """The connections to the API. Use it as an async context manager."""
+    """The connections to the API. Use it as an async context manager.
 
-    def __init__(self, settings: ApiSettings) -> None:
+    A server that can't be trusted is a FatalError (exit 4) if it `gives_up`.
+    """
+
+    def __init__(self, settings: ApiSettings, *, gives_up: bool) -> None:
         self._settings = settings
+        self._gives_up = gives_up
         self._base_url = URL(settings.base_url, encoded=True)
         self._base_path = self._base_url.raw_path.rstrip("/")
 
@@ -66,8 +70,8 @@ class Http:
     async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> HttpResponse:
         """Send one request, a POST if it has a query of JSON. No redirect is followed.
 
-        TransientError if no whole answer comes in time, or if no server is there that can be trusted; ItemError if the
-        answer is too large.
+        TransientError if no whole answer comes in time, or if no server is there that can be trusted, which may be a
+        FatalError; ItemError if the answer is too large.
         """
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if query is not None:
@@ -87,7 +91,20 @@ class Http:
                         body = await _read_some(response, settings.timeout_seconds, token)
                     return HttpResponse(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, aiohttp.ClientSSLError):
+                raise _untrusted(error, gives_up=self._gives_up) from error
             raise _translated(error, path, settings.timeout_seconds) from error
+
+
+def _untrusted(error: aiohttp.ClientSSLError, *, gives_up: bool) -> ApiError:
+    fault = getattr(error, "certificate_error", error.__cause__)
+    text = (
+        f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
+        " certificates of its authority in SSL_CERT_FILE"
+    )
+    if gives_up:
+        return FatalError(text, kind="tls", stop_code=UNAVAILABLE_EXIT)
+    return TransientError(text, kind="tls", spends_attempt=False)
 
 
 def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError:
@@ -98,14 +115,6 @@ def _translated(error: Exception, path: str, timeout_seconds: float) -> Transien
             return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
         case TimeoutError():
             return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
-        case aiohttp.ClientSSLError():
-            fault = getattr(error, "certificate_error", error.__cause__)
-            return TransientError(
-                f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
-                " certificates of its authority in SSL_CERT_FILE",
-                kind="tls",
-                spends_attempt=False,
-            )
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -14,7 +15,9 @@ from memory_budget import MemoryBudget
 
 from etl.backoff import backoff_seconds
 from etl.errors import StoppedError
-from etl.semgrep.rate_limiter import LATE_SECONDS, RateLimiter, make_limiter, retry_after_seconds
+from etl.semgrep.rate_limiter import RateLimiter, make_limiter
+from etl.semgrep.responses import retry_after_seconds
+from etl.semgrep.slot_schedule import LATE_SECONDS
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
 EARLY_SECONDS = 0.01
@@ -38,9 +41,8 @@ async def asked_at(paces: Sequence[RateLimiter], count: int) -> list[float]:
     instants = []
 
     async def ask(pace: RateLimiter) -> None:
-        await pace.acquire()
-        instants.append(time.monotonic())
-        pace.done()
+        async with pace.request():
+            instants.append(time.monotonic())
 
     await asyncio.gather(*(ask(pace) for pace, _ in zip(itertools.cycle(paces), range(count), strict=False)))
     return instants
@@ -57,16 +59,20 @@ def most_over(instants: Sequence[float], rate: float, slack: float) -> float:
 
 async def refused(one: RateLimiter, retry_after: float | None) -> bool:
     """A request goes out, and the API refuses it. Whether to go on."""
-    sent = one.sent()
-    one.done()
-    return await one.refused(sent, retry_after)
+    async with one.request(past_the_gate=True) as request:
+        return await request.refused(retry_after)
 
 
 async def accepted(one: RateLimiter) -> None:
     """A request goes out and is answered."""
-    sent = one.sent()
-    one.done()
-    one.accepted(sent)
+    async with one.request(past_the_gate=True) as request:
+        request.accepted()
+
+
+async def turn(one: RateLimiter) -> None:
+    """A request goes out in its turn, and no answer comes."""
+    async with one.request():
+        pass
 
 
 # Pure
@@ -161,8 +167,8 @@ async def test_turns_come_in_the_order_asked_for() -> None:
     one, order = pace(2_000), []
 
     async def ask(number: int) -> None:
-        await one.acquire()
-        order.append(number)
+        async with one.request():
+            order.append(number)
 
     await asyncio.gather(*(ask(number) for number in range(100)))
 
@@ -189,8 +195,7 @@ async def test_who_comes_later_gets_as_much_as_who_is_there() -> None:
     async def keep_busy() -> None:
         nonlocal turns
         while True:
-            await there.acquire()
-            there.done()
+            await turn(there)
             turns += 1
 
     async with asyncio.TaskGroup() as tasks:
@@ -259,7 +264,7 @@ async def test_who_shares_the_time_learns_the_pace_of_all() -> None:
 async def test_a_refusal_that_meets_a_turn_already_given_out_still_counts() -> None:
     """A request that sleeps until its slot waits for the gate as well."""
     one = pace(2)
-    await one.acquire()
+    await turn(one)
     second = asyncio.create_task(asked_at([one], 1))
     await asyncio.sleep(0.05)
     await refused(one, 1.0)
@@ -274,7 +279,7 @@ async def test_no_wait_is_longer_than_we_bear() -> None:
     budget = MemoryBudget()
     one = pace(max_wait=0.3, budget=budget, told=told)
     await refused(one, 31_536_000.0)
-    await one.acquire()
+    await turn(one)
 
     assert told == [0.3, 0.0]
     assert budget.held == [0.3]
@@ -285,7 +290,7 @@ async def test_a_refusal_without_a_time_waits_longer_each_time() -> None:
     told: list[float] = []
     one = pace(max_wait=1.0, told=told)
     await refused(one, None)
-    await one.acquire()
+    await turn(one)
     await accepted(one)
     await refused(one, None)
 
@@ -296,11 +301,12 @@ async def test_refusals_of_requests_in_flight_count_as_one() -> None:
     """Ten requests that were on their way together close the gate once and slow the pace once."""
     told: list[float] = []
     one = pace(100, told=told)
-    together = [one.sent() for _ in range(10)]
-    await one.refused(together[0], 0.2)
-    rate = one.rate
-    for sent in together[1:]:
-        await one.refused(sent, 0.2)
+    async with AsyncExitStack() as stack:
+        together = [await stack.enter_async_context(one.request(past_the_gate=True)) for _ in range(10)]
+        await together[0].refused(0.2)
+        rate = one.rate
+        for request in together[1:]:
+            await request.refused(0.2)
 
     assert told == [0.2]
     assert one.rate == rate
@@ -310,10 +316,10 @@ async def test_the_longest_wait_counts_for_all_workers() -> None:
     """A longer one that comes while the gate is closed holds everyone back; a shorter one changes nothing."""
     budget = MemoryBudget()
     one, other = pace(budget=budget), pace(budget=budget)
-    together = [one.sent() for _ in range(3)]
-    for sent, seconds in zip(together, (0.2, 0.6, 0.1), strict=True):
-        await one.refused(sent, seconds)
-        one.done()
+    async with AsyncExitStack() as stack:
+        together = [await stack.enter_async_context(one.request(past_the_gate=True)) for _ in range(3)]
+        for request, seconds in zip(together, (0.2, 0.6, 0.1), strict=True):
+            await request.refused(seconds)
     refused_at = time.monotonic()
     instants = await asked_at([one, other], 6)
 
@@ -326,13 +332,12 @@ async def test_while_all_are_refused_one_at_a_time_asks() -> None:
     one = pace()
     await refused(one, 0.01)
     await refused(one, 0.01)
-    asks = await one.acquire()
-    waiting = asyncio.create_task(asked_at([one], 5))
-    await asyncio.sleep(0.1)
-    too_early = waiting.done()
-    answered_at = time.monotonic()
-    one.done()
-    one.accepted(asks)
+    async with one.request() as asks:
+        waiting = asyncio.create_task(asked_at([one], 5))
+        await asyncio.sleep(0.1)
+        too_early = waiting.done()
+        answered_at = time.monotonic()
+        asks.accepted()
     instants = await waiting
 
     assert not too_early
@@ -377,7 +382,7 @@ async def gate_closed(one: RateLimiter) -> None:
 
 
 async def busy(one: RateLimiter) -> None:
-    await one.acquire()
+    await turn(one)
 
 
 @pytest.mark.parametrize("state", [paused, gate_closed, busy])
@@ -386,11 +391,11 @@ async def test_close_ends_every_wait(state: object) -> None:
     assert callable(state)
     one = pace(0.1)
     await state(one)
-    waiting = [asyncio.create_task(one.acquire()) for _ in range(10)]
+    waiting = [asyncio.create_task(turn(one)) for _ in range(10)]
     sleeping = asyncio.create_task(one.sleep(100.0))
     await asyncio.sleep(0.05)
     one.close()
-    ended = await asyncio.gather(*waiting, sleeping, one.acquire(), return_exceptions=True)
+    ended = await asyncio.gather(*waiting, sleeping, turn(one), return_exceptions=True)
 
     assert [type(error) for error in ended] == [StoppedError] * 12
 
@@ -400,8 +405,8 @@ async def test_nobody_who_waits_at_the_limiter_goes_on_after_close() -> None:
     done: list[RateLimiter] = []
 
     async def ask(one: RateLimiter) -> None:
-        await one.acquire()
-        done.append(one)
+        async with one.request():
+            done.append(one)
 
     async def close_after(one: RateLimiter, seconds: float) -> bool:
         tasks = [asyncio.create_task(ask(one)) for _ in range(5)]
