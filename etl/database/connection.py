@@ -95,7 +95,7 @@ async def _ended(work: Future[T]) -> T:
 
 
 def _attempts() -> Iterable[stamina.Attempt]:
-    """Tries of one transaction. Uncounted in `runs`, untold: they are the ordinary price of many workers."""
+    """Tries of one transaction. Neither counted nor logged: they are the ordinary price of many workers."""
     return stamina.retry_context(is_worth_another_try, attempts=5, timeout=None, wait_initial=0.05, wait_max=1.0)
 
 
