@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 from command import Command
 from cutting_proxy import cutting_proxy
+from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
-from sqlalchemy import Connection, Table, select, text
+from sqlalchemy import Connection, Table, select, text, update
+from tables_of import change
+from worker_processes import open_files, wait_until
 
 from etl.database.connection import Database
 from etl.database.schema import (
@@ -29,6 +32,7 @@ from etl.database.schema import (
     scan_stat_items,
     scan_stats,
     scans,
+    workers,
 )
 from etl.model import Pair
 from etl.sandbox import Behaviour
@@ -41,6 +45,7 @@ SUMMARY = (
     " waiting retried rate_limited dead remaining duration_seconds exit_code"
 ).split()
 TABLES = (scans, scan_products, scan_meta, scan_stats, scan_stat_items)
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 BOOKKEEPING = ("first_fetched_at", "fetched_at", "changed_at", "run_id")
 
 
@@ -268,7 +273,7 @@ def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: i
             while sandbox.details_requests() < 40:
                 time.sleep(0.01)
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
         left = rows(database_url, fetch_queue)
         rest = cli("run", "--json", environment=variables)
 
@@ -298,6 +303,8 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
             with cli.start("run", pairs, environment=variables) as process:
                 time.sleep(moments.uniform(0.3, 2.5))
                 process.kill()
+        # What is killed counts as at work for another minute, which the last run would wait for.
+        change(database_url, update(workers).values(seen_at=LONG_AGO))
         last = cli("run", pairs, "--json", environment=variables)
         stored = rows(database_url, scans)
         dead = set(range(1, 601)) - {row[1] for row in stored}
@@ -450,7 +457,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(cli: Command, sqlite_url: str
         with cli.start("run", environment=variables, stderr=its_end) as process:
             os.close(its_end)
             seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(_shown(terminal)))
-            stdout, _ = process.communicate(timeout=30)
+            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 1, seen
     assert re.search(r"fetching .* [1-9]\d*/200 .*[1-9]\d*/s · \d+ retried · [1-9]\d* dead", seen), seen
@@ -473,7 +480,7 @@ def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: 
             seen += piece
             if not file.closed and "reading, 10,000 lines" in seen:
                 file.close()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 2, seen
     assert "reading, 10,000 lines" in seen
@@ -564,9 +571,10 @@ def test_ctrl_c_ends_a_command_that_waits_for_sqlite(cli: Command, sqlite_url: s
         other.execute("BEGIN IMMEDIATE")
         (cli.folder / "pairs.txt").write_text("120 1\n")
         with cli.start("enqueue", "pairs.txt", "--json", "--database-url", sqlite_url) as process:
+            wait_until("it has the file open", lambda: path in open_files(process.pid))
             while process.poll() is None:
-                time.sleep(0.5)
                 process.send_signal(signal.SIGINT)
-            stdout, _ = process.communicate(timeout=10)
+                time.sleep(0.5)
+            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, json.loads(stdout)) == (130, {"error": "interrupted", "exit_code": 130})

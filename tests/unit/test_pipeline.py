@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
+from patience import PATIENCE_SECONDS
 from scan_rows import document, scan_rows
 from small_api import until
 
@@ -60,7 +61,7 @@ async def drained(
 ) -> Ended:
     events = list[Event]()
     ended = Ended(stop or Stop(events.append), halted if halted is not None else {}, RunCounts(), events)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await drain(ports, policy(**changes), ended.stop, ended.halted, ended.tally, ended.events.append)
     return ended
 
