@@ -161,7 +161,11 @@ def test_a_run_ends_when_its_pairs_are_done_by_whomever(cli: Command, database_u
     assert count(database_url, staged_pairs) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "database_url"),
+    [(signal.SIGTERM, "sqlite"), (signal.SIGKILL, "sqlite"), (signal.SIGKILL, "postgresql"), (signal.SIGKILL, "mysql")],
+    indirect=["database_url"],
+)
 def test_a_run_takes_over_the_pairs_of_another_that_is_no_longer_at_work(
     cli: Command, database_url: str, number: int
 ) -> None:

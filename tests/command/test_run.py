@@ -262,7 +262,16 @@ def test_ctrl_c_while_a_command_starts_ends_it_quietly(cli: Command) -> None:
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "exit_code", "database_url"),
+    [
+        (signal.SIGINT, 130, "sqlite"),
+        (signal.SIGTERM, 143, "sqlite"),
+        (signal.SIGTERM, 143, "postgresql"),
+        (signal.SIGTERM, 143, "mysql"),
+    ],
+    indirect=["database_url"],
+)
 def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: int, exit_code: int) -> None:
     """What is in flight finishes, leases are given back, the summary is printed; another run does the rest."""
     with running_sandbox(finished_world(400), Behaviour(latency_seconds=0.05)) as sandbox:
