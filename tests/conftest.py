@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import sqlite3
@@ -11,16 +10,17 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import database_servers
 import hypothesis
 import mysql_databases as mysql
 import pytest
 from command import BARE_ENVIRONMENT, Command
+from database_servers import Address, DatabaseServers
 from fork_server import ForkServer
-from mariadb_server import NO_MARIADB, MariadbServer, find_mariadb
+from mariadb_server import mariadb_problem
 from mysql_databases import MysqlDatabases
-from own_server import OwnServer, ServerUnavailableError
-from postgres_databases import PostgresDatabases, plain_url
-from postgres_server import PostgresServer, StartPostgres, accepts_connections, find_binaries
+from postgres_databases import PostgresDatabases
+from postgres_server import PostgresServer, StartPostgres, find_binaries
 
 from etl.database.migrate import upgrade, upgrade_sql
 
@@ -34,9 +34,8 @@ os.environ["SSL_CERT_FILE"] = os.devnull
 hypothesis.settings.register_profile("scan-etl", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("scan-etl")
 
-_POSTGRES = pytest.StashKey[PostgresDatabases]()
-_MYSQL = pytest.StashKey[MysqlDatabases]()
-_SERVERS = pytest.StashKey[list[OwnServer]]()
+_SERVERS = pytest.StashKey[DatabaseServers]()
+_ADDRESS = pytest.StashKey[Address]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_SERVERS] = []
+    config.stash[_SERVERS] = DatabaseServers(config.getoption("--postgres-bin"))
     # What a shell starts in the background ignores Ctrl-C, and so would the commands that the tests send it to.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,33 +56,24 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Called in the main process for each xdist worker: all of them share its servers."""
-    postgres = _postgres(node.config)
-    node.workerinput["postgres"] = (postgres.server_url, postgres.prefix)
-    if _has_mysql():
-        databases = _mysql(node.config)
-        node.workerinput["mysql"] = (databases.server_url, databases.prefix)
+    stash = node.config.stash
+    if _ADDRESS not in stash:
+        stash[_ADDRESS] = stash[_SERVERS].listen()
+    node.workerinput["servers"] = stash[_ADDRESS]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    own = config.stash[_SERVERS]
-    for server in own:
-        server.stop()
-    # Somebody else's server gets back what a test that died left there.
-    kinds = {type(server) for server in own}
-    if _POSTGRES in config.stash and PostgresServer not in kinds:
-        config.stash[_POSTGRES].drop_all()
-    if _MYSQL in config.stash and MariadbServer not in kinds:
-        config.stash[_MYSQL].drop_all()
+    config.stash[_SERVERS].close()
 
 
 def pytest_report_header() -> list[str]:
-    return [] if _has_mysql() else [NO_MARIADB]
+    return [problem] if (problem := _mysql_problem()) else []
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Said again where nobody overlooks it, and where `-q` doesn't hide it."""
-    if not _has_mysql():
-        terminalreporter.write_line(NO_MARIADB)
+    if problem := _mysql_problem():
+        terminalreporter.write_line(problem)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -100,7 +90,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
             item.add_marker(pytest.mark.mysql)
-    if not _has_mysql():
+    if _mysql_problem():
         left_out = [item for item in items if item.get_closest_marker("mysql")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -119,71 +109,24 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
-def _has_mysql() -> bool:
-    """Whether the tests of MariaDB run here. In CI they do: where it is missing, they fail."""
-    given = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
-    return bool(given) or find_mariadb() is not None
+def _mysql_problem() -> str | None:
+    """Why the tests of MariaDB don't run here. In CI they do: where it is missing, they fail."""
+    is_promised = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
+    return None if is_promised else mariadb_problem()
 
 
-def _prefix() -> str:
-    return f"scan_etl_{secrets.token_hex(4)}"
-
-
-def _postgres(config: pytest.Config) -> PostgresDatabases:
+def _databases(config: pytest.Config, kind: str) -> Any:
     """The server of this run: asked for by nobody, it never starts."""
     if worker := getattr(config, "workerinput", None):
-        return PostgresDatabases(*worker["postgres"])
-    if _POSTGRES not in config.stash:
-        try:
-            config.stash[_POSTGRES] = PostgresDatabases(_postgres_url(config), _prefix())
-        except ServerUnavailableError as exc:
-            pytest.exit(str(exc), returncode=pytest.ExitCode.USAGE_ERROR)
-    return config.stash[_POSTGRES]
-
-
-def _mysql(config: pytest.Config) -> MysqlDatabases:
-    """Likewise."""
-    if worker := getattr(config, "workerinput", None):
-        return MysqlDatabases(*worker["mysql"])
-    if _MYSQL not in config.stash:
-        try:
-            config.stash[_MYSQL] = MysqlDatabases(_mysql_url(config), _prefix())
-        except ServerUnavailableError as exc:
-            pytest.exit(str(exc), returncode=pytest.ExitCode.USAGE_ERROR)
-    return config.stash[_MYSQL]
-
-
-def _postgres_url(config: pytest.Config) -> str:
-    given = os.environ.get("SCAN_ETL_TEST_POSTGRES_URL")
-    if given and not config.getoption("--postgres-bin"):
-        url = plain_url(given)
-        if not accepts_connections(url):
-            raise ServerUnavailableError("No server answers at the SCAN_ETL_TEST_POSTGRES_URL that is set.")
-        return url
-    server = PostgresServer(find_binaries(config.getoption("--postgres-bin")))
-    server.start()
-    config.stash[_SERVERS].append(server)
-    return server.url()
-
-
-def _mysql_url(config: pytest.Config) -> str:
-    if given := os.environ.get("SCAN_ETL_TEST_MYSQL_URL"):
-        if not mysql.accepts_connections(given):
-            raise ServerUnavailableError("No server answers at the SCAN_ETL_TEST_MYSQL_URL that is set.")
-        return given
-    binary = find_mariadb()
-    if binary is None:
-        raise ServerUnavailableError(NO_MARIADB)
-    server = MariadbServer(binary)
-    server.start()
-    config.stash[_SERVERS].append(server)
-    return server.url()
+        return database_servers.ask(worker["servers"], kind)
+    return config.stash[_SERVERS].ask(kind)
 
 
 @pytest.fixture(scope="session")
 def postgres_databases(pytestconfig: pytest.Config) -> PostgresDatabases:
     """The PostgreSQL server of this run, where tests get databases of their own."""
-    return _postgres(pytestconfig)
+    databases: PostgresDatabases = _databases(pytestconfig, "postgresql")
+    return databases
 
 
 @pytest.fixture
@@ -230,7 +173,8 @@ def sqlite_url(empty_sqlite_url: str, sqlite_template: Path) -> str:
 @pytest.fixture(scope="session")
 def mysql_databases(pytestconfig: pytest.Config) -> MysqlDatabases:
     """The MariaDB or MySQL server of this run, where tests get databases of their own."""
-    return _mysql(pytestconfig)
+    databases: MysqlDatabases = _databases(pytestconfig, "mysql")
+    return databases
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from patience import PATIENCE_SECONDS
 from sandbox_client import SANDBOX_TOKEN
 from scan_rows import document
 from semgrep_client import TOKEN, asking_at
@@ -628,7 +629,7 @@ async def test_a_token_call_that_fails_while_scans_are_shown_is_not_asked_endles
     async with SmallApi(found, fails) as api, asking_at(api.base_url, max_wait_seconds=0.5) as asking:
         await asking.semgrep.scan(ONE)
         with pytest.raises(FatalError) as caught:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await asking.semgrep.check_token(121)
         await asking.semgrep.scan(Pair(120, 2))
 

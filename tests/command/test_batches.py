@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.engine import make_url
@@ -134,7 +135,7 @@ def shares_pairs(url: str) -> bool:
 
 
 def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, stderr
     return dict(json.loads(stdout))
 
@@ -160,14 +161,18 @@ def test_a_run_ends_when_its_pairs_are_done_by_whomever(cli: Command, database_u
     assert count(database_url, staged_pairs) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "database_url"),
+    [(signal.SIGTERM, "sqlite"), (signal.SIGKILL, "sqlite"), (signal.SIGKILL, "postgresql"), (signal.SIGKILL, "mysql")],
+    indirect=["database_url"],
+)
 def test_a_run_takes_over_the_pairs_of_another_that_is_no_longer_at_work(
     cli: Command, database_url: str, number: int
 ) -> None:
     """Those that both files name: once the first was stopped, or was killed a minute ago, the second does the rest."""
     with two_runs(cli, database_url) as (first, second):
         first.send_signal(number)
-        first.wait(60)
+        first.wait(PATIENCE_SECONDS)
         [killed] = ask(database_url, select(fetch_queue.c.batch).distinct())
         change(database_url, update(workers).where(workers.c.run_id == killed[0]).values(seen_at=LONG_AGO))
         found = summary_of(second)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command import Command, CommandResult
 from cutting_proxy import cutting_proxy
+from patience import PATIENCE_SECONDS
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from scan_rows import scan_rows
 from semgrep_client import TOKEN, asking_at
@@ -149,14 +150,14 @@ def test_the_counts_add_up_beside_a_worker_and_after_a_signal(cli: Command, post
             cli.start("worker", environment=variables),
             cli.start("run", pairs, "--json", environment=variables) as run,
         ):
-            stdout, stderr = run.communicate(timeout=60)
+            stdout, stderr = run.communicate(timeout=PATIENCE_SECONDS)
         shared = CommandResult(run.returncode, stdout, stderr)
         with cli.start("run", pairs, "--refresh", "--json", environment=variables) as run:
             asked = sandbox.details_requests()
             while sandbox.details_requests() < asked + 40:
                 time.sleep(0.01)
             run.send_signal(signal.SIGINT)
-            stdout, stderr = run.communicate(timeout=60)
+            stdout, stderr = run.communicate(timeout=PATIENCE_SECONDS)
         stopped = CommandResult(run.returncode, stdout, stderr)
 
     assert (shared.exit_code, shared.json()["remaining"]) == (1, 0), shared

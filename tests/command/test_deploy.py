@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 
 from etl.app.run import LONGEST_STOP_SECONDS
@@ -238,7 +239,7 @@ def start(name: str, folder: Path, base_url: str, token: str = TOKEN) -> "subpro
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 

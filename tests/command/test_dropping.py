@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 from sqlalchemy import Connection, insert, select
 
 from etl.database.connection import Database
@@ -97,7 +98,7 @@ def test_a_terminal_is_asked(cli: Command, sqlite_url: str, answer: str, exit_co
     ours, theirs = pty.openpty()
     with cli.start("queue", "drop", "--all", "--database-url", sqlite_url, stdin=theirs) as process:
         os.write(ours, f"{answer}\n".encode())
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     os.close(ours)
     os.close(theirs)
 

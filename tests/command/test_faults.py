@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 from command import Command, CommandResult
+from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from scan_rows import document
 from small_api import EXPIRED, UNTRUSTED, Call, SmallApi, found, in_thread, json_answer, raw_server, tls_of
@@ -490,7 +491,7 @@ def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Co
         with in_thread(SmallApi(), tls_of(UNTRUSTED), int(base_url.rpartition(":")[2])):
             wait_until("the scan is stored", lambda: worker.poll() is not None or rows(sqlite_url, scans))
             worker.terminate()
-            output, _ = worker.communicate(timeout=60)
+            output, _ = worker.communicate(timeout=PATIENCE_SECONDS)
 
     assert "SSL_CERT_FILE" in said
     assert json.loads(output)["fetched"] == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from worker_processes import wait_until
 
@@ -123,7 +124,7 @@ def test_a_worker_serves_its_metrics(cli: Command) -> None:
             cli("enqueue", "-", stdin="120 3\n", environment=variables)
             wait_until("the third is, too", lambda: scraped(port).get("scan_etl_fetched_total") == 3)
             worker.terminate()
-            worker.wait(60)
+            worker.wait(PATIENCE_SECONDS)
 
         assert worker.returncode == 143
     assert scraped(port) == {}
@@ -138,7 +139,7 @@ def test_each_of_several_workers_has_a_port_of_its_own(cli: Command) -> None:
         with cli.start("worker", "--processes", "2", environment=variables) as supervisor:
             wait_until("both answer", lambda: scraped(port) and scraped(port + 1))
             supervisor.terminate()
-            supervisor.wait(60)
+            supervisor.wait(PATIENCE_SECONDS)
 
     assert supervisor.returncode == 143
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import click
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 
 from etl.cli.queue import failures_list
 from etl.cli.run import Since
@@ -57,6 +58,6 @@ def test_an_output_that_nobody_reads_is_no_bug(cli: Command, sqlite_url: str, ar
         assert process.stderr is not None
         process.stdout.close()
         said = process.stderr.read()
-        process.wait(60)
+        process.wait(PATIENCE_SECONDS)
 
     assert (process.returncode, said) == (141, "")

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 
 
 def test_a_demo_does_the_whole_job_and_a_second_one_fetches_nothing_twice(cli: Command) -> None:
@@ -30,7 +31,7 @@ def test_a_sandbox_is_run_against_as_it_says_and_ends_with_ctrl_c(cli: Command) 
         said = "".join(sandbox.stderr.readline() for _ in range(4))
         outcome = cli("run", "pairs.csv", "--json", environment=dict(re.findall(r"export (\w+)=(\S+)", said)))
         sandbox.send_signal(signal.SIGINT)
-        _, rest = sandbox.communicate(timeout=30)
+        _, rest = sandbox.communicate(timeout=PATIENCE_SECONDS)
 
     assert (outcome.exit_code, outcome.json()["fetched"]) == (0, 20), outcome
     assert (sandbox.returncode, rest.strip()) == (0, "")

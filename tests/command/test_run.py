@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from command import Command
 from cutting_proxy import cutting_proxy
+from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from scan_rows import BOOKKEEPING, SCAN_TABLES, rows_by_table
-from sqlalchemy import Connection, Table, select, text
-from tables_of import ask
+from sqlalchemy import Connection, Table, select, text, update
+from tables_of import ask, change
+from worker_processes import open_files, wait_until
 
 from etl.database.connection import Database
 from etl.database.schema import (
@@ -27,6 +29,7 @@ from etl.database.schema import (
     fetch_queue,
     runs,
     scans,
+    workers,
 )
 from etl.model import Pair
 from etl.sandbox import Behaviour
@@ -38,6 +41,7 @@ SUMMARY = (
     "run_id command requested invalid duplicate already_final discovered requests fetched inserted updated unchanged"
     " waiting retried rate_limited dead remaining duration_seconds exit_code"
 ).split()
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def rows(url: str, table: Table, *left_out: str) -> list[tuple[Any, ...]]:
@@ -248,7 +252,16 @@ def test_ctrl_c_while_a_command_starts_ends_it_quietly(cli: Command) -> None:
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "exit_code", "database_url"),
+    [
+        (signal.SIGINT, 130, "sqlite"),
+        (signal.SIGTERM, 143, "sqlite"),
+        (signal.SIGTERM, 143, "postgresql"),
+        (signal.SIGTERM, 143, "mysql"),
+    ],
+    indirect=["database_url"],
+)
 def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: int, exit_code: int) -> None:
     """What is in flight finishes, leases are given back, the summary is printed; another run does the rest."""
     with running_sandbox(finished_world(400), Behaviour(latency_seconds=0.05)) as sandbox:
@@ -259,7 +272,7 @@ def test_a_signal_stops_a_run_cleanly(cli: Command, database_url: str, number: i
             while sandbox.details_requests() < 40:
                 time.sleep(0.01)
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
         left = rows(database_url, fetch_queue)
         rest = cli("run", "--json", environment=variables)
 
@@ -289,6 +302,8 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
             with cli.start("run", pairs, environment=variables) as process:
                 time.sleep(moments.uniform(0.3, 2.5))
                 process.kill()
+        # What is killed counts as at work for another minute, which the last run would wait for.
+        change(database_url, update(workers).values(seen_at=LONG_AGO))
         last = cli("run", pairs, "--json", environment=variables)
         stored = rows(database_url, scans)
         dead = set(range(1, 601)) - {row[1] for row in stored}
@@ -439,7 +454,7 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(cli: Command, sqlite_url: str
         with cli.start("run", environment=variables, stderr=its_end) as process:
             os.close(its_end)
             seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(_shown(terminal)))
-            stdout, _ = process.communicate(timeout=30)
+            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 1, seen
     assert re.search(r"fetching .* [1-9]\d*/200 .*[1-9]\d*/s · \d+ retried · [1-9]\d* dead", seen), seen
@@ -462,7 +477,7 @@ def test_a_person_at_a_terminal_sees_how_much_is_read(cli: Command, sqlite_url: 
             seen += piece
             if not file.closed and "reading, 10,000 lines" in seen:
                 file.close()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 2, seen
     assert "reading, 10,000 lines" in seen
@@ -553,9 +568,10 @@ def test_ctrl_c_ends_a_command_that_waits_for_sqlite(cli: Command, sqlite_url: s
         other.execute("BEGIN IMMEDIATE")
         (cli.folder / "pairs.txt").write_text("120 1\n")
         with cli.start("enqueue", "pairs.txt", "--json", "--database-url", sqlite_url) as process:
+            wait_until("it has the file open", lambda: path in open_files(process.pid))
             while process.poll() is None:
-                time.sleep(0.5)
                 process.send_signal(signal.SIGINT)
-            stdout, _ = process.communicate(timeout=10)
+                time.sleep(0.5)
+            stdout, _ = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert (process.returncode, json.loads(stdout)) == (130, {"error": "interrupted", "exit_code": 130})

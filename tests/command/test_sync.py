@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 from sandbox_client import OPENED_AT, Time
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import insert, select, text, update
@@ -139,7 +140,7 @@ def test_a_sync_that_is_killed_loses_nothing(cli: Command, database_url: str) ->
             with cli.start("sync", environment=environment) as process:
                 time.sleep(draw.uniform(0.6, 1.6))
                 process.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while cli("sync", "--json", environment=environment).json()["remaining"] or count(database_url, fetch_queue):
             assert time.monotonic() < deadline
 
@@ -159,7 +160,7 @@ def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, 
                 time.sleep(0.05)
             single = cli("sync", "--single", "--json", environment=environment)
             is_at_work = None in (first.poll(), second.poll())
-            summaries = [json.loads(process.communicate(timeout=60)[0]) for process in (first, second)]
+            summaries = [json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0]) for process in (first, second)]
         alone = cli("sync", "--single", "--json", environment=environment)
 
     assert is_at_work
@@ -254,7 +255,7 @@ def test_a_stop_while_the_list_is_walked_is_clean(cli: Command, sqlite_url: str)
         while not sandbox.sandbox.stats.in_flight:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
 
     assert process.returncode == 143
     assert ask(sqlite_url, select(runs.c.exit_code)) == [(143,)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cutting_proxy import cutting_proxy
+from patience import PATIENCE_SECONDS
 from queue_filling import enqueue
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Delete, Select, Update, delete, insert, select, text, update
@@ -122,7 +123,7 @@ def test_of_two_transactions_that_block_each_other_the_loser_is_tried_again(serv
                 row = schema_drift.c.path == path
                 connection.execute(update(schema_drift).where(row).values(count=schema_drift.c.count + 1))
                 if path == order[0] and tries == 1:
-                    meeting.wait(30)
+                    meeting.wait(PATIENCE_SECONDS)
 
         with closing(Database(server_url)) as database:
             database.run_here(work)
@@ -334,7 +335,7 @@ async def test_work_that_always_fails_ends_beside_work_that_succeeds() -> None:
     async def fail() -> None:
         raise DatabaseAwayError("always")
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         failing = asyncio.create_task(patience.retry(fail))
         while not failing.done():
             await patience.retry(partial(asyncio.sleep, 0))
@@ -375,11 +376,11 @@ def test_mysql_tries_again_when_a_lock_does_not_come(mysql: Database) -> None:
     def hold(connection: Connection) -> Future[None]:
         connection.execute(change)
         changing = pool.submit(mysql.run_here, work)
-        assert all(tries.acquire(timeout=30) for _ in range(2))
+        assert all(tries.acquire(timeout=PATIENCE_SECONDS) for _ in range(2))
         return changing
 
     with closing(Database(mysql.url)) as holder, ThreadPoolExecutor(1) as pool:
-        holder.run_here(hold).result(30)
+        holder.run_here(hold).result(PATIENCE_SECONDS)
         attempts = holder.run_here(lambda connection: connection.execute(select(fetch_queue.c.attempts)).scalar_one())
 
     assert attempts == 2

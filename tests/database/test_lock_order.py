@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from listings_of import listing, running
+from patience import PATIENCE_SECONDS
 from scan_rows import scan_rows
 from sqlalchemy import Connection, Table, delete, event, insert, select
 
@@ -56,8 +57,8 @@ def test_an_end_that_is_listed_while_a_worker_settles_is_fetched(server_url: str
             outcome = Snooze(scan_rows(1, **OPEN), 300.0, EXPIRES_AT)
             settled = settle.settle(connection, "w", [outcome], "run")
             recording = pool.submit(walking.run_here, partial(record, to_record=page([listing(1)])))
-            assert reads.wait(30)
-        queued = recording.result(30)
+            assert reads.wait(PATIENCE_SECONDS)
+        queued = recording.result(PATIENCE_SECONDS)
         due = working.run_here(lambda connection: queue.lease(connection, "w", 1, 60.0))
 
     assert (leased[0].pair, settled.inserted, settled.waiting) == (pair, 1, 0)
@@ -166,7 +167,7 @@ def test_all_that_work_on_the_same_scans_take_turns(server_url: str) -> None:
 
     def many(database: Database, work: Work, number: int) -> None:
         draw = random.Random(seed + number)
-        begun.wait(30)
+        begun.wait(PATIENCE_SECONDS)
         for _ in range(ROUNDS):
             work(database, draw)
 

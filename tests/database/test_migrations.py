@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 from command import Command
+from patience import PATIENCE_SECONDS
 from sqlalchemy import Connection, inspect, text
 
 from etl.database import migrate as db
@@ -123,7 +124,7 @@ def test_four_upgrades_at_once_are_one(empty_server_url: str) -> None:
     """Whoever comes second waits, and finds it done."""
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(db.upgrade, empty_server_url) for _ in range(4)]:
-            done.result(60)
+            done.result(PATIENCE_SECONDS)
 
     db.check(empty_server_url)
 

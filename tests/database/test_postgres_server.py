@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from own_server import ServerUnavailableError
+from patience import PATIENCE_SECONDS
 from postgres_databases import PostgresDatabases
 from postgres_server import WHEEL, PostgresServer, StartPostgres, accepts_connections, find_binaries
 
 SUPPORT = Path(__file__).parents[1] / "support"
-GONE_SECONDS = 20
 
 
 def make_table(url: str) -> None:
@@ -138,7 +138,7 @@ def test_server_dies_with_the_tests() -> None:
     answered = accepts_connections(url)
     owner.send_signal(signal.SIGKILL)
     owner.communicate()
-    deadline = time.monotonic() + GONE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (accepts_connections(url) or Path(data).exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
 

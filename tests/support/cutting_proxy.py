@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
+from patience import PATIENCE_SECONDS
 from sqlalchemy.engine import make_url
 
 T = TypeVar("T")
@@ -17,7 +18,6 @@ Fate = Literal["cut before", "cut after", "stall after"]
 answered them, so that the answer is lost; or pass them on and then nothing more, in either direction."""
 
 PIECE_BYTES = 65_536
-PATIENCE_SECONDS = 10
 
 
 class _Link:

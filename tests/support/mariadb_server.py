@@ -4,12 +4,7 @@ import shutil
 from pathlib import Path
 
 from mysql_databases import accepts_connections
-from own_server import OwnServer
-
-NO_MARIADB = (
-    "MariaDB: none on this machine, so its tests are left out. Install your system's mariadb-server package, or set "
-    "SCAN_ETL_TEST_MYSQL_URL to a server for tests to use."
-)
+from own_server import OwnServer, ServerUnavailableError
 
 
 class MariadbServer(OwnServer):
@@ -17,8 +12,9 @@ class MariadbServer(OwnServer):
 
     name = "MariaDB"
 
-    def __init__(self, binary: Path) -> None:
-        self._binary = binary
+    def __init__(self) -> None:
+        if problem := mariadb_problem():
+            raise ServerUnavailableError(problem)
         super().__init__()
 
     def url(self) -> str:
@@ -27,7 +23,7 @@ class MariadbServer(OwnServer):
     def _prepare(self) -> None:
         # Root may enter by its own account alone, and the user of the tests by a password.
         self._run(
-            *("mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
+            *(_program("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
             *("--auth-root-authentication-method=socket", "--innodb-log-file-size=8M"),
         )
         users = self._folder / "users.sql"
@@ -41,7 +37,7 @@ class MariadbServer(OwnServer):
     def _command(self) -> list[str]:
         return [
             *(
-                str(self._binary),
+                _program("mariadbd") or "",
                 "--no-defaults",
                 f"--datadir={self.data}",
                 f"--init-file={self._folder / 'users.sql'}",
@@ -56,8 +52,23 @@ class MariadbServer(OwnServer):
         return accepts_connections(self.url())
 
 
-def find_mariadb() -> Path | None:
-    """The system's `mariadbd`, if it is there; `sbin` isn't in everybody's PATH."""
-    folders = "/usr/sbin:/usr/local/sbin:/usr/libexec"
-    found = shutil.which("mariadbd") or shutil.which("mariadbd", path=folders)
-    return Path(found) if found else None
+def mariadb_problem() -> str | None:
+    """What is missing here for a server of our own, told to the person who runs the tests."""
+    server = _program("mariadbd")
+    if server is None:
+        lack = "none on this machine"
+    elif _program("mariadb-install-db") is None:
+        lack = f"{server} is here, but no mariadb-install-db"
+    elif not any(Path(server).resolve().parents[1].glob("share/*/*_system_tables.sql")):
+        lack = f"{server} is here, but not the SQL of its own tables in share/"
+    else:
+        return None
+    return (
+        f"MariaDB: {lack}, so its tests are left out. Install your system's mariadb-server package, or set "
+        "SCAN_ETL_TEST_MYSQL_URL to a server for tests to use."
+    )
+
+
+def _program(name: str) -> str | None:
+    """Where the system has it; `sbin` isn't in everybody's PATH."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/libexec")

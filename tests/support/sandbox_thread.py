@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from patience import PATIENCE_SECONDS
+
 from etl.sandbox import Behaviour, Sandbox, World
 from etl.sandbox.world import deployment_of
 
@@ -69,10 +71,10 @@ def running_sandbox(
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        base_url = asyncio.run_coroutine_threadsafe(sandbox.start(port=port), loop).result(10)
+        base_url = asyncio.run_coroutine_threadsafe(sandbox.start(port=port), loop).result(PATIENCE_SECONDS)
         yield RunningSandbox(sandbox, base_url)
     finally:
-        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result(PATIENCE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
         loop.close()

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 from aiohttp import web
+from patience import PATIENCE_SECONDS
 from scan_rows import document
 
 from etl.model import Pair
@@ -73,7 +74,7 @@ async def never(_: Call) -> web.StreamResponse:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait for what the other side does."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not is_so():  # noqa: ASYNC110 - it has no event to wait for
             await asyncio.sleep(0.005)
 
@@ -139,9 +140,9 @@ def in_thread(api: SmallApi, ssl_context: ssl.SSLContext | None = None, port: in
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        yield asyncio.run_coroutine_threadsafe(api.start(ssl_context, port), loop).result(10)
+        yield asyncio.run_coroutine_threadsafe(api.start(ssl_context, port), loop).result(PATIENCE_SECONDS)
     finally:
-        asyncio.run_coroutine_threadsafe(_end(api), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_end(api), loop).result(PATIENCE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from command import Command
+from patience import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 60.0
 STOPPED_BY_SIGTERM = 143
 
 
@@ -119,3 +119,12 @@ def children_of(process_id: int) -> list[int]:
             if int(stat.read_text().rpartition(")")[2].split()[1]) == process_id:
                 found.append(int(stat.parent.name))
     return sorted(found)
+
+
+def open_files(process_id: int) -> set[str]:
+    """The files that a process has open, as Linux tells it."""
+    found = set()
+    for link in Path(f"/proc/{process_id}/fd").glob("*"):
+        with suppress(OSError):  # it has just been closed
+            found.add(str(link.readlink()))
+    return found

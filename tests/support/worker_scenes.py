@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
+from patience import PATIENCE_SECONDS
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from scan_rows import BOOKKEEPING, SCAN_TABLES, rows_by_table
 from sqlalchemy import Connection, Table, select
@@ -29,8 +30,8 @@ RATE = 150
 """Requests a second, of all workers together: what is queued lasts for the disturbances."""
 LEASE_SECONDS = 2
 MAX_ATTEMPTS = 3
-DRAINED_SECONDS = 60 + 10 * DISTURBED_SECONDS
-TEST_SECONDS = 240 + 20 * DISTURBED_SECONDS
+DRAINED_SECONDS = PATIENCE_SECONDS + 10 * DISTURBED_SECONDS
+TEST_SECONDS = 4 * PATIENCE_SECONDS + 20 * DISTURBED_SECONDS
 CHECKED_AT_ONCE = 5_000
 
 # The first two kill their scans. The third hits a scan as often as it can without killing it: one attempt

@@ -3,6 +3,8 @@
 import asyncio
 from datetime import UTC, datetime
 
+from patience import PATIENCE_SECONDS
+
 from etl.model import Lease, Pair
 from etl.pipeline.prefetch import Prefetcher
 
@@ -21,7 +23,7 @@ async def test_each_lease_is_taken_once_in_its_order_however_many_wait() -> None
     """Those that come while all wait, and those that come while all are at work."""
     prefetcher, found = Prefetcher(3, 100), list[Lease]()
     leases = [lease(number) for number in range(1, 8)]
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
         for _ in range(3):
             tasks.create_task(fetch_all(prefetcher, found))
         await asyncio.sleep(0)
@@ -43,7 +45,7 @@ async def test_a_closed_lane_is_worked_off_before_anyone_leaves() -> None:
     prefetcher, found = Prefetcher(1, 100), list[Lease]()
     prefetcher.put(lease(1))
     prefetcher.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await prefetcher.has_more()
         await fetch_all(prefetcher, found)
         assert not await prefetcher.has_more()

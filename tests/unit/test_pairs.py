@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 from command import Command
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from peak_memory import peak_bytes
 
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, Pair
@@ -252,15 +252,6 @@ def test_a_line_of_just_the_limit_is_read(tmp_path: Path) -> None:
 
     assert pairs == [Pair(1, 2), Pair(1, 2)]
     assert [bad.line for bad in bad_lines] == [2]
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

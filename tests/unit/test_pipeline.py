@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_ports import FAR_AWAY, OTHERS, MemoryPorts, sound
+from patience import PATIENCE_SECONDS
 from scan_rows import document, scan_rows
 from small_api import until
 
@@ -82,7 +83,7 @@ async def drained(
     request = RunRequest("run", limit=limit, max_failures=max_failures, forever=forever)
     state = RunState(ended.counts, events.append, ended.stop, ended.halted, walks=walks or OpenWalks())
     grace = {"grace_seconds": grace_seconds, "first_halt_seconds": first_halt_seconds}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await drain(ports, quick(**changes), request, state, **grace)
     return ended
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from command import Command
+from patience import PATIENCE_SECONDS
 from sandbox_thread import running_sandbox
 from simulated_nights import OPENED_AT, Nights, TickingTime, reckon
 
@@ -39,7 +40,7 @@ def live_through(nights: Nights, count: int, draw: random.Random) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0 if IS_SOAK else 120)
+@pytest.mark.timeout(0 if IS_SOAK else 4 * PATIENCE_SECONDS)
 def test_what_could_be_had_is_there_and_what_is_lost_is_reported(cli: Command, sqlite_url: str) -> None:
     """After outages, kills, shifting pages and late outcomes each scan is stored, final and equal to the server's;
     lost is only what the server no longer listed, and the gaps say so; and requests are nearly the fewest possible."""

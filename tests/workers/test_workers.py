@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from cutting_proxy import CuttingProxy, Fate, cutting_proxy
+from patience import PATIENCE_SECONDS
 from postgres_server import StartPostgres
 from sandbox_thread import finished_world, running_sandbox
 from worker_processes import STOPPED_BY_SIGTERM, Worker, Workers, children_of, wait_until
@@ -265,7 +266,9 @@ DATABASE_AWAY = "database unavailable"
 def test_processes_end_when_one_has_nothing_left_to_do() -> None:
     """An exit code of 0 lasts, as that of wrong settings does; here the workers only show their help."""
     code = "from etl.app.supervisor import run_processes; raise SystemExit(run_processes(2, ['worker', '--help']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "Drain the queue" in done.stdout
@@ -306,7 +309,7 @@ def test_a_worker_waits_for_a_database_and_an_api_that_come_later(
         worker.process.terminate()
         wait_until("it waits again", lambda: len(worker.said(DATABASE_AWAY)) == 2)
         server.start()
-        output, _ = worker.process.communicate(timeout=60)
+        output, _ = worker.process.communicate(timeout=PATIENCE_SECONDS)
 
     assert json.loads(output)["fetched"] == 20
     assert worker.process.returncode == STOPPED_BY_SIGTERM

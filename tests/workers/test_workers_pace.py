@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 from sandbox_thread import finished_world, noting, running_sandbox
 from worker_processes import Workers, wait_until
 from worker_scenes import SOAK_SECONDS, STARTED, TEST_SECONDS, ask, environment, number, queue_up
@@ -35,7 +36,9 @@ def test_four_workers_keep_one_pace(workers: Workers, postgres_url: str) -> None
             workers.start_worker(environment(sandbox, postgres_url, SCAN_ETL_API__RATE=str(RATE)))
         wait_until("all work", lambda: workers.all_well() and number(postgres_url, STARTED) == 4)
         before = len(asked_at)
-        wait_until("enough is asked", lambda: len(asked_at) > before + count, seconds=60 + 5 * count / RATE)
+        wait_until(
+            "enough is asked", lambda: len(asked_at) > before + count, seconds=PATIENCE_SECONDS + 5 * count / RATE
+        )
         counted = asked_at[before : before + count]
         summaries = workers.stop()
 
