@@ -24,8 +24,8 @@ from postgres_server import PostgresServer, StartPostgres, find_binaries
 
 from etl.database.migrate import upgrade, upgrade_sql
 
-# What the tests of workers share has asserts of its own, which should show what they compared too.
-pytest.register_assert_rewrite("worker_scenes")
+# What tests share has asserts of its own, which should show what they compared too.
+pytest.register_assert_rewrite("flatten_answers", "walked_lists", "worker_processes", "worker_scenes")
 
 # Our servers are on loopback, without TLS. To read the system's authorities takes 0.02 s a connection to MariaDB.
 os.environ["SSL_CERT_FILE"] = os.devnull

@@ -1,43 +1,21 @@
 """The real command against an API in trouble: each fault of the sandbox, outages, refusals and bad tokens."""
 
-import asyncio
-import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from aiohttp import web
 from command import Command, CommandResult
-from patience import PATIENCE_SECONDS
-from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
-from scan_rows import document
-from small_api import EXPIRED, UNTRUSTED, Call, SmallApi, found, in_thread, json_answer, raw_server, tls_of
-from sqlalchemy import Table, insert, select
-from worker_processes import wait_until
+from faulty_runs import ONCE, QUICK, SCANS, as_it_was, hashes, hit_by, pairs_of, rows, run, truth
+from sandbox_thread import finished_world, running_sandbox
+from small_api import Call, SmallApi, found, in_thread, json_answer
 
-from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, scan_meta, scan_stats, scans
 from etl.model import Pair
 from etl.sandbox import FAULTS, Behaviour, Fault, World
 from etl.sandbox.faults import chosen_fault
-from etl.transform.scan import flatten
-
-SCANS = 20
-QUICK = {
-    "SCAN_ETL_API__RATE": "5000",
-    "SCAN_ETL_API__RETRIES": "0",
-    "SCAN_ETL_API__MAX_BODY_BYTES": "500000",
-    "SCAN_ETL_QUEUE__MAX_ATTEMPTS": "2",
-    "SCAN_ETL_QUEUE__BACKOFF_SECONDS": "0.05",
-    "SCAN_ETL_DATABASE__FLUSH_SECONDS": "0.1",
-    "SEMGREP_APP_TOKEN": TOKEN,
-}
-ONCE = {**QUICK, "SCAN_ETL_QUEUE__MAX_ATTEMPTS": "1"}
-"""With these a pair that spends an attempt is dead."""
 
 
 class Fate(NamedTuple):
@@ -73,54 +51,6 @@ SLOW = {"hang", "slow-body"}
 CLEANED = {"nan", "nul-text", "surrogate-text", "big-integer"}
 REFUSING = {"status-429"}
 STOPPING = {"status-401": 3, "status-403": 3, "status-410": 4}
-
-
-def rows(url: str, table: Table) -> list[dict[str, Any]]:
-    with closing(Database(url)) as database:
-        return database.run_here(
-            lambda connection: [
-                dict(row) for row in connection.execute(select(table).order_by(*table.primary_key)).mappings()
-            ]
-        )
-
-
-def scan_ids(url: str, table: Table) -> set[int]:
-    return {row["scan_id"] for row in rows(url, table)}
-
-
-def run(cli: Command, base_url: str, url: str, pairs: Sequence[Pair], **variables: str) -> CommandResult:
-    environment = {"SCAN_ETL_API__BASE_URL": base_url, "SCAN_ETL_DATABASE__URL": url, **variables}
-    text = "".join(f"{pair.deployment_id} {pair.scan_id}\n" for pair in pairs)
-    return cli("run", "-", "--json", stdin=text, environment=environment)
-
-
-def pairs_of(sandbox: RunningSandbox) -> list[Pair]:
-    return [Pair(120, number) for number in range(1, sandbox.sandbox.world.scans + 1)]
-
-
-def hit_by(sandbox: RunningSandbox, *, times: int) -> set[int]:
-    """The scans whose first try has a fault that comes so many times; 0 is always."""
-    world, faults = sandbox.sandbox.world, sandbox.sandbox.behaviour.faults
-    first = {number: chosen_fault(world.seed, faults, "details", number, 1) for number in range(1, world.scans + 1)}
-    return {number for number, fault in first.items() if fault is not None and fault.times == times}
-
-
-def truth(sandbox: RunningSandbox, scan_ids: set[int]) -> dict[int, str]:
-    """The content hashes of the scans, as a sound API gives them."""
-    now = datetime.now(UTC)
-    return {
-        number: flatten(Pair(120, number), sandbox.sandbox.truth(number), now).content_hash
-        for number in sorted(scan_ids)
-    }
-
-
-def hashes(url: str) -> dict[int, str]:
-    return {row["scan_id"]: row["content_hash"] for row in rows(url, scans)}
-
-
-def as_it_was(queued: list[dict[str, Any]]) -> bool:
-    """Whether pairs in the queue have no lease and have spent nothing."""
-    return all(row["lease_token"] is None and row["attempts"] == 0 for row in queued)
 
 
 class Letter(NamedTuple):
@@ -337,161 +267,3 @@ def test_a_token_revoked_midway_stops_its_own_deployment_only(cli: Command, sqli
     assert {(row["deployment_id"], row["scan_id"]) for row in queued} == set(pairs) - set(loaded)
     assert as_it_was(queued)
     assert "deployment_id=121" in outcome.stderr
-
-
-def test_an_api_that_refuses_everything_ends_the_run_with_all_of_it_queued(cli: Command, sqlite_url: str) -> None:
-    """After `max_wait_seconds` of 429 it is exit 4, with few requests and no attempt spent."""
-    behaviour = Behaviour(faults=(Fault("status-429", times=0),))
-    with running_sandbox(finished_world(SCANS), behaviour) as sandbox:
-        patience = {"SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
-        outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **ONCE | patience)
-
-        assert sandbox.details_requests() <= 4 * 16
-
-    summary, queued = outcome.json(), rows(sqlite_url, fetch_queue)
-    assert outcome.exit_code == 4, outcome
-    assert (summary["remaining"], summary["dead"], summary["fetched"]) == (SCANS, 0, 0)
-    assert len(queued) == SCANS
-    assert as_it_was(queued)
-
-
-def test_a_refused_pair_waits_and_is_loaded(cli: Command, sqlite_url: str) -> None:
-    """A pair that is refused, and may spend no attempt, is loaded like the others."""
-    behaviour = Behaviour(faults=(Fault("status-429", 0.4, times=1),))
-    with running_sandbox(finished_world(SCANS), behaviour) as sandbox:
-        outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **ONCE)
-
-        assert outcome.exit_code == 0, outcome
-        assert hashes(sqlite_url) == truth(sandbox, set(range(1, SCANS + 1)))
-        assert outcome.json()["rate_limited"] == len(hit_by(sandbox, times=1)) > 0
-
-
-def test_a_limit_that_the_api_tells_of_is_never_run_into(cli: Command, sqlite_url: str) -> None:
-    """With X-RateLimit headers one request at a time meets no refusal, though its pace is far above the limit."""
-    behaviour = Behaviour(rate_limit=20, burst=12, rate_limit_headers=True)
-    with running_sandbox(finished_world(SCANS), behaviour) as sandbox:
-        alone = {"SCAN_ETL_API__CONCURRENCY": "1"}
-        outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **ONCE | alone)
-
-    assert outcome.exit_code == 0, outcome
-    assert (outcome.json()["rate_limited"], outcome.json()["fetched"]) == (0, SCANS)
-
-
-def test_an_outage_in_the_middle_is_ridden_through(cli: Command, sqlite_url: str) -> None:
-    """All is loaded, though a pair that spends an attempt would be dead; meanwhile there are only probes."""
-    healthy: set[Pair] = set()
-    in_outage: list[Pair] = []
-    probes = 0
-
-    async def answer(call: Call) -> web.StreamResponse:
-        nonlocal probes
-        if len(healthy) < 30 or probes >= 2:
-            healthy.add(call.pair)
-            return await found(call)
-        in_outage.append(call.pair)
-        probes += call.pair in healthy
-        if len(in_outage) % 2 and call.request.transport is not None:
-            call.request.transport.abort()
-        return json_answer({}, status=503)
-
-    with in_thread(SmallApi(answer)) as base_url:
-        outcome = run(cli, base_url, sqlite_url, [Pair(120, number) for number in range(1, 101)], **ONCE)
-
-    assert outcome.exit_code == 0, outcome
-    assert (outcome.json()["fetched"], outcome.json()["dead"]) == (100, 0)
-    assert scan_ids(sqlite_url, scans) == set(range(1, 101))
-    assert 3 <= len(in_outage) <= 16 + 2
-    assert "API unavailable" in outcome.stderr
-    assert "API available again" in outcome.stderr
-
-
-def test_a_queue_of_poisoned_pairs_dies_and_is_no_outage(cli: Command, sqlite_url: str) -> None:
-    """Where nothing but pairs that always fail is left, each spends its attempts and is dead; exit 1."""
-    behaviour = Behaviour(faults=(Fault("status-500", times=0),))
-    with running_sandbox(finished_world(SCANS), behaviour) as sandbox:
-        outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **QUICK)
-
-        assert {sandbox.sandbox.stats.times_seen(number) for number in range(1, SCANS + 1)} == {2}
-
-    assert outcome.exit_code == 1, outcome
-    assert scan_ids(sqlite_url, dead_letters) == set(range(1, SCANS + 1))
-    assert "API unavailable" not in outcome.stderr
-
-
-def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: str) -> None:
-    """Its deployments call works, and still it is away: exit 4 in the end, with everything queued."""
-    behaviour = Behaviour(faults=(Fault("status-500", times=0),))
-    with running_sandbox(finished_world(3 * SCANS), behaviour) as sandbox:
-        bounds = {**QUICK, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
-        outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **bounds)
-
-    assert (outcome.exit_code, outcome.json()["dead"], outcome.json()["remaining"]) == (4, 0, 3 * SCANS), outcome
-    assert "API unavailable" in outcome.stderr
-
-
-def test_a_scan_that_mariadb_does_not_take_is_the_only_one_that_dies(cli: Command, mysql_url: str) -> None:
-    """Its JSON is nested deeper than MariaDB reads it: that is no outage, and the others are stored."""
-
-    async def answer(call: Call) -> web.StreamResponse:
-        odd: dict[str, Any] = {}
-        for _ in range(33 if call.pair.scan_id == 7 else 1):
-            odd = {"odd": odd}
-        return json_answer(document(call.pair, odd=odd))
-
-    with in_thread(SmallApi(answer)) as base_url:
-        outcome = run(cli, base_url, mysql_url, [Pair(120, number) for number in range(1, 61)], **ONCE)
-
-    assert outcome.exit_code == 1, outcome
-    assert [(dead["scan_id"], dead["error_kind"]) for dead in rows(mysql_url, dead_letters)] == [(7, "refused_row")]
-    assert len(rows(mysql_url, scans)) == 59
-
-
-async def test_a_text_that_is_not_unicode_is_a_dead_letter(cli: Command, database_url: str) -> None:
-    """A redirect to a name in Latin-1, which no driver could store: its pair dies, and says why."""
-
-    async def talk(_: object, writer: asyncio.StreamWriter) -> None:
-        location = b"Location: https://login.ex\xe4mple.com/sso\r\n"
-        writer.write(b"HTTP/1.1 302 Found\r\n" + location + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
-
-    async with raw_server(talk) as base_url:
-        outcome = await asyncio.to_thread(run, cli, base_url, database_url, [Pair(120, 1)], **ONCE)
-
-    assert outcome.exit_code == 1, outcome
-    [dead] = rows(database_url, dead_letters)
-    assert (dead["error_kind"], dead["http_status"]) == ("http_status", 302)
-    assert "redirected to login.ex?mple.com" in dead["error"]
-
-
-def test_a_database_that_refuses_a_lease_ends_the_run(cli: Command, sqlite_url: str) -> None:
-    """No pair is to blame for that: all stay queued, and somebody's trigger is no bug of ours."""
-    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON fetch_queue BEGIN SELECT RAISE(ABORT, 'not now'); END"
-    with closing(Database(sqlite_url)) as database:
-        database.run_here(lambda connection: connection.exec_driver_sql(refuse))
-    with in_thread(SmallApi()) as base_url:
-        outcome = run(cli, base_url, sqlite_url, [Pair(120, 1)], **ONCE)
-
-    assert outcome.exit_code == 5, outcome
-    assert "the database refuses a row: not now" in outcome.json()["error"]
-    assert len(rows(sqlite_url, fetch_queue)) == 1
-
-
-def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Command, sqlite_url: str) -> None:
-    """Until then it waits, as for every other outage."""
-    with closing(Database(sqlite_url)) as database:
-        database.run_here(
-            lambda connection: connection.execute(insert(fetch_queue).values(deployment_id=120, scan_id=1))
-        )
-    environment = {"SCAN_ETL_DATABASE__URL": sqlite_url, "SSL_CERT_FILE": str(UNTRUSTED), **ONCE}
-    with ExitStack() as stack:
-        with in_thread(SmallApi(), tls_of(EXPIRED)) as base_url:
-            environment["SCAN_ETL_API__BASE_URL"] = base_url
-            worker = stack.enter_context(cli.start("worker", "--json", environment=environment))
-            assert worker.stderr is not None
-            said = next(line for line in worker.stderr if "API unavailable" in line)
-        with in_thread(SmallApi(), tls_of(UNTRUSTED), int(base_url.rpartition(":")[2])):
-            wait_until("the scan is stored", lambda: worker.poll() is not None or rows(sqlite_url, scans))
-            worker.terminate()
-            output, _ = worker.communicate(timeout=PATIENCE_SECONDS)
-
-    assert "SSL_CERT_FILE" in said
-    assert json.loads(output)["fetched"] == 1

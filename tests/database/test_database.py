@@ -1,31 +1,26 @@
 """What the rest relies on, whichever the database: instants, texts, keys, and transactions that meet others."""
 
 import asyncio
-import math
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
 import pytest
-from cutting_proxy import cutting_proxy
 from patience import PATIENCE_SECONDS
-from queue_filling import enqueue
 from scan_rows import scan_rows
-from sqlalchemy import Connection, Delete, Select, Update, delete, insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from etl.app.adapters import Patience, PatientDatabase, SharedSlots
 from etl.database.connection import Database
-from etl.database.dialects import distinct, in_pairs, insert_rows
-from etl.database.engine import MOST_LOST, MOST_UNKNOWN, make_engine
+from etl.database.dialects import distinct, insert_rows
+from etl.database.engine import make_engine
 from etl.database.schema import (
     KEY_TEXT_LENGTH,
     NAME_TEXT_LENGTH,
@@ -36,10 +31,7 @@ from etl.database.schema import (
 )
 from etl.database.types import utc_now
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
-from etl.model import Pair
-from etl.store import queue
 from etl.store.scans import load_scans
-from etl.telemetry.events import DatabaseAway, DatabaseBack, Event
 
 
 @pytest.fixture
@@ -47,18 +39,6 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database(database_url)
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def mysql(mysql_url: str) -> Iterator[Database]:
-    opened = Database(mysql_url)
-    yield opened
-    opened.close()
-
-
-def fill_queue(database: Database, deployments: int, scans: int) -> None:
-    pairs = [Pair(120 + of, number) for of in range(deployments) for number in range(1, scans + 1)]
-    enqueue(database, pairs, batch="batch")
 
 
 def test_an_instant_is_the_same_instant_whatever_its_offset(database: Database) -> None:
@@ -199,268 +179,6 @@ def test_a_file_that_is_full_or_not_for_writing_is_not_away(sqlite_url: str, sta
         database.run_here(lambda connection: [connection.exec_driver_sql(sql) for sql in statements])
 
     assert not isinstance(caught.value, DatabaseAwayError)
-
-
-# Refusals, and what only looks like an outage
-
-
-def failure_of(database: Database, *statements: str) -> DatabaseError:
-    """What those statements, in one transaction, end with."""
-    with pytest.raises(DatabaseError) as caught:
-        database.run_here(lambda connection: [connection.exec_driver_sql(sql) for sql in statements])
-    return caught.value
-
-
-@pytest.mark.parametrize("code", [1644, 3157, 3819, 4025])
-def test_mysql_refuses_a_row_by_more_codes_than_its_driver_knows(mysql: Database, code: int) -> None:
-    """A trigger, JSON that is nested too deep and a CHECK are no outage."""
-    assert type(failure_of(mysql, signalling(code))) is RefusedError
-
-
-def signalling(code: int) -> str:
-    return f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}"
-
-
-def test_a_row_that_is_larger_than_a_packet_is_refused(mysql: Database) -> None:
-    """The server says so, and ends the connection: that the rollback fails then hides nothing."""
-    row = scan_rows(1, odd="x" * 17_000_000)
-    with pytest.raises(RefusedError, match="max_allowed_packet"):
-        mysql.run_here(partial(load_scans, batch=[row], run_id="run"))
-
-
-@pytest.mark.parametrize("odd", ["\udce4", "\0"])
-def test_a_text_that_cannot_be_stored_is_refused(postgres_url: str, odd: str) -> None:
-    """Whoever finds that out first, the driver or the server; in a COPY, too."""
-    row = scan_rows(1)
-    row = row._replace(meta=(odd, *row.meta[1:]))
-    with closing(Database(postgres_url)) as database, pytest.raises(RefusedError, match="refuses a row"):
-        database.run_here(partial(load_scans, batch=[row], run_id="run"))
-
-
-def test_a_lone_surrogate_is_refused(database: Database) -> None:
-    """No driver can encode it."""
-    change = update(fetch_queue).values(error="\udce4")
-    with pytest.raises(RefusedError, match="isn't Unicode"):
-        database.run_here(lambda connection: connection.execute(change))
-
-
-@pytest.mark.parametrize("code", ["22003", "23514", "54000", "P0001"])
-def test_postgresql_refuses_a_row_by_class(postgres_url: str, code: str) -> None:
-    """Out of range, a CHECK, too long for an index, a trigger."""
-    with closing(Database(postgres_url)) as database:
-        assert type(failure_of(database, raising(code))) is RefusedError
-
-
-def raising(code: str) -> str:
-    return f"DO $$ BEGIN RAISE EXCEPTION 'said' USING ERRCODE = '{code}'; END $$"
-
-
-@pytest.mark.parametrize("code", ["28000", "42501", "53100", "57P04"])
-def test_what_only_people_can_fix_is_not_waited_for(postgres_url: str, code: str) -> None:
-    """Rights, a full disk, a database that was dropped."""
-    with closing(Database(postgres_url)) as database:
-        assert type(failure_of(database, raising(code))) is DatabaseError
-
-
-def test_a_server_that_may_not_be_written_to_is_waited_for(server_url: str) -> None:
-    """It is a standby until the failover is over, however often it says so."""
-    with closing(Database(server_url)) as database:
-        is_mysql = database.engine.dialect.name == "mysql"
-        error = failure_of(database, signalling(1290) if is_mysql else raising("25006"))
-
-    assert isinstance(error, DatabaseAwayError)
-    assert error.most_failures == math.inf
-
-
-def test_a_time_limit_of_the_server_is_named(server_url: str) -> None:
-    """It is neither an outage nor a bug, and somebody has to raise it."""
-    with closing(Database(server_url)) as database:
-        if database.engine.dialect.name == "mysql":
-            error = failure_of(database, signalling(1969))
-        else:
-            error = failure_of(database, "SET LOCAL statement_timeout = 5", "SELECT pg_sleep(10)")
-
-    assert type(error) is DatabaseError
-    assert "statement_timeout" in str(error)
-
-
-UNKNOWN = {"postgresql": raising("ZZ001"), "mysql": signalling(30_123)}
-LOSING = {"postgresql": "SELECT pg_terminate_backend(pg_backend_pid())", "mysql": "KILL CONNECTION_ID()"}
-
-
-@pytest.mark.parametrize(
-    ("statements", "times"), [(UNKNOWN, MOST_UNKNOWN), pytest.param(LOSING, MOST_LOST, marks=pytest.mark.slow)]
-)
-async def test_what_always_fails_on_a_database_that_answers_is_refused(
-    server_url: str, statements: dict[str, str], times: int
-) -> None:
-    """After a few times, each on a connection of its own; that there was no outage after all is told."""
-    events: list[Event] = []
-    connections = set()
-
-    def work(connection: Connection) -> None:
-        sql = "SELECT pg_backend_pid()" if connection.dialect.name == "postgresql" else "SELECT CONNECTION_ID()"
-        connections.add(connection.exec_driver_sql(sql).scalar())
-        connection.exec_driver_sql(statements[connection.dialect.name])
-
-    with closing(Database(server_url)) as database:
-        patient = PatientDatabase(database, Patience(math.inf, asyncio.Event(), events.append))
-        with pytest.raises(RefusedError, match=f"answers, but this has failed {times} times"):
-            await patient.run(work)
-
-    assert len(connections) == times
-    assert [type(event) for event in events] == [DatabaseAway, DatabaseBack]
-
-
-def test_work_is_not_to_blame_while_the_database_does_not_answer(server_url: str) -> None:
-    """A connection that is lost in an outage says nothing of what was done on it."""
-    with cutting_proxy(server_url) as proxy, closing(Database(proxy.url(server_url))) as database:
-
-        def work(connection: Connection) -> None:
-            connection.execute(select(1))
-            proxy.refuse()
-            connection.execute(select(1))
-
-        with pytest.raises(DatabaseAwayError) as caught:
-            database.run_here(work)
-
-    assert caught.value.most_failures == math.inf
-
-
-async def test_work_that_always_fails_ends_beside_work_that_succeeds() -> None:
-    """Each piece has its own patience."""
-    events: list[Event] = []
-    patience = Patience(0.4, asyncio.Event(), events.append)
-
-    async def fail() -> None:
-        raise DatabaseAwayError("always")
-
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        failing = asyncio.create_task(patience.retry(fail))
-        while not failing.done():
-            await patience.retry(partial(asyncio.sleep, 0))
-
-    assert isinstance(failing.exception(), DatabaseAwayError)
-    assert events == [DatabaseAway("always")]
-
-
-async def test_an_outage_is_told_of_once_however_much_it_holds_up() -> None:
-    """And its end, when nothing waits for the database any more."""
-    events: list[Event] = []
-    patience = Patience(math.inf, asyncio.Event(), events.append)
-    failures = {"lease": 1, "settle": 2}
-
-    async def work(name: str) -> str:
-        failures[name] -= 1
-        if failures[name] >= 0:
-            raise DatabaseAwayError(name)
-        return name
-
-    done = await asyncio.gather(*(patience.retry(partial(work, name)) for name in failures))
-
-    assert done == ["lease", "settle"]
-    assert [type(event) for event in events] == [DatabaseAway, DatabaseBack]
-
-
-def test_mysql_tries_again_when_a_lock_does_not_come(mysql: Database) -> None:
-    """As after a deadlock; the caller sees nothing of it."""
-    fill_queue(mysql, deployments=1, scans=1)
-    change = text("UPDATE fetch_queue SET attempts = attempts + 1")
-    tries = threading.Semaphore(0)
-
-    def work(connection: Connection) -> None:
-        tries.release()
-        connection.execute(text("SET innodb_lock_wait_timeout = 1"))
-        connection.execute(change)
-
-    def hold(connection: Connection) -> Future[None]:
-        connection.execute(change)
-        changing = pool.submit(mysql.run_here, work)
-        assert all(tries.acquire(timeout=PATIENCE_SECONDS) for _ in range(2))
-        return changing
-
-    with closing(Database(mysql.url)) as holder, ThreadPoolExecutor(1) as pool:
-        holder.run_here(hold).result(PATIENCE_SECONDS)
-        attempts = holder.run_here(lambda connection: connection.execute(select(fetch_queue.c.attempts)).scalar_one())
-
-    assert attempts == 2
-
-
-def plan_of(connection: Connection, statement: Select[Any] | Update | Delete) -> dict[str, Any]:
-    """The one step in which MariaDB or MySQL would run a statement."""
-    sql = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
-    [step] = connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {sql}").mappings()
-    return dict(step)
-
-
-def test_mysql_finds_pairs_by_their_key(mysql: Database) -> None:
-    """It reads as many rows as there are pairs, for an UPDATE and a DELETE too, and locks no others."""
-    fill_queue(mysql, deployments=3, scans=1_000)
-    pairs = [Pair(120 + number % 3, number) for number in range(1, 501)]
-
-    def work(connection: Connection) -> list[dict[str, Any]]:
-        ours = in_pairs(connection, fetch_queue, pairs)
-        statements = (
-            select(fetch_queue.c.attempts).where(ours),
-            update(fetch_queue).where(ours).values(attempts=1),
-            delete(fetch_queue).where(ours),
-        )
-        return [plan_of(connection, statement) for statement in statements]
-
-    plans = mysql.run_here(work)
-
-    assert {(plan["type"], plan["key"]) for plan in plans} == {("range", "PRIMARY")}
-    assert all(int(plan["rows"]) <= len(pairs) for plan in plans)
-
-
-@pytest.mark.parametrize("batch", [None, "batch"])
-def test_mysql_leases_in_the_order_of_an_index(mysql: Database, batch: str | None) -> None:
-    """A lease locks the rows that it takes: if it sorted, it would lock all rows that are due."""
-    fill_queue(mysql, deployments=2, scans=2_000)
-
-    def work(connection: Connection) -> tuple[int, int]:
-        leased = len(queue.lease(connection, "token", 100, 60, batch=batch))
-        locked = text(
-            "SELECT trx_rows_locked FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()"
-        )
-        return leased, connection.execute(locked).scalar_one()
-
-    leased, locked = mysql.run_here(work)
-
-    assert leased == 100
-    # Each is locked in the index and in the table, where the change locks it again, at its old and new place.
-    assert locked <= 10 * leased
-
-
-def test_mysql_skips_from_deployment_to_deployment(mysql: Database) -> None:
-    """It doesn't read the rows between them."""
-    fill_queue(mysql, deployments=3, scans=1_000)
-
-    def work(connection: Connection) -> tuple[list[int], int]:
-        found = distinct(connection, (fetch_queue.c.deployment_id, fetch_queue.c.scan_id))
-        read_on = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_read_next'").one()
-        return found, int(read_on[1])
-
-    with closing(Database(mysql.url)) as fresh:  # the count is the session's
-        found, read_on = fresh.run_here(work)
-
-    assert found == [120, 121, 122]
-    assert read_on < 10
-
-
-def test_without_its_driver_mysql_says_what_to_install() -> None:
-    """The extra is named, and nothing else is needed to know it."""
-    code = (
-        "import sys\n"
-        "sys.modules['pymysql'] = None\n"
-        "from etl.database.engine import make_engine\n"
-        "make_engine('mysql://localhost/scans')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert done.returncode == 1
-    assert "ConfigError" in done.stderr
-    assert "pip install 'scan-etl[mysql]'" in done.stderr
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql"])

@@ -1,0 +1,98 @@
+"""Walks through lists in memory."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from listings_of import entry
+
+from etl.errors import FatalError
+from etl.model import ListingPass, PreviousPasses, SearchResponse, WatermarkMove
+from etl.pipeline.discovery import (
+    ROOM,
+    Search,
+    discover,
+)
+from etl.pipeline.stop import Stop
+from etl.telemetry.events import Event, RunCounts
+from etl.transform.search_page import Page
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+Answer = dict[str, Any] | Exception
+
+
+class MemoryPorts:
+    """Gives the pages one after the other, whatever is asked for, and keeps what it is given."""
+
+    def __init__(
+        self, answers: Sequence[Answer], history: PreviousPasses | None = None, reached: WatermarkMove | None = None
+    ) -> None:
+        self.answers = list(answers)
+        self.known = history
+        self.reached = reached
+        self.asked: list[tuple[datetime | None, str]] = []
+        self.over: list[int] = []
+        self.recorded: list[tuple[list[int], ListingPass, bool]] = []
+
+    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
+        assert deployment_id == 120
+        self.asked.append((since, cursor))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return SearchResponse(answer, NOW)
+
+    async def api_time(self) -> datetime:
+        return NOW
+
+    async def history(self, deployment_id: int, room: int) -> PreviousPasses | None:
+        assert (deployment_id, room) == (120, ROOM)
+        return self.known
+
+    def ended(self, deployment_id: int) -> None:
+        self.over.append(deployment_id)
+
+    async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
+        self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
+        return len(page.listings), self.reached if is_last else None
+
+
+def page(*scan_ids: int, cursor: str = "", **changes: Any) -> dict[str, Any]:
+    """Scans that started at the minute of their id."""
+    scans = [
+        entry(number, started_at=(NOW - DAY + timedelta(minutes=number)).isoformat(), **changes) for number in scan_ids
+    ]
+    return {"scans": scans, "cursor": cursor}
+
+
+def search(**changes: Any) -> Search:
+    numbers: dict[str, Any] = {
+        "lookback_seconds": 30 * 86_400,
+        "since": None,
+        "look_seconds": 4_200,
+        "max_attempts": 3,
+        "backoff_seconds": 0.001,
+        "backoff_max_seconds": 0.002,
+    }
+    return Search(**(numbers | changes))
+
+
+async def walk(
+    ports: MemoryPorts, **changes: Any
+) -> tuple[set[int], list[Event], Stop, dict[int, FatalError], RunCounts]:
+    events, stop, halted, tally = list[Event](), Stop(), dict[int, FatalError](), RunCounts()
+    failed = await discover(ports, [120], search(**changes), stop, halted, tally, events.append)
+    return failed, events, stop, halted, tally
+
+
+def history(**changes: Any) -> PreviousPasses:
+    facts: dict[str, Any] = {
+        "walked_at": NOW - DAY,
+        "base": NOW - 1.25 * DAY,
+        "complete_since": NOW - 40 * DAY,
+        "known": 300,
+        "room_at": None,
+        "unsettled": (),
+    }
+    return PreviousPasses(**(facts | changes))
