@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from etl.app.privacy import privacy_of
 from etl.backoff import LONGEST_SNOOZE, backoff_seconds
 from etl.config.settings import ApiSettings, Settings
 from etl.config.tokens import Tokens
@@ -189,7 +190,7 @@ class RunPorts:
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.stop_sending = semgrep.stop_sending
-        self.flatten = partial(flatten, author=settings.privacy.author)
+        self.flatten = partial(flatten, privacy=privacy_of(settings))
 
     async def check(self, deployment_id: int) -> None:
         """FatalError if the token for this deployment can't fetch anything of it."""

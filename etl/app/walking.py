@@ -5,6 +5,7 @@ from functools import partial
 
 from etl.app.adapters import DiscoverPorts, PatientDatabase
 from etl.app.context import RunContext
+from etl.app.privacy import privacy_of
 from etl.backoff import LONGEST_SNOOZE
 from etl.errors import TOKEN_EXIT, FatalError, StoppedError
 from etl.model import NO_DEPLOYMENT
@@ -109,4 +110,5 @@ def _search(this: RunContext) -> Search:
         max_attempts=settings.queue.max_attempts,
         backoff_seconds=settings.queue.backoff_seconds,
         backoff_max_seconds=settings.queue.backoff_max_seconds,
+        privacy=privacy_of(settings),
     )

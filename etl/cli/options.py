@@ -136,3 +136,12 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     except ImportError:
         return asyncio.run(work)
     return uvloop.run(work)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on if somebody says so, here or on the command line."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: say --yes")
+    click.confirm(question, abort=True, err=True)

@@ -39,6 +39,7 @@ from etl.telemetry.events import (
     Walked,
     WalkFailed,
 )
+from etl.transform.privacy import KEEP, Privacy
 from etl.transform.readers import DRIFT_REFUSED
 from etl.transform.search_page import Page, read_page
 
@@ -102,6 +103,7 @@ class Search:
     max_attempts: int
     backoff_seconds: float
     backoff_max_seconds: float
+    privacy: Privacy = KEEP
 
 
 class PageCursor:
@@ -308,7 +310,7 @@ class _Discovery:
 
         async def ask() -> tuple[datetime, Page]:
             found = await self.ports.search(self.deployment_id, since, cursor)
-            page = read_page(self.deployment_id, found.document)
+            page = read_page(self.deployment_id, found.document, self.search.privacy)
             return answered_at(found, page, datetime.now(UTC)), page
 
         return await self.patiently(ask)

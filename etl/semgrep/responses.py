@@ -7,10 +7,12 @@ from urllib.parse import urlsplit
 
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
 from etl.semgrep.rate_limiter import retry_after_seconds
+from etl.transform.privacy import without_people
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200
+_READ_BYTES = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
 FATAL_STATUSES = {
@@ -30,8 +32,9 @@ def document(body: bytes, content_type: str, path: str, token: str) -> object:
     """The decoded body of a 200, without the token where it is quoted. TransientError if it isn't whole JSON: the next
     answer may be."""
     if "json" not in content_type.lower():
+        said = printable(without_people(_without(token, content_type)), 60)
         raise TransientError(
-            f"{path} answered 200 with {printable(_without(token, content_type), 60)!r}, not JSON{quoted(body, token)}",
+            f"{path} answered 200 with {said!r}, not JSON{quoted(body, token)}",
             kind="not_json",
             http_status=200,
         )
@@ -140,8 +143,9 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
 
 
 def quoted(body: bytes, token: str) -> str:
-    """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
-    text = printable(_without(token, body.decode("utf-8", "replace")), QUOTED_CHARACTERS)
+    """`: ` and a piece of a body for a person to read, on one line, without the token and without people; nothing of an
+    empty one."""
+    text = printable(without_people(_without(token, body[:_READ_BYTES].decode("utf-8", "replace"))), QUOTED_CHARACTERS)
     return f": {text}" if text else ""
 
 
