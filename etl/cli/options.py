@@ -105,6 +105,7 @@ pace = all_of(
 )
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
 strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
+assent = click.option("--yes", is_flag=True, help="Don't ask.")
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 
 

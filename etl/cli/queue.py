@@ -12,6 +12,7 @@ from etl.cli.options import (
     Duration,
     all_of,
     as_json,
+    assent,
     common,
     confirm,
     files,
@@ -32,7 +33,6 @@ kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g
 deployment = click.option(
     "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
 )
-assent = click.option("--yes", is_flag=True, help="Don't ask.")
 which_dead = all_of(
     kind,
     deployment,

@@ -129,7 +129,7 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 def _make_sqlite_file(_dialect: object, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
     """A file that isn't there is made for its owner's eyes alone; what SQLite puts beside it gets the same mode."""
-    if arguments[0] != ":memory:" and not options.get("uri"):
+    if not options.get("uri"):
         with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
             os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 

@@ -30,7 +30,7 @@ _TRAILER_NAME: Final = (
 )
 # To the end of the line, whose break may be that of quoted JSON, and of the indented lines that go on with it.
 _TRAILER: Final = re.compile(
-    rf"(?:(?<![\w-])|(?<=\\[nrt]))(?:{_TRAILER_NAME})[ \t]*:(?:[^\r\n\\]|\\(?![nr]))*(?:\r?\n[ \t]+[^\r\n]+)*",
+    rf"(?:(?<![\w\\-])|(?<=\\[nrt]))(?:{_TRAILER_NAME})[ \t]*:(?:[^\r\n\\]|\\(?![nr]))*(?:\r?\n[ \t]+[^\r\n]+)*",
     re.IGNORECASE,
 )
 _PERSON: Final = re.compile(r"author(?!i[tsz]|ed)|committer|e[-_]?mail|user[-_]?name", re.IGNORECASE)
