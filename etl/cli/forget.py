@@ -55,7 +55,7 @@ def _show(found: Forgotten, dry_run: bool, *, as_json: bool) -> None:
         result: dict[str, Any] = {"dry_run": dry_run, "changed": found.changed, "other_names": names}
         print_result(result, as_json=True)
         return
-    title = "Rows that would change" if dry_run else "Rows changed"
+    title = "Would change" if dry_run else "Changed"
     print_table(title, [{"table": table, "rows": count} for table, count in found.changed.items()])
     if names:
         click.echo(f"Beside this name stood others, to be forgotten by themselves: {', '.join(names)}")
