@@ -1,5 +1,6 @@
 """The command `forget`: a person is removed from what is stored."""
 
+import re
 from contextlib import closing
 from typing import Any
 
@@ -42,7 +43,7 @@ def _name(email: str | None, username: str | None) -> str:
     given = [name.strip() for name in (email, username) if name is not None]
     if len(given) != 1:
         raise click.UsageError("say whom to forget: --email ADDRESS or --username NAME, one of the two")
-    if email is not None and not all(email.strip().rpartition("@")):
+    if email is not None and not re.fullmatch(r'[^\s@"\\]+@[^\s@"\\]+', given[0]):
         raise click.UsageError("--email must be a mail address, such as ann@example.com")
     if not given[0] or (email is None and "@" in given[0]) or len(given[0].split()) != 1:
         raise click.UsageError("--username must be a name without blanks and without @; an address is for --email")

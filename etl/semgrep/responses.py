@@ -12,7 +12,7 @@ from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200
-_READ_BYTES = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
+_READ_CHARACTERS = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
 FATAL_STATUSES = {
@@ -145,7 +145,8 @@ def token_of_another(deployment_id: int, visible: Collection[int]) -> FatalError
 def quoted(body: bytes, token: str) -> str:
     """`: ` and a piece of a body for a person to read, on one line, without the token and without people; nothing of an
     empty one."""
-    text = printable(without_people(_without(token, body[:_READ_BYTES].decode("utf-8", "replace"))), QUOTED_CHARACTERS)
+    said = _without(token, body.decode("utf-8", "replace"))[:_READ_CHARACTERS]
+    text = printable(without_people(said), QUOTED_CHARACTERS)
     return f": {text}" if text else ""
 
 

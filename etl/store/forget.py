@@ -25,7 +25,8 @@ from sqlalchemy.types import JSON
 from etl.database.connection import Database
 from etl.database.dialects import overwrite_deleted, plan_by_index
 from etl.database.schema import metadata
-from etl.transform.person import AUTHORS, MESSAGES, Person
+from etl.transform.fields import AUTHORS
+from etl.transform.person import MESSAGES, Person
 
 PIECE = 500
 _OUR_LENGTH = 32

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from etl.transform.fields import META
+from etl.transform.fields import AUTHORS, TITLES
 from etl.transform.privacy import AT, HIDDEN, person_in, without_trailers
-from etl.transform.readers import title, to_json
+from etl.transform.readers import to_json
 
-AUTHORS: Final = frozenset(field.column for field in META.fields if "_author_" in field.name)
-MESSAGES: Final = frozenset(("extra", "error", *(field.column for field in META.fields if field.read is title)))
+MESSAGES: Final = frozenset({"extra", "error"}) | TITLES
 """The columns in which a user name can mean a person. Elsewhere, as in branches, it is the name of something else."""
 _BESIDE: Final = frozenset({"name", "login"})  # in an object with an `email` or a `username`
 
@@ -49,7 +48,7 @@ class Person:
     def left_of(self, column: str, value: Any) -> Any:
         """What is left of the value of a column."""
         if type(value) is not str:
-            return self._json(value)
+            return self._json(value) if self._is_in(to_json(value).decode()) else value
         if column.endswith("_author_name") and not self.has_address:  # `Max` in `Max Muster` needn't be this one
             return None if self._pattern.fullmatch(value.strip()) else value
         return self._text(value) or None
@@ -59,6 +58,8 @@ class Person:
         return says_who and value is not None and self._is_in(value)
 
     def _other_names(self, row: Mapping[str, Any], whose: set[str]) -> frozenset[str]:
+        if not whose:
+            return frozenset()
         names = {
             row[column]
             for column in row.keys() & AUTHORS
@@ -72,6 +73,9 @@ class Person:
         return _pattern_of(self.name, self.pseudonym)
 
     def _is_in(self, text: str) -> bool:
+        folded = text.casefold()
+        if self.name.casefold().partition("@")[0] not in folded and (self.pseudonym or "\0") not in folded:
+            return False  # most texts are about others, and a pattern takes ten times as long to say so
         return self._pattern.search(text) is not None
 
     def _text(self, text: str) -> str:

@@ -6,6 +6,7 @@ Names of branches and addresses of repositories and CI jobs stay, whoever they s
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -38,20 +39,27 @@ _PERSON: Final = re.compile(r"author(?!i[tsz]|ed)|committer|e[-_]?mail|user[-_]?
 
 def without_people(text: str) -> str:
     """A text without mail addresses, and without trailers that name people, such as `Co-authored-by: Ann <a@b.de>`."""
-    return _ADDRESS.sub(HIDDEN, without_trailers(text))
+    return _without_addresses(without_trailers(text))
 
 
 def without_trailers(text: str, which: Callable[[str], bool] = lambda _: True) -> str:
     """A text without those of its trailers that are `which`."""
+    if ":" not in text:  # most have neither trailer nor address, and to look for one takes long
+        return text
     return _TRAILER.sub(lambda found: "" if which(found[0]) else found[0], text)
+
+
+def _without_addresses(text: str) -> str:
+    return _ADDRESS.sub(HIDDEN, text) if "@" in text or "%40" in text else text
 
 
 def title_of(message: str) -> str:
     """The first line of a message that says something, without people; empty if none does."""
     lines = (line.strip() for line in without_trailers(message).splitlines())
-    return _ADDRESS.sub(HIDDEN, next(filter(None, lines), "")).rstrip(" \t(,;")
+    return _without_addresses(next(filter(None, lines), "")).rstrip(" \t(,;")
 
 
+@lru_cache(1024)
 def person_in(name: str) -> str | None:
     """Whom a field is about, by its name: `commit_author` for `commit_author_name`; None if it is about nobody."""
     found = _PERSON.search(name)
@@ -68,6 +76,12 @@ def pseudonym(value: object, key: bytes, path: str = "", depth: int = 1) -> str:
         value = clean(value, path, depth, {}, clean_leaf)
     said = value if type(value) is str else to_json(value).decode()
     return blake2b(said.strip().casefold().encode(), digest_size=16, key=key).hexdigest()
+
+
+@lru_cache(1024)
+def _is_trailer(name: str) -> bool:
+    """Whether a field is what YAML makes of a trailer."""
+    return _TRAILER.match(f"{name}:") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +126,7 @@ class Privacy:
             member, inside = source[name], f"{path}.{name}"[:PATH_MAX_CHARACTERS].lstrip(".")
             if person_in(name) and member is not None and type(member) is not bool:
                 found = self.person(member, inside, depth + 1)
-            elif _TRAILER.match(f"{name}:"):  # YAML makes such a field of a trailer
+            elif _is_trailer(name):
                 found = None
             else:
                 found = self._value(member, inside, depth + 1, title_of if "title" in name.lower() else hide)

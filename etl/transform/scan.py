@@ -16,12 +16,14 @@ from typing import Any, Final, cast
 from etl.errors import ItemError
 from etl.model import INT64_MAX, Drift, Pair, ScanRows
 from etl.transform.fields import (
+    AUTHORS,
     IDENTITY,
     MAX_DRIFT,
     META,
     PARTS,
     SCAN,
     STATS,
+    TITLES,
     TRIGGER_OF_YAML,
     Level,
     leftovers,
@@ -29,13 +31,11 @@ from etl.transform.fields import (
     take,
 )
 from etl.transform.privacy import KEEP, Privacy, title_of
-from etl.transform.readers import DRIFT_CONFLICT, OddError, integer, title, to_json
+from etl.transform.readers import DRIFT_CONFLICT, OddError, integer, to_json
 from etl.transform.sanitize import BAD_TEXT, INT64_MIN, REPLACEMENT, Notes, clean, clean_number, clean_text, is_storable
 from etl.transform.stats import take_items, take_languages
 
 _PLAIN: Final = {str, bool, type(None)}  # what never needs a look at its value
-_AUTHORS: Final = [field.column for field in META.fields if "_author_" in field.name]
-_TITLES: Final = [field.column for field in META.fields if field.read is title]
 
 
 class _BadTextError(Exception):
@@ -155,6 +155,6 @@ def _meta(source: dict[str, Any], privacy: Privacy, notes: Notes) -> tuple[dict[
         extra["true"] = source["true"]
         notes[Drift("meta.true", DRIFT_CONFLICT)] = None
     if privacy.hides:
-        row |= {column: privacy.person(row[column]) for column in _AUTHORS if row[column] is not None}
-        row |= {column: title_of(row[column]) or None for column in _TITLES if row[column] is not None}
+        row |= {column: privacy.person(row[column]) for column in AUTHORS if row[column] is not None}
+        row |= {column: title_of(row[column]) or None for column in TITLES if row[column] is not None}
     return row, _close(row, privacy.left_of(extra, META.prefix), source, META, notes)
