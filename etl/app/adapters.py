@@ -12,6 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from etl.app.context import RunContext
+from etl.app.privacy import privacy_of
 from etl.backoff import LONGEST_SNOOZE, backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.database.connection import Database
@@ -22,7 +23,7 @@ from etl.semgrep.slot_schedule import WINDOW_SECONDS
 from etl.store import dropping, listings, queue, rate_slots, runs, settle, watermarks
 from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
 from etl.transform.scan import flatten
-from etl.transform.search_page import Page
+from etl.transform.search_page import Page, read_page
 
 T = TypeVar("T")
 
@@ -175,7 +176,7 @@ class RunPorts:
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.stop_sending = semgrep.stop_sending
-        self.flatten = partial(flatten, author=this.settings.privacy.author)
+        self.flatten = partial(flatten, privacy=privacy_of(this.settings))
 
     async def check(self, deployment_id: int) -> None:
         """FatalError if the token for this deployment can't fetch anything of it."""
@@ -256,6 +257,7 @@ class DiscoverPorts:
         self._settings, self._tokens = this.settings, this.tokens
         self._run_id, self._refresh = this.run_id, this.request.refresh
         self.search = semgrep.search
+        self.read_page = partial(read_page, privacy=privacy_of(this.settings))
 
     async def api_time(self) -> datetime:
         """What time it is for the API; for us, if it doesn't say."""

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from etl.config.settings import ApiSettings, Settings
+from etl.app.privacy import privacy_of
+from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
@@ -80,6 +81,7 @@ async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[
     ]
     if isinstance(settings, Finding):
         return findings + unchecked(["api", "database"], "settings", SETTINGS_EXIT)
+    findings += privacy_findings(settings)
     usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
     about_api, seen = await _examine_api(settings.api, usable)
     try:
@@ -119,6 +121,17 @@ def tokens_finding(tokens: Tokens) -> Finding:
         return Finding("tokens", ", ".join(tokens.variables))
     sentence = "none: set SEMGREP_APP_TOKEN or SEMGREP_APP_TOKEN_FILE to a token with the Web API scope"
     return Finding("tokens", sentence, TOKEN_EXIT)
+
+
+def privacy_findings(settings: Settings) -> list[Finding]:
+    """Whether there is a key, where people are hashed."""
+    if settings.privacy.author != "hash":
+        return []
+    try:
+        privacy_of(settings)
+    except ConfigError as error:
+        return [Finding("privacy", str(error), SETTINGS_EXIT)]
+    return [Finding("privacy", f"people are hashed with the key from the {settings.sources[PRIVACY_KEY]}")]
 
 
 # The API

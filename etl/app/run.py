@@ -17,6 +17,7 @@ from etl.app.adapters import Patience, PatientDatabase, RunPorts, SharedSlots, l
 from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
+from etl.app.privacy import privacy_of
 from etl.app.walking import expect_walks, walk_all
 from etl.config.settings import Settings
 from etl.config.tokens import Tokens
@@ -61,6 +62,7 @@ async def run(
 
     Raises ConfigError, DatabaseError and FatalError where nothing could be started.
     """
+    privacy_of(settings)
     if not tokens:
         raise FatalError(
             "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",

@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from etl.app.intake import open_database
+from etl.app.privacy import privacy_of
 from etl.cli.options import Duration, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError, ItemError, TransientError
 from etl.model import Pair, ScanRows
 from etl.pairs.lines import opened
 from etl.store import drift
 from etl.telemetry.reporter import print_result, print_table
+from etl.transform.privacy import Privacy
 from etl.transform.readers import OddError, integer
 from etl.transform.sanitize import decode
 from etl.transform.scan import flatten
@@ -40,14 +42,14 @@ def inspect_command(ctx: click.Context, file: str) -> None:
 
     FILE (`-` is stdin) holds the details of one scan or a page of the search, or one of those a line.
     """
-    author = settings_of(ctx).privacy.author
+    privacy = privacy_of(settings_of(ctx))
     name = "stdin" if file == "-" else file
     answers: list[Answer] = []
     refused = 0
     with opened(file, name) as stream:
         for line, body in _bodies(stream):
             try:
-                found = _answers(body, author)
+                found = _answers(body, privacy)
             except (ItemError, TransientError, ValueError) as error:
                 refused += 1
                 click.echo(f"{name}:{line}: {error}", err=True)
@@ -74,13 +76,13 @@ def _bodies(stream: io.BufferedIOBase) -> Iterator[tuple[int, bytes]]:
             yield from lines
 
 
-def _answers(body: bytes, author: Any) -> list[Answer]:
+def _answers(body: bytes, privacy: Privacy) -> list[Answer]:
     """What a document becomes. ValueError, ItemError or TransientError for one that is no answer."""
     document = decode(body)
     if isinstance(document, dict) and "scans" in document:
-        return _listed(read_page(_id(document["scans"], "deployment_id"), document))
+        return _listed(read_page(_id(document["scans"], "deployment_id"), document, privacy))
     pair = Pair(_id([document], "deployment_id"), _id([document], "id"))
-    return [_flattened(flatten(pair, document, datetime.now(UTC), author))]
+    return [_flattened(flatten(pair, document, datetime.now(UTC), privacy))]
 
 
 def _id(entries: object, name: str) -> int:

@@ -15,7 +15,7 @@ import click
 
 from etl import __version__
 from etl.cli.options import LazyGroup, as_json, common, given, pace, settings_of, wants_json
-from etl.config.settings import origins
+from etl.config.settings import PRIVACY_KEY, origins
 from etl.config.tokens import load_tokens
 from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ScanEtlError, TransientError
 from etl.telemetry.reporter import print_result, print_table
@@ -39,6 +39,7 @@ LATER = {
     "enqueue": "etl.cli.queue:enqueue_command",
     "failures": "etl.cli.queue:failures_group",
     "inspect": "etl.cli.answers:inspect_command",
+    "forget": "etl.cli.forget:forget_command",
     "plan": "etl.cli.check:plan_command",
     "queue": "etl.cli.queue:queue_group",
     "run": "etl.cli.run:run_command",
@@ -83,12 +84,14 @@ def config_show(ctx: click.Context) -> None:
     """The settings in force and where each came from; secrets are masked."""
     settings = settings_of(ctx)
     tokens = load_tokens(os.environ)
+    key = settings.sources.get(PRIVACY_KEY, "").removeprefix("environment ")
     rows = [{"setting": o.key, "value": o.value, "from": o.source} for o in origins(settings)]
     if wants_json(ctx):
-        print_result({"settings": rows, "tokens": tokens.variables}, as_json=True)
+        print_result({"settings": rows, "tokens": tokens.variables, "privacy_key": key or None}, as_json=True)
         return
     print_table("Settings", rows)
     click.echo(f"Tokens: {', '.join(tokens.variables) or 'none (set SEMGREP_APP_TOKEN)'}")
+    click.echo(f"Privacy key: {key or 'none'}")
 
 
 # The way out

@@ -105,6 +105,7 @@ pace = all_of(
 )
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
 strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
+assent = click.option("--yes", is_flag=True, help="Don't ask.")
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 
 
@@ -136,3 +137,12 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     except ImportError:
         return asyncio.run(work)
     return uvloop.run(work)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on if somebody says so, here or on the command line."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: say --yes")
+    click.confirm(question, abort=True, err=True)

@@ -1,6 +1,5 @@
 """The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial, reduce
@@ -9,7 +8,19 @@ from typing import Any
 import click
 
 from etl.app.intake import fill, open_database, read_files
-from etl.cli.options import Duration, all_of, as_json, common, files, is_interactive, settings_of, strict, wants_json
+from etl.cli.options import (
+    Duration,
+    all_of,
+    as_json,
+    assent,
+    common,
+    confirm,
+    files,
+    is_interactive,
+    settings_of,
+    strict,
+    wants_json,
+)
 from etl.database.connection import Database
 from etl.database.engine import display_url
 from etl.model import INT64_MAX, Pair
@@ -23,7 +34,6 @@ kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g
 deployment = click.option(
     "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
 )
-assent = click.option("--yes", is_flag=True, help="Don't ask.")
 which_dead = all_of(
     kind,
     deployment,
@@ -71,7 +81,7 @@ def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, 
         raise click.UsageError("say which pairs to drop (FILE, --deployment, --kind, --older-than), or --all")
     choice = dropping.Choice(**options)
     with closing(_open(ctx)) as opened:
-        _confirm(f"Take these pairs out of the queue in {display_url(opened.url)} for good?", yes)
+        confirm(f"Take these pairs out of the queue in {display_url(opened.url)} for good?", yes)
         found = _drop_pairs(opened, files, choice) if files else dropping.drop_chosen(opened, choice)
     print_result(found._asdict(), as_json=wants_json(ctx))
 
@@ -84,15 +94,6 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 
     read_files(files, keep, RunState(counts, Reporter(counts, interactive=False).emit))
     return reduce(dropping.Dropped.plus, found)
-
-
-def _confirm(question: str, yes: bool) -> None:
-    """Go on if somebody says so, here or on the command line."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: say --yes")
-    click.confirm(question, abort=True, err=True)
 
 
 @click.command("status")
@@ -187,7 +188,7 @@ def failures_requeue(ctx: click.Context, /, everything: bool, **options: Any) ->
 def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options: Any) -> None:
     """Delete dead letters for good. With --all it asks first."""
     if everything:
-        _confirm(f"Delete dead letters in {display_url(settings_of(ctx).database.url)} for good?", yes)
+        confirm(f"Delete dead letters in {display_url(settings_of(ctx).database.url)} for good?", yes)
     _change_dead(ctx, "drop", everything, options)
 
 

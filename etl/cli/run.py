@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from etl.app import supervisor
+from etl.app.privacy import privacy_of
 from etl.app.run import run
 from etl.cli.options import (
     Duration,
@@ -97,7 +98,9 @@ def worker_command(ctx: click.Context, processes: int, end_with_stdin: bool) -> 
     SIGTERM or Ctrl-C end it: what is in flight finishes, the rest goes back to the queue.
     """
     if processes > 1:
-        port = settings_of(ctx).observe.metrics_port
+        settings = settings_of(ctx)
+        privacy_of(settings)
+        port = settings.observe.metrics_port
         ctx.exit(supervisor.run_processes(processes, sys.argv[1:], port))
     if end_with_stdin:
         supervisor.end_with_stdin()

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
@@ -153,7 +154,8 @@ class ObserveSettings(_Section):
 
 
 class Settings(BaseSettings):
-    """All settings, by section. `sources` says where each one came from that isn't a default."""
+    """All settings, by section. `sources` says where each one came from that isn't a default; `privacy_key`, which is
+    none of them, is empty if there is none."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -170,6 +172,7 @@ class Settings(BaseSettings):
     discover: DiscoverSettings = DiscoverSettings()
     privacy: PrivacySettings = PrivacySettings()
     observe: ObserveSettings = ObserveSettings()
+    privacy_key: SecretStr = Field(default=SecretStr(""), repr=False)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
 
     @classmethod
@@ -178,7 +181,9 @@ class Settings(BaseSettings):
         return (sources["init_settings"],)
 
 
-_SECTIONS = [name for name in Settings.model_fields if name != "sources"]
+_SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
+PRIVACY_KEY = "privacy.key"
+"""What `sources` calls the key, which isn't in `_KEYS`: no file and no flag may hold it."""
 _KEYS = [f"{section}.{key}" for section in _SECTIONS for key, _ in getattr(Settings(), section)]
 
 
@@ -207,9 +212,16 @@ def load_settings(
     for one in known.values():
         section, _, key = one.key.partition(".")
         values[section][key] = one.value
-    settings = None
+    sources = {one.key: one.source for one in known.values()}
+    settings, key = None, ""
     try:
-        settings = Settings(**values, sources={one.key: one.source for one in known.values()})
+        variable, key = load_privacy_key(environ)
+        if key:
+            sources[PRIVACY_KEY] = f"environment {variable}"
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        settings = Settings(**values, privacy_key=SecretStr(key), sources=sources)
     except ValidationError as error:
         problems += [_invalid(known["{}.{}".format(*each["loc"])], each["msg"]) for each in error.errors()]
     if settings is None or problems:
@@ -262,10 +274,11 @@ def _from_environment(environ: Mapping[str, str]) -> list[Origin]:
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     variables = [_variable(key) for key in _KEYS]
+    known = {*variables, *PRIVACY_KEY_VARIABLES}
     return [
         f"environment: {_unknown(name, variables)}"
         for name, value in environ.items()
-        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in variables
+        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in known
     ]
 
 
@@ -277,6 +290,8 @@ def _means_setting(rest: str) -> bool:
 def _unknown(name: str, names: list[str]) -> str:
     if "token" in name.lower():
         return f"{name} is not a setting; a token comes from the environment variable {TOKEN_VARIABLE}"
+    if name in (PRIVACY_KEY, _variable(PRIVACY_KEY)):
+        return f"{name} is not a setting; the key comes from the environment variable {PRIVACY_KEY_VARIABLES[0]}"
     if name in _SECTIONS:
         return f"{name} is not a setting but a table of them: write [{name}]"
     return f"{name} is not a setting; the nearest is {get_close_matches(name, names, n=1, cutoff=0)[0]}"

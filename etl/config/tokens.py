@@ -5,14 +5,13 @@ in a repository some day.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
+from etl.config.secret import read_secret
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
 
 TOKEN_VARIABLE = "SEMGREP_APP_TOKEN"  # noqa: S105 - the name of a variable
-_TOKEN_FILE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +37,7 @@ class Tokens:
         return tuple(sorted(one for one in self._by_deployment if one is not None))
 
 
-_TOKEN_NAME = re.compile(rf"{TOKEN_VARIABLE}(?:__(?P<deployment_id>[1-9]\d{{0,18}}))?(?P<file>_FILE)?", re.ASCII)
+_TOKEN_NAME = re.compile(rf"{TOKEN_VARIABLE}(?:__(?P<deployment_id>[1-9]\d{{0,18}}))?(?:_FILE)?", re.ASCII)
 
 
 def load_tokens(environ: Mapping[str, str]) -> Tokens:
@@ -61,31 +60,9 @@ def load_tokens(environ: Mapping[str, str]) -> Tokens:
             if deployment_id in variables:
                 raise ConfigError(f"{variables[deployment_id]} and {name} are both set: keep one")
             variables[deployment_id] = name
-            tokens[deployment_id] = _checked_token(name, _file_content(name, value) if match["file"] else value)
+            tokens[deployment_id] = read_secret(name, value, "token")
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return Tokens(tuple(sorted(variables.values())), MappingProxyType(tokens))
-
-
-def _file_content(name: str, path: str) -> str:
-    # The path isn't shown: it may be a token that somebody put there by mistake.
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(_TOKEN_FILE_BYTES).decode("utf-8-sig", errors="replace")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it isn't a path"
-        raise ConfigError(
-            f"{name}: the file can't be read ({why}): give the path of a file that may be read, not the token itself"
-        ) from error
-    if not content.strip():
-        raise ConfigError(f"{name}: the file is empty: write the token into it")
-    return content
-
-
-def _checked_token(name: str, text: str) -> str:
-    token = text.strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(f"{name}: a token has no blanks, control characters or characters outside ASCII")
-    return token

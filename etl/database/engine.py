@@ -1,6 +1,7 @@
 """Connections: a URL becomes an engine with the settings that we rely on, and its drivers' errors become ours."""
 
 import contextlib
+import os
 import re
 import sqlite3
 import time
@@ -64,6 +65,7 @@ def make_engine(url: str) -> Engine:
     match parsed.get_backend_name():
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
+            event.listen(engine, "do_connect", _make_sqlite_file)
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         case "mysql":
@@ -134,6 +136,13 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.execute("SET tcp_keepalives_interval = 5")
     connection.execute("SET tcp_keepalives_count = 3")
     connection.commit()
+
+
+def _make_sqlite_file(_dialect: object, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """A file that isn't there is made for its owner's eyes alone; what SQLite puts beside it gets the same mode."""
+    if not options.get("uri"):
+        with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
+            os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

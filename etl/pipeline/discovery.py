@@ -38,7 +38,7 @@ from etl.telemetry.events import (
     WalkFailed,
 )
 from etl.transform.readers import DRIFT_REFUSED
-from etl.transform.search_page import Page, read_page
+from etl.transform.search_page import Page
 
 T = TypeVar("T")
 
@@ -66,6 +66,9 @@ class Ports(Protocol):
 
     async def previous_passes(self, deployment_id: int, room: int) -> PreviousPasses | None:
         """What is known of the walks before, and the start of the known scan at place `room`."""
+
+    def read_page(self, deployment_id: int, document: object) -> Page:
+        """The scans of a page; raises TransientError."""
 
     async def record(self, page: Page, listing_pass: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         """Store a page and queue what it asks for, as one transaction, and after the last one move the watermark.
@@ -272,7 +275,7 @@ class _Discovery:
 
         async def ask() -> tuple[datetime, Page]:
             found = await self.ports.search(self.deployment_id, since, cursor)
-            page = read_page(self.deployment_id, found.document)
+            page = self.ports.read_page(self.deployment_id, found.document)
             return answered_at(found, page, datetime.now(UTC)), page
 
         return await self.patiently(ask)

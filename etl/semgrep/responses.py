@@ -7,10 +7,12 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
+from etl.transform.privacy import without_people
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200
+_READ_CHARACTERS = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
 FATAL_STATUSES = {
@@ -32,8 +34,9 @@ def document(body: bytes, content_type: str, path: str, token: str) -> object:
     """The decoded body of a 200, without the token where it is quoted. TransientError if it isn't whole JSON: the next
     answer may be."""
     if "json" not in content_type.lower():
+        said = printable(without_people(_without(token, content_type)), 60)
         raise TransientError(
-            f"{path} answered 200 with {printable(_without(token, content_type), 60)!r}, not JSON{quoted(body, token)}",
+            f"{path} answered 200 with {said!r}, not JSON{quoted(body, token)}",
             kind="not_json",
             http_status=200,
         )
@@ -171,8 +174,10 @@ def api_away(seconds: float, reason: object) -> FatalError:
 
 
 def quoted(body: bytes, token: str) -> str:
-    """`: ` and a piece of a body for a person to read, on one line, without the token; nothing of an empty one."""
-    text = printable(_without(token, body.decode("utf-8", "replace")), QUOTED_CHARACTERS)
+    """`: ` and a piece of a body for a person to read, on one line, without the token and without people; nothing of an
+    empty one."""
+    said = _without(token, body.decode("utf-8", "replace"))[:_READ_CHARACTERS]
+    text = printable(without_people(said), QUOTED_CHARACTERS)
     return f": {text}" if text else ""
 
 

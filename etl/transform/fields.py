@@ -121,6 +121,11 @@ META: Final = _level(
 )
 """Table `scan_meta`. `commit_timestamp` comes without an offset, in whatever time zone the scan ran: no instant."""
 
+AUTHORS: Final = frozenset(field.column for field in META.fields if "_author_" in field.name)
+"""The columns that are about people."""
+TITLES: Final = frozenset(field.column for field in META.fields if field.read is title)
+"""The columns whose text may be a whole message."""
+
 TRIGGER_OF_YAML: Final = _level("meta.", _field("true", text))
 """The published page calls `on` by the name `true`, as YAML reads that word; the scanner sends `on`."""
 

@@ -11,42 +11,40 @@ JSON column takes (NaN, integers beyond 64 bits) are cleaned where they are left
 
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 from etl.errors import ItemError
 from etl.model import INT64_MAX, Drift, Pair, ScanRows
 from etl.transform.fields import (
+    AUTHORS,
     IDENTITY,
     MAX_DRIFT,
     META,
     PARTS,
     SCAN,
     STATS,
+    TITLES,
     TRIGGER_OF_YAML,
     Level,
     leftovers,
     note_unknown,
     take,
 )
+from etl.transform.privacy import KEEP, Privacy, title_of
 from etl.transform.readers import DRIFT_CONFLICT, OddError, integer, to_json
 from etl.transform.sanitize import BAD_TEXT, INT64_MIN, REPLACEMENT, Notes, clean, clean_number, clean_text, is_storable
 from etl.transform.stats import take_items, take_languages
 
 _PLAIN: Final = {str, bool, type(None)}  # what never needs a look at its value
-_AUTHORS: Final = {field.name: field.column for field in META.fields if "_author_" in field.name}
 
 
 class _BadTextError(Exception):
     """A text in the answer can't be stored as it came."""
 
 
-def flatten(
-    pair: Pair, document: object, fetched_at: datetime, author: Literal["keep", "hash", "drop"] = "keep"
-) -> ScanRows:
-    """Turn the decoded answer about `pair` into rows.
+def flatten(pair: Pair, document: object, fetched_at: datetime, privacy: Privacy = KEEP) -> ScanRows:
+    """Turn the decoded answer about `pair` into rows. What `privacy` hides is in none of them, nor in their hash.
 
-    `author` says what becomes of the names, e-mail addresses and pictures of the commit's and the pull
-    request's author: `hash` keeps 32 hex digits of BLAKE2b over the text (JSON, where it isn't a text).
     Raises ItemError, and nothing else, for an answer that isn't an object (kind `not_an_object`), that is
     about another scan (`wrong_scan`), or that is nested too deep (`too_deep`).
     """
@@ -56,12 +54,12 @@ def flatten(
     _check_id("deployment_id", "deployment", document.get("deployment_id"), pair.deployment_id)
     notes: Notes = {}
     try:
-        rows = _rows(document, author, notes, cleaned=False)
+        rows = _rows(document, privacy, notes, cleaned=False)
     except (_BadTextError, UnicodeEncodeError):
         notes.clear()
         cleaned: Any = clean(document, "", 1, notes, clean_text)
-        rows = _rows(cleaned, author, notes, cleaned=True)
-    return ScanRows(pair=pair, fetched_at=fetched_at, drift=tuple(notes)[:MAX_DRIFT], **rows)
+        rows = _rows(cleaned, privacy, notes, cleaned=True)
+    return ScanRows(pair=pair, fetched_at=fetched_at, drift=privacy.drift(notes)[:MAX_DRIFT], **rows)
 
 
 def _check_id(name: str, noun: str, got: object, asked: int) -> None:
@@ -87,18 +85,20 @@ def _shown(value: object) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def _rows(document: dict[str, Any], author: str, notes: Notes, *, cleaned: bool) -> dict[str, Any]:
+def _rows(document: dict[str, Any], privacy: Privacy, notes: Notes, *, cleaned: bool) -> dict[str, Any]:
     """What `ScanRows` has of the answer itself."""
     extra = dict(document)
     take(extra, IDENTITY, {})
     scan, parts = take(extra, SCAN, notes), take(extra, PARTS, notes)
+    extra = privacy.left_of(extra, SCAN.prefix)
     products = parts["enabled_products"] or ()
     contents = [_close(scan, extra, document, SCAN, notes), to_json(products)]
-    meta, content = _meta(parts["meta"] or {}, author, notes)
+    meta, content = _meta(parts["meta"] or {}, privacy, notes)
     contents.append(content)
     source = parts["stats"] or {}
     extra = dict(source)
     stats = take(extra, STATS, notes)
+    extra = privacy.left_of(extra, STATS.prefix)
     languages, items = take_languages(extra, notes), take_items(extra)
     contents += [_close(stats, extra, source, STATS, notes), to_json((languages, items))]
     # JSON has no line breaks of its own, so different rows never give the same content.
@@ -147,7 +147,7 @@ def _storable(extra: dict[str, Any], level: Level, notes: Notes) -> dict[str, An
     return cast(dict[str, Any], clean(extra, level.prefix[:-1], depth, notes, clean_number))
 
 
-def _meta(source: dict[str, Any], author: str, notes: Notes) -> tuple[dict[str, Any], bytes]:
+def _meta(source: dict[str, Any], privacy: Privacy, notes: Notes) -> tuple[dict[str, Any], bytes]:
     """The row, and its part of the content."""
     extra = dict(source)
     row, trigger = take(extra, META, notes), take(extra, TRIGGER_OF_YAML, notes)["true"]
@@ -156,24 +156,7 @@ def _meta(source: dict[str, Any], author: str, notes: Notes) -> tuple[dict[str, 
     elif trigger is not None and trigger != row["trigger_event"]:
         extra["true"] = source["true"]
         notes[Drift("meta.true", DRIFT_CONFLICT)] = None
-    if author != "keep":
-        _hide_authors(row, extra, author)
-    return row, _close(row, extra, source, META, notes)
-
-
-def _hide_authors(row: dict[str, Any], extra: dict[str, Any], author: str) -> None:
-    """Hide, in place, what is about authors: the columns, and what isn't in them only for its odd type."""
-    for name, column in _AUTHORS.items():
-        if row[column] is not None:
-            row[column] = _pseudonym(row[column], name) if author == "hash" else None
-        elif extra.get(name) is not None:
-            pseudonym = _pseudonym(extra.pop(name), name)
-            if author == "hash":
-                extra[name] = pseudonym
-
-
-def _pseudonym(value: object, name: str) -> str:
-    """Of the clean value: whether the rest of the answer needs cleaning makes no difference."""
-    for clean_leaf in (clean_text, clean_number):
-        value = clean(value, f"meta.{name}", 3, {}, clean_leaf)
-    return _digest(value.encode() if type(value) is str else to_json(value))
+    if privacy.hides:
+        row |= {column: privacy.person(row[column]) for column in AUTHORS if row[column] is not None}
+        row |= {column: title_of(row[column]) or None for column in TITLES if row[column] is not None}
+    return row, _close(row, privacy.left_of(extra, META.prefix), source, META, notes)

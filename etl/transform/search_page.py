@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from etl.errors import ItemError, TransientError
 from etl.model import Drift, Listing, Pair
 from etl.transform.fields import IDENTITY, LISTED_FINDINGS, LISTING, leftovers, note_unknown, take
+from etl.transform.privacy import KEEP, Privacy, without_people
 from etl.transform.readers import DRIFT_CONFLICT, DRIFT_ODD_TYPE, to_json
 from etl.transform.sanitize import (
     DRIFT_OUT_OF_RANGE,
@@ -34,13 +35,14 @@ class Page(NamedTuple):
     drift: tuple[tuple[Drift, Pair], ...]
 
 
-def read_page(deployment_id: int, document: object) -> Page:
-    """The scans of a decoded answer. TransientError for one that is no page: the next answer may be."""
+def read_page(deployment_id: int, document: object, privacy: Privacy = KEEP) -> Page:
+    """The scans of a decoded answer, without what `privacy` hides. TransientError for one that is no page: the next
+    answer may be."""
     if not isinstance(document, dict):
         raise TransientError("the search gave no object", kind="odd_page", http_status=200)
     entries, cursor = document.get("scans"), document.get("cursor")
     if entries is None and not document.keys() <= {"scans", "cursor"}:
-        names = [name[:SHOWN_CHARACTERS] for name in sorted(document)[:5]]
+        names = [without_people(name)[:SHOWN_CHARACTERS] for name in sorted(document)[:5]]
         raise TransientError(f"the search gave no scans but {names}", kind="odd_page", http_status=200)
     if not isinstance(entries, list | None) or not isinstance(cursor, str | int | None):
         raise TransientError("the search gave a page of another form", kind="odd_page", http_status=200)
@@ -49,9 +51,10 @@ def read_page(deployment_id: int, document: object) -> Page:
     drift: dict[Drift, Pair] = {}
     for entry in entries or ():
         notes: Notes = {}
-        listing = _listing(deployment_id, entry, notes, is_clean=is_clean)
+        listing = _listing(deployment_id, entry, notes, privacy, is_clean=is_clean)
         pair = listing.pair if listing else Pair(deployment_id, 0)
-        drift.update({Drift(f"listing.{note.path}"[:PATH_MAX_CHARACTERS], note.kind): pair for note in notes})
+        met = privacy.drift(notes)
+        drift.update({Drift(f"listing.{note.path}"[:PATH_MAX_CHARACTERS], note.kind): pair for note in met})
         if listing and (pair not in listings or finality(listing) >= finality(listings[pair])):
             listings[pair] = listing
     return Page(tuple(sorted(listings.values())), "" if cursor is None else str(cursor), tuple(drift.items()))
@@ -65,7 +68,7 @@ def _is_clean(entries: object) -> bool:
         return False
 
 
-def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool) -> Listing | None:
+def _listing(deployment_id: int, entry: object, notes: Notes, privacy: Privacy, *, is_clean: bool) -> Listing | None:
     """None, with the reason in the notes, for an entry that names no scan of this deployment."""
     if not isinstance(entry, dict):
         notes[Drift("scans", DRIFT_ODD_TYPE)] = None
@@ -88,7 +91,8 @@ def _listing(deployment_id: int, entry: object, notes: Notes, *, is_clean: bool)
         return None
     found, counts = take(extra, LISTING, notes), _findings(extra, notes)
     note_unknown(source, LISTING, notes)
-    return Listing(pair=Pair(deployment_id, scan_id), **found, **counts, extra=leftovers(extra, LISTING) or None)
+    extra = privacy.left_of(leftovers(extra, LISTING), LISTING.prefix)
+    return Listing(pair=Pair(deployment_id, scan_id), **found, **counts, extra=extra or None)
 
 
 def _findings(extra: dict[str, Any], notes: Notes) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hypothesis import strategies as st
 
 from etl.model import Pair, ScanRows
 from etl.transform.fields import META, SCAN, STATS, Level
+from etl.transform.privacy import Privacy, key_from
 from etl.transform.readers import text
 from etl.transform.scan import flatten
 
@@ -64,8 +65,13 @@ META_FIELDS = tuple(field.name for field in META.fields)
 STATS_FIELDS = tuple(field.name for field in STATS.fields)
 
 
-def flat(document: object, **options: Any) -> ScanRows:
-    return flatten(PAIR, document, FETCHED_AT, **options)
+KEY = key_from("0123456789abcdef")
+Author = Literal["keep", "hash", "drop"]
+AUTHORS: tuple[Author, ...] = get_args(Author)
+
+
+def flat(document: object, author: Author = "keep") -> ScanRows:
+    return flatten(PAIR, document, FETCHED_AT, Privacy(author, KEY))
 
 
 def by_name(row: dict[str, Any], level: Level) -> dict[str, Any]:

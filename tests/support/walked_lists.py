@@ -16,7 +16,7 @@ from etl.pipeline.discovery import (
 from etl.pipeline.run_state import RunState
 from etl.pipeline.stop import Stop
 from etl.telemetry.events import Event, RunCounts
-from etl.transform.search_page import Page
+from etl.transform.search_page import Page, read_page
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -45,6 +45,9 @@ class MemoryPorts:
 
     async def api_time(self) -> datetime:
         return NOW
+
+    def read_page(self, deployment_id: int, document: object) -> Page:
+        return read_page(deployment_id, document)
 
     async def previous_passes(self, deployment_id: int, room: int) -> PreviousPasses | None:
         assert (deployment_id, room) == (120, ROOM)

@@ -11,6 +11,7 @@ from flatten_answers import (
     BAD,
     DOCUMENTED,
     FETCHED_AT,
+    KEY,
     META_FIELDS,
     ODD_TYPE,
     PAIR,
@@ -169,11 +170,11 @@ def test_a_path_is_told_once_for_fields_that_look_alike() -> None:
 
 
 def blake(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    return blake2b(text.casefold().encode(), digest_size=16, key=KEY).hexdigest()
 
 
 def test_authors_can_be_hashed() -> None:
-    """Each of the author fields becomes 32 hex digits of its text; everything else stays."""
+    """Each of the author fields becomes 32 hex digits of its text and the key; everything else stays."""
     document = json.loads(DOCUMENTED)
     kept, hashed = meta_of(flat(document)), meta_of(flat(document, author="hash"))
 
