@@ -75,7 +75,7 @@ class CircuitBreaker:
     async def ask(self, path: str, query: bytes | None = None) -> ApiResponse:
         """The answer to a call, with the quick retries if it fails.
 
-        TransientError if they fail, too. If the API is to blame, it comes at the end of the outage and spends no attempt.
+        TransientError if they fail, too. Where the API is to blame, it comes when that is over, and spends no attempt.
         """
         try:
             return await self._calls.send(path, query)
