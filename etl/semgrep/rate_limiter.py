@@ -123,7 +123,7 @@ class RateLimiter:
 
     async def _turn(self) -> Sent:
         """Wait, one behind the other, until nothing is in the way of a request."""
-        # Who can go doesn't stand in line: at full speed that takes 7 % of the client's instructions, measured.
+        # Who can go at once doesn't line up: at full speed that saves 7 % of the client's instructions (cachegrind).
         if self._obstacle(now := time.monotonic()):
             async with self._line:
                 while wait := self._obstacle(now := time.monotonic()):
