@@ -1,17 +1,17 @@
 """Whose fault is a failure, that of the pair or of the API? Bad news is believed only after a second question.
 
-    closed     all is asked                  a request fails               suspect
-    suspect    what worked before is asked   it works: the pair's fault    closed
-                                             it fails, too: the API's      open
-    open       nothing is asked              1 to 30 s have passed         half-open
-    half-open  one probe is out              it works                      closed
-                                             it fails                      open
+    state      what goes out               what ends it                     next
+    closed     everything                  a request fails                  suspect
+    suspect    what worked before, again   it works: the pair is to blame   closed
+                                           it fails: the API is to blame    open
+    open       nothing                     1 to 30 s have passed            half-open
+    half-open  one probe                   it works                         closed
+                                           it fails                         open
 
-A few pairs that always fail look like an outage when only they are left. That's why what worked before is asked again,
-by one for all. An API that answers, but has never shown a scan, is open for scans alone. Then each probe is one of the
-scans that wait, and another one each time, for those that have failed may be to blame after all.
-
-Nobody loses an attempt by a failure of the API. FatalError (exit 4) if it is away for too long.
+A few pairs that always fail look like an outage when only they are left: so what worked before is asked again, by one
+for all that have failed. If the API answers, but many scans fail and none has ever been shown, it is open for scans
+alone. Then each probe is one of the scans that wait, and another one each time, for those that have failed may be to
+blame after all. A failure of the API spends nobody's attempt; one that lasts too long is a FatalError (exit 4).
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class Circuit(enum.Enum):
 
 
 class CircuitBreaker:
-    """What all calls with one token go through. Unless it `gives_up`, it waits for the API as long as it takes."""
+    """What all calls with one token go through, and who makes them wait. Unless it `gives_up`, that takes as long as
+    the API is away, else `longest_seconds` at most."""
 
     def __init__(
         self,
@@ -72,8 +73,10 @@ class CircuitBreaker:
         self._trying = asyncio.Lock()  # held by the one scan that is tried
 
     async def ask(self, path: str, query: bytes | None = None) -> ApiResponse:
-        """The answer to a call, with the quick retries if it fails. TransientError, at the end of an outage for one
-        that the API is to blame for; it spends no attempt then."""
+        """The answer to a call, with the quick retries if it fails.
+
+        TransientError if they fail, too. Where the API is to blame, it comes when that is over, and spends no attempt.
+        """
         try:
             return await self._calls.send(path, query)
         except TransientError as failure:
@@ -118,7 +121,7 @@ class CircuitBreaker:
         return self._is_for_scans and self.state in (Circuit.OPEN, Circuit.HALF_OPEN)
 
     def _no_scan_is_shown(self, path: str, error: TransientError) -> bool:
-        """A scan has failed. Whether so many have, and none was answered, that it isn't to blame."""
+        """A scan has failed. Whether so many have, while none was answered, that it isn't to blame."""
         if not self._worked and self.state is Circuit.CLOSED:
             self._failed.add(path)
             if len(self._failed) >= MANY_FAILED:

