@@ -56,7 +56,7 @@ class Command:
     ) -> CommandResult:
         """Run to the end. `environment` is added to the bare one."""
         if self.fork_server is None or any(name.startswith(READ_AT_THE_START) for name in environment or {}):
-            return self._outcome(self._words(arguments), stdin, environment)
+            return self.started(*arguments, stdin=stdin, environment=environment)
         request = {
             "arguments": [str(argument) for argument in arguments],
             "folder": str(self.folder),
@@ -71,9 +71,11 @@ class Command:
             stderr.seek(0)
             return CommandResult(exit_code, stdout.read(), stderr.read())
 
-    def started(self, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> CommandResult:
-        """Run to the end by a Python of its own, for tests of the start itself."""
-        return self._outcome(self._words(arguments), "", environment)
+    def started(
+        self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
+    ) -> CommandResult:
+        """Run to the end in a Python of its own, for tests of the start itself."""
+        return self._outcome(self._words(arguments), stdin, environment)
 
     def in_shell(
         self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None

@@ -12,13 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+ANSWER_BYTES = 4
+
 
 class ForkServer:
     """The process of `forking_command.py`, which has one command at a time."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._requests, theirs = socket.socketpair()
-        self._answers = self._requests.makefile()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("forking_command.py"))],
@@ -29,7 +30,6 @@ class ForkServer:
             )
 
     def close(self) -> None:
-        self._answers.close()
         self._requests.close()
         self._process.wait()
 
@@ -38,14 +38,17 @@ class ForkServer:
         line = json.dumps(request).encode() + b"\n"
         sent = socket.send_fds(self._requests, [line], streams)
         self._requests.sendall(line[sent:])
-        process_id, has_ended = int(self._answers.readline()), False
+        process_id, has_ended = self._answer(), False
         try:
             has_ended = bool(select.select([self._requests], [], [], timeout_seconds)[0])
         finally:
             if not has_ended:
                 with suppress(ProcessLookupError):
                     os.kill(process_id, signal.SIGKILL)
-            exit_code = int(self._answers.readline())
+            exit_code = self._answer()
         if not has_ended:
             raise TimeoutError(f"{request['arguments']} took more than {timeout_seconds:g} s")
         return exit_code
+
+    def _answer(self) -> int:
+        return int.from_bytes(self._requests.recv(ANSWER_BYTES, socket.MSG_WAITALL), signed=True)

@@ -1,7 +1,7 @@
 """The command, forked from a process that has imported the program: run by `ForkServer`, imported by nobody.
 
 It takes a line of JSON for each command from the socket at its stdin, with the files for the command's stdin, stdout
-and stderr. It answers with the process id, and with the exit code when the command has ended.
+and stderr. It answers with two numbers: the process id, and the exit code when the command has ended.
 """
 
 import gc
@@ -12,6 +12,7 @@ import socket
 import sys
 
 import coverage
+from fork_server import ANSWER_BYTES
 
 from etl.__main__ import main
 
@@ -44,9 +45,9 @@ def wait_for_a_command(requests: socket.socket) -> None:
             return
         for stream in streams:
             os.close(stream)
-        requests.sendall(f"{child}\n".encode())
+        requests.sendall(child.to_bytes(ANSWER_BYTES))
         _, status = os.waitpid(child, 0)
-        requests.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        requests.sendall(os.waitstatus_to_exitcode(status).to_bytes(ANSWER_BYTES, signed=True))
 
 
 def become(streams: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> None:
