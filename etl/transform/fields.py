@@ -62,6 +62,10 @@ def _field(name: str, read: Reader, column: str = "", *, counts_as_sent: bool = 
     return Field(name, read, column or name, counts_as_sent)
 
 
+def _is_about_people(field: Field) -> bool:
+    return "_author_" in field.name or field.read is title
+
+
 def _level(prefix: str, *fields: Field, kept: str = "") -> Level:
     names = tuple(field.name for field in fields)
     return Level(
@@ -70,7 +74,8 @@ def _level(prefix: str, *fields: Field, kept: str = "") -> Level:
         names=names,
         columns=tuple(field.column for field in fields),
         known=frozenset((*names, *kept.split())),
-        as_sent=tuple(field.name for field in fields if field.counts_as_sent),
+        # What is hidden of people in a column is hidden in the hash, and so it was in `extra`.
+        as_sent=tuple(one.name for one in fields if one.counts_as_sent and not _is_about_people(one)),
     )
 
 
