@@ -111,6 +111,15 @@ bi_product = Table(
     comment="one word for a product: a row for each of its spellings; a product without one is itself",
 )
 
+bi_exit_code = Table(
+    "bi_exit_code",
+    metadata,
+    _column("exit_code", BigInteger, "how the scanner ended", primary_key=True, autoincrement=False),
+    _column("meaning", String(128), "what it means", nullable=False),
+    _column("fault", String(32), "where to look: none, code, rules, setup or scanner", nullable=False),
+    comment="what the documented exit codes mean; others come from the system that ran the scan",
+)
+
 scan_meta = Table(
     "scan_meta",
     metadata,

@@ -35,6 +35,19 @@ PRODUCTS = {
     "secrets": ("secrets", "PRODUCT_SECRETS"),
     "ai": ("ai", "ai_sast", "ai-sast", "PRODUCT_AI_SAST"),
 }
+# Those that the vendor's reference of the command line gives a meaning.
+EXIT_CODES = (
+    (0, "ended well, without blocking findings", "none"),
+    (1, "ended well, with blocking findings", "code"),
+    (2, "the scanner failed", "scanner"),
+    (3, "a file of the repository can't be parsed, in strict mode", "code"),
+    (4, "a rule has a pattern that can't be read", "rules"),
+    (5, "the configuration isn't YAML", "rules"),
+    (7, "a rule of the configuration is invalid", "rules"),
+    (8, "a language is asked for that the scanner doesn't know", "rules"),
+    (13, "the token of the scanner is refused", "setup"),
+    (14, "the scan failed", "scanner"),
+)
 
 
 def of_dialect(expressions: dict[str, str]) -> sa.TextClause:
@@ -172,6 +185,18 @@ def create_bi_product() -> None:
     )
     rows = [{"spelling": spelling, "product": word} for word, spellings in PRODUCTS.items() for spelling in spellings]
     op.bulk_insert(product, rows)
+
+
+def create_bi_exit_code() -> None:
+    exit_code = op.create_table(
+        "bi_exit_code",
+        sa.Column("exit_code", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("meaning", sa.String(128), nullable=False),
+        sa.Column("fault", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("exit_code", name="pk_bi_exit_code"),
+    )
+    rows = [{"exit_code": code, "meaning": meaning, "fault": fault} for code, meaning, fault in EXIT_CODES]
+    op.bulk_insert(exit_code, rows)
 
 
 def create_listing_tables() -> None:
@@ -317,6 +342,7 @@ def create_run_tables() -> None:
 def upgrade() -> None:
     create_scan_tables()
     create_bi_product()
+    create_bi_exit_code()
     create_listing_tables()
     create_work_tables()
     create_run_tables()
@@ -338,6 +364,7 @@ def downgrade() -> None:
         "scan_languages",
         "scan_stats",
         "scan_meta",
+        "bi_exit_code",
         "bi_product",
         "scan_products",
         "scans",

@@ -5,19 +5,15 @@ started AS (
     SELECT
         s.deployment_id,
         s.scan_id,
-        COALESCE({{ text_of(s.repository_id) }}, m.repository, '') AS repository_key,
+        {{ repository_key(s, m) }} AS repository_key,
         s.repository_id,
         m.repository,
         {{ day(s.started_at) }} AS day,
         s.started_at,
-        s.exit_code,
+        COALESCE(l.is_full_scan, m.is_full_scan) AS is_full_scan,
         t.findings,
         {{ seconds_between(s.started_at, s.completed_at) }} AS duration_seconds,
-        CASE
-            WHEN s.completed_at IS NOT NULL OR l.status IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'ended'
-            WHEN l.status IN ('SCAN_STATUS_CANCELLED', 'SCAN_STATUS_NEVER_FINISHED') THEN 'stopped'
-            ELSE 'running'
-        END AS state
+        {{ outcome_of(s, l) }} AS outcome
     FROM scans s
     LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
     LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
@@ -45,10 +41,16 @@ daily AS (
         repository_key,
         day,
         COUNT(*) AS scans,
-        SUM(CASE WHEN state = 'ended' AND exit_code = 0 THEN 1 ELSE 0 END) AS passed,
-        SUM(CASE WHEN state = 'ended' AND exit_code = 1 THEN 1 ELSE 0 END) AS with_findings,
-        SUM(CASE WHEN state = 'ended' AND exit_code NOT IN (0, 1) THEN 1 ELSE 0 END) AS failed,
-        SUM(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS running,
+        SUM(CASE WHEN outcome = 'passed' THEN 1 ELSE 0 END) AS passed,
+        SUM(CASE WHEN outcome = 'findings' THEN 1 ELSE 0 END) AS with_findings,
+        SUM(CASE WHEN outcome = 'failed' THEN 1 ELSE 0 END) AS failed,
+        SUM(CASE WHEN outcome = 'unknown' THEN 1 ELSE 0 END) AS unknown,
+        SUM(CASE WHEN outcome = 'running' THEN 1 ELSE 0 END) AS running,
+        SUM(CASE WHEN outcome = 'unfinished' THEN 1 ELSE 0 END) AS unfinished,
+        SUM(CASE WHEN outcome = 'cancelled' THEN 1 ELSE 0 END) AS cancelled,
+        SUM(CASE WHEN outcome = 'never_finished' THEN 1 ELSE 0 END) AS never_finished,
+        SUM(CASE WHEN is_full_scan THEN 1 ELSE 0 END) AS full_scans,
+        SUM(CASE WHEN NOT is_full_scan THEN 1 ELSE 0 END) AS diff_scans,
         SUM(CASE WHEN findings BETWEEN -9007199254740991 AND 9007199254740991 THEN findings ELSE 0 END) AS findings,
         SUM(duration_seconds) AS duration_seconds_total,
         AVG(duration_seconds) AS duration_seconds_average,
@@ -69,7 +71,13 @@ SELECT
     COALESCE(x.findings, 0) AS findings,
     COALESCE(x.duration_seconds_total, 0) AS duration_seconds_total,
     x.duration_seconds_average,
-    x.duration_seconds_longest
+    x.duration_seconds_longest,
+    COALESCE(x.unknown, 0) AS unknown,
+    COALESCE(x.unfinished, 0) AS unfinished,
+    COALESCE(x.cancelled, 0) AS cancelled,
+    COALESCE(x.never_finished, 0) AS never_finished,
+    COALESCE(x.full_scans, 0) AS full_scans,
+    COALESCE(x.diff_scans, 0) AS diff_scans
 FROM days d
 CROSS JOIN repositories r
 LEFT JOIN daily x ON x.day = d.day AND x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key

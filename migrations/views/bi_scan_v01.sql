@@ -10,16 +10,7 @@ SELECT
     s.completed_at,
     {{ day(s.started_at) }} AS started_day,
     {{ seconds_between(s.started_at, s.completed_at) }} AS duration_seconds,
-    CASE
-        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'
-        WHEN s.completed_at IS NULL AND l.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'
-        WHEN s.completed_at IS NULL
-            AND COALESCE(l.status, '') NOT IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR') THEN 'running'
-        WHEN s.exit_code = 0 THEN 'passed'
-        WHEN s.exit_code = 1 THEN 'findings'
-        WHEN s.exit_code IS NULL THEN 'unknown'
-        ELSE 'failed'
-    END AS outcome,
+    {{ outcome_of(s, l) }} AS outcome,
     s.exit_code,
     t.findings,
     t.total_time_seconds,
@@ -39,7 +30,17 @@ SELECT
     s.first_fetched_at,
     s.fetched_at,
     l.status AS listed_status,
-    COALESCE(l.is_full_scan, m.is_full_scan) AS is_full_scan
+    COALESCE(l.is_full_scan, m.is_full_scan) AS is_full_scan,
+    CASE WHEN SUBSTR(m.branch, 1, 11) = 'refs/heads/' THEN SUBSTR(m.branch, 12) ELSE m.branch END AS branch_name,
+    {{ first_line(m.commit_title) }} AS commit_title_line,
+    {{ week(s.started_at) }} AS started_week,
+    {{ month(s.started_at) }} AS started_month,
+    {{ findings_of(s, l, code) }} AS findings_code,
+    {{ findings_of(s, l, supply_chain) }} AS findings_supply_chain,
+    {{ findings_of(s, l, secrets) }} AS findings_secrets,
+    m.scan_environment,
+    m.semgrep_version,
+    t.engine_requested
 FROM scans s
 LEFT JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
 LEFT JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scan_rows import BEGAN_AT, scan_rows
-from sqlalchemy import Connection, insert, text, update
+from sqlalchemy import Connection, column, func, insert, select, table, text, update
 
 from etl.database.connection import Database
 from etl.database.migrate import dictionary
@@ -51,6 +51,7 @@ def test_a_scan_is_one_wide_row(database_url: str) -> None:
         scan_rows(4, exit_code=None),
         scan_rows(5, completed_at=None, exit_code=None),
         scan_rows(6, started_at=None, meta=None, stats=None),
+        scan_rows(7, started_at=str(datetime.now(UTC)), completed_at=None, exit_code=None),
     )
 
     assert [(*row[:7], str(row[7])) for row in found] == [
@@ -58,8 +59,9 @@ def test_a_scan_is_one_wide_row(database_url: str) -> None:
         (2, "acme/web", 1, 90.25, "findings", None, 3, "2026-03-01"),
         (3, "acme/pay", 0, 90.25, "failed", "code,secrets", 3, "2026-03-01"),
         (4, "acme/pay", 0, 90.25, "unknown", "code,secrets", 3, "2026-03-01"),
-        (5, "acme/pay", 0, None, "running", "code,secrets", 3, "2026-03-01"),
+        (5, "acme/pay", 0, None, "unfinished", "code,secrets", 3, "2026-03-01"),
         (6, None, 0, None, "passed", "code,secrets", None, "None"),
+        (7, "acme/pay", 0, None, "running", "code,secrets", 3, str(found[6][7])),
     ]
 
 
@@ -99,7 +101,7 @@ def test_a_full_scan_is_known_by_its_listing_or_its_details(
 def test_the_daily_view_is_dense(database_url: str) -> None:
     """Every repository has a row on every day of the data, with zeros where nothing ran."""
     sql = (
-        "SELECT day, repository, scans, passed, with_findings, failed, running, findings, duration_seconds_total,"
+        "SELECT day, repository, scans, passed, with_findings, failed, unfinished, findings, duration_seconds_total,"
         " duration_seconds_average, duration_seconds_longest FROM bi_scan_daily ORDER BY day, repository"
     )
     found = query(
@@ -131,7 +133,7 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
         each = [{"deployment_id": 120, "scan_id": number, **mark} for number in (*range(1, 10), *range(12, 19))]
         other = {"deployment_id": 120, "scan_id": 10, **mark, "repository_id": 8, "started_at": BEGAN_AT + DAY}
         connection.execute(insert(scan_listings), [*each, other])
-        for number, column in (
+        for number, name in (
             (6, "details_gone_at"),
             (7, "details_gone_at"),
             (7, "expired_at"),
@@ -142,7 +144,7 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
             (18, "details_gone_at"),
         ):
             connection.execute(
-                update(scan_listings).where(scan_listings.c.scan_id == number).values({column: BEGAN_AT + DAY})
+                update(scan_listings).where(scan_listings.c.scan_id == number).values({name: BEGAN_AT + DAY})
             )
         open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
         load_scans(
@@ -175,11 +177,21 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
     ]
 
 
+IN_THE_DAILY_VIEW = (
+    *("passed", "with_findings", "failed", "unknown", "running", "unfinished", "cancelled", "never_finished"),
+)
+
+
 def test_what_the_listing_knows_of_an_end_is_in_the_views(database_url: str) -> None:
-    """A cancelled scan has no `completed_at`, and doesn't run for ever in a chart."""
+    """A cancelled scan has no `completed_at`, and doesn't run for ever in a chart: nor does what nobody knows the end
+    of. Each outcome has its column in the daily view, and they add up."""
 
     def work(connection: Connection) -> list[tuple[Any, ...]]:
+        now = datetime.now(UTC)
         open_: dict[str, Any] = {"completed_at": None, "exit_code": None}
+        minutes = (now - BEGAN_AT) // timedelta(minutes=1)
+        load_scans(connection, [scan_rows(7, minutes=minutes, **open_, started_at=str(now))], "run")
+        load_scans(connection, [scan_rows(8, exit_code=None)], "run")
         load_scans(connection, [scan_rows(number, **open_) for number in range(1, 6)], "run")
         load_scans(connection, [scan_rows(6, completed_at=None, exit_code=2)], "run")
         statuses = {
@@ -195,15 +207,51 @@ def test_what_the_listing_knows_of_an_end_is_in_the_views(database_url: str) -> 
             for number, status in statuses.items()
         ]
         connection.execute(insert(scan_listings), rows)
-        outcomes = connection.execute(text("SELECT outcome, is_full_scan FROM bi_scan ORDER BY scan_id"))
-        daily = connection.execute(text("SELECT SUM(scans), SUM(running), SUM(failed) FROM bi_scan_daily")).one()
-        return [*((row[0], bool(row[1])) for row in outcomes), tuple(map(int, daily))]
+        outcomes = connection.execute(text("SELECT outcome FROM bi_scan ORDER BY scan_id")).scalars()
+        sums: list[Any] = [func.sum(column(name)) for name in ("scans", *IN_THE_DAILY_VIEW)]
+        daily = connection.execute(select(*sums).select_from(table("bi_scan_daily"))).one()
+        return [*outcomes, tuple(map(int, daily))]
 
     with closing(Database(database_url)) as database:
         found = database.run_here(work)
 
-    ends = ("cancelled", "never_finished", "running", "running", "unknown", "failed")
-    assert found == [*((end, True) for end in ends), (6, 2, 1)]
+    ends = ["cancelled", "never_finished", "unfinished", "unfinished", "unknown", "failed", "running", "unknown"]
+    assert found == [*ends, (8, 0, 0, 1, 2, 1, 2, 1, 1)]
+
+
+def test_a_name_that_looks_like_an_id_is_a_name(database_url: str) -> None:
+    """A repository called 100 that has no id isn't the one with the id 100, nor gives it its name."""
+    found = query(
+        database_url,
+        "SELECT repository_id, repository, SUM(scans) FROM bi_scan_daily GROUP BY 1, 2 ORDER BY 2",
+        scan_rows(1, repository_id=100, started_at=at(1, "10:00:00"), meta={"repository": "acme/pay"}),
+        scan_rows(2, repository_id=None, started_at=at(2, "10:00:00"), meta={"repository": "100"}),
+    )
+
+    assert [(row[0], row[1], int(row[2])) for row in found] == [(None, "100", 1), (100, "acme/pay", 1)]
+
+
+def test_a_scan_says_what_charts_group_by(database_url: str) -> None:
+    """The branch without its prefix, the first line of the title, the week's Monday, the month, findings by product."""
+    sql = (
+        "SELECT scan_id, branch_name, commit_title_line, started_week, started_month, findings_code,"
+        " findings_supply_chain, findings_secrets, scan_environment, engine_requested FROM bi_scan ORDER BY scan_id"
+    )
+    meta = {"branch": "refs/heads/feature/x", "commit_title": "Fix it\r\n\nbody", "scan_environment": "jenkins"}
+    stats = {"findings_by_product": {"sast": 2, "code": 3, "sca": 4, "other": 9}, "engine_requested": "PRO_LANG"}
+    found = query(
+        database_url,
+        sql,
+        scan_rows(1, started_at="2026-03-01T23:59:59Z", meta=meta, stats=stats),
+        scan_rows(2, started_at="2026-03-02T00:00:00Z", meta={"branch": "refs/pull/7/merge", "commit_title": "One"}),
+        scan_rows(3, started_at=None, meta=None, stats=None),
+    )
+
+    assert [(*row[:3], str(row[3]), str(row[4]), *row[5:]) for row in found] == [
+        (1, "feature/x", "Fix it", "2026-02-23", "2026-03-01", 5, 4, None, "jenkins", "PRO_LANG"),
+        (2, "refs/pull/7/merge", "One", "2026-03-02", "2026-03-01", 2, None, 1, None, "OSS"),
+        (3, None, None, "None", "None", None, None, None, None, None),
+    ]
 
 
 def as_number(value: Any) -> float | None:
