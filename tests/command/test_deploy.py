@@ -19,6 +19,7 @@ from sandbox_thread import TOKEN, finished_world, running_sandbox
 from etl.app.run import LONGEST_STOP_SECONDS
 from etl.cli.main import cli
 from etl.cli.options import Duration
+from etl.config.privacy_key import PRIVACY_KEY_VARIABLES
 from etl.config.settings import load_settings, origins
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
@@ -70,7 +71,7 @@ def test_each_way_to_start_it_is_among_them() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_variable_is_one_that_is_read(name: str, tmp_path: Path) -> None:
-    """Settings and tokens have the names that the command knows."""
+    """Settings, tokens and the key of pseudonyms have the names that the command knows."""
     (tmp_path / "token").write_text(TOKEN)
     known = {
         "SCAN_ETL_" + origin.key.replace(".", "__").upper()
@@ -79,7 +80,7 @@ def test_a_variable_is_one_that_is_read(name: str, tmp_path: Path) -> None:
     settings = set(re.findall(r"\bSCAN_ETL_[A-Z_]+", TEXTS[name]))
     tokens = set(re.findall(r"\bSEMGREP_\w+", TEXTS[name]))
 
-    assert settings <= known
+    assert settings <= known | {*PRIVACY_KEY_VARIABLES}
     for variable in tokens:
         value = str(tmp_path / "token") if variable.endswith("_FILE") else TOKEN
         assert load_tokens({variable: value}).variables == (variable,)
