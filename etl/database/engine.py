@@ -65,7 +65,7 @@ def make_engine(url: str) -> Engine:
     match parsed.get_backend_name():
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
-            event.listen(engine, "do_connect", _make_sqlite_file)
+            event.listen(engine, "do_connect", _make_sqlite_file, insert=True)  # before the one that connects
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         case "mysql":
