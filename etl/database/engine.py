@@ -65,7 +65,6 @@ def make_engine(url: str) -> Engine:
     match parsed.get_backend_name():
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
-            event.listen(engine, "do_connect", _make_sqlite_file, insert=True)  # before the one that connects
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         case "mysql":
@@ -87,6 +86,8 @@ def _engine(url: URL, connect_args: Mapping[str, Any], **options: Any) -> Engine
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     """What comes from the URL is given to the driver here alone. PyMySQL has no error of its own for a name that it
     doesn't know."""
+    if dialect.name == "sqlite" and not parameters.get("uri"):
+        _make_sqlite_file(arguments[0])
     try:
         return dialect.connect(*arguments, **parameters)
     except TypeError as error:
@@ -138,11 +139,10 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.commit()
 
 
-def _make_sqlite_file(_dialect: object, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+def _make_sqlite_file(path: str) -> None:
     """A file that isn't there is made for its owner's eyes alone; what SQLite puts beside it gets the same mode."""
-    if not options.get("uri"):
-        with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
-            os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
