@@ -18,17 +18,17 @@ from etl.database.schema import HEAD
 from etl.store.scans import load_scans
 
 ROOT = Path(__file__).parents[2]
-FIELD = """    _field("project_id", text),
-    _field("base_sha", text, counts_as_sent=True),
-"""
+FIELD = '''    "meta.",
+    _field("novelty", text, counts_as_sent=True),
+    _field("on"'''
 LOAD_AGAIN = """
 from functools import partial
 from scan_rows import scan_rows
 from etl.database.connection import Database
 from etl.store.scans import load_scans
 import sys
-rows = scan_rows(1, meta={"on": "push", "base_sha": "4711"})
-print(rows.meta["base_sha"], tuple(Database(sys.argv[1]).run_here(partial(load_scans, batch=[rows], run_id="new"))))
+rows = scan_rows(1, meta={"on": "push", "novelty": "4711"})
+print(rows.meta["novelty"], tuple(Database(sys.argv[1]).run_here(partial(load_scans, batch=[rows], run_id="new"))))
 """
 
 HALF_AN_ENVIRONMENT = f"""#!/bin/sh
@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> NextVersion:
     """`scan_meta` and `workers` have each a column more; the one of `scan_meta` is a field of the API."""
     version = next_version(tmp_path / "checkout")
     for table, column in (
-        ("scan_meta", '_column("base_sha", _Text, "the commit that it is compared with", api="meta.base_sha")'),
+        ("scan_meta", '_column("novelty", _Text, "a field of tomorrow", api="meta.novelty")'),
         ("workers", '_column("host", String(64), "its machine")'),
     ):
         version.edit(
@@ -69,10 +69,7 @@ def checkout(tmp_path: Path) -> NextVersion:
             f'    "{table}",\n    metadata,\n',
             f'    "{table}",\n    metadata,\n    {column},\n',
         )
-    version.edit("etl/transform/fields.py", '    _field("project_id", text),\n', FIELD)
-    version.edit(
-        "etl/transform/fields.py", "base_branch_head_commit base_sha is_code", "base_branch_head_commit is_code"
-    )
+    version.edit("etl/transform/fields.py", '    "meta.",\n    _field("on"', FIELD)
     return version
 
 
@@ -83,10 +80,10 @@ def test_a_migration_is_written_as_it_can_stay(checkout: NextVersion) -> None:
     url = f"sqlite:///{checkout.folder}/scans.db"
     upgrade(url)
     with closing(Database(url)) as database:
-        scan = scan_rows(1, meta={"on": "push", "base_sha": "4711"})
+        scan = scan_rows(1, meta={"on": "push", "novelty": "4711"})
         database.run_here(partial(load_scans, batch=[scan], run_id="old"))
     steps = (
-        [".ci/migration.py", "add scan_meta.base_sha"],
+        [".ci/migration.py", "add scan_meta.novelty"],
         ["-m", "ruff", "format", "--check", "migrations"],
         ["-m", "ruff", "check", "migrations"],
         ["-m", "etl", "db", "upgrade"],
@@ -97,13 +94,13 @@ def test_a_migration_is_written_as_it_can_stay(checkout: NextVersion) -> None:
         done = checkout.python(*step, url=url)
         assert done.returncode == 0, (step, done)
         if step[-1] == "upgrade":
-            assert ask(url, text("SELECT base_sha, extra FROM scan_meta")) == [("4711", None)]
+            assert ask(url, text("SELECT novelty, extra FROM scan_meta")) == [("4711", None)]
             again = checkout.python("-c", LOAD_AGAIN, url)
             assert again.stdout == "4711 (0, 0, 1)\n", again
-    assert ask(url, text("SELECT extra FROM scan_meta")) == [('{"base_sha": "4711"}',)]
-    written = (checkout.folder / "migrations" / "versions" / f"{number}_add_scan_meta_base_sha.py").read_text()
+    assert ask(url, text("SELECT extra FROM scan_meta")) == [('{"novelty": "4711"}',)]
+    written = (checkout.folder / "migrations" / "versions" / f"{number}_add_scan_meta_novelty.py").read_text()
 
     assert f'HEAD = "{number}"' in (checkout.folder / "etl" / "database" / "schema.py").read_text()
-    assert 'add_column_from_extra("scan_meta", sa.Column("base_sha", TEXT, nullable=True), "base_sha", text)' in written
+    assert 'add_column_from_extra("scan_meta", sa.Column("novelty", TEXT, nullable=True), "novelty", text)' in written
     assert 'op.add_column("workers", sa.Column("host", sa.String(length=64), nullable=True))' in written
     assert len(written.splitlines()) <= 24

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -120,11 +119,12 @@ def test_an_upgrade_mends_comments_and_a_check_does_not_mind_them(server_url: st
     assert comments(server_url) == expected_comments(server_url)
 
 
-def test_four_upgrades_at_once_are_one(empty_server_url: str) -> None:
+def test_four_upgrades_at_once_are_one(cli: Command, empty_server_url: str) -> None:
     """Whoever comes second waits, and finds it done."""
-    with ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(db.upgrade, empty_server_url) for _ in range(4)]:
-            done.result(PATIENCE_SECONDS)
+    with ExitStack() as stack:
+        upgrade = ("db", "upgrade", "--database-url", empty_server_url)
+        for process in [stack.enter_context(cli.start(*upgrade)) for _ in range(4)]:
+            assert process.wait(PATIENCE_SECONDS) == 0
 
     db.check(empty_server_url)
 
