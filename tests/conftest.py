@@ -22,6 +22,7 @@ from mysql_databases import MysqlDatabases
 from postgres_databases import PostgresDatabases
 from postgres_server import PostgresServer, StartPostgres, find_binaries
 
+from etl.database.connection import Database
 from etl.database.migrate import upgrade, upgrade_sql
 
 # What tests share has asserts of its own, which should show what they compared too.
@@ -235,6 +236,20 @@ def server_url(request: pytest.FixtureRequest) -> str:
 def empty_server_url(request: pytest.FixtureRequest) -> str:
     """A new database on a server without tables: the test runs once on each dialect that has servers."""
     return _url_by_dialect(request)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A new database with the schema at head, opened: the test runs once on each dialect."""
+    with closing(Database(database_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def mysql(mysql_url: str) -> Iterator[Database]:
+    """Likewise, on MariaDB or MySQL alone."""
+    with closing(Database(mysql_url)) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What was written while a clock was ahead is not believed: nothing waits for an instant that no wait leads to."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,12 +23,6 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 END_OF_TIME = datetime(9999, 12, 31, tzinfo=UTC) - datetime.now(UTC)
 NO_COUNTS = dict.fromkeys(RUN_COUNTS, 0)
 LONGEST = queue.LongestWaits(60, 300, 4_200)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 def add(database: Database, table: Table, *rows: Mapping[str, Any]) -> None:

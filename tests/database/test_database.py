@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
@@ -32,13 +31,6 @@ from etl.database.schema import (
 from etl.database.types import utc_now
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
 from etl.store.scans import load_scans
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
 
 
 def test_an_instant_is_the_same_instant_whatever_its_offset(database: Database) -> None:

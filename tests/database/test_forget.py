@@ -2,13 +2,11 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from scan_rows import scan_rows
 from sqlalchemy import JSON, Column, Connection, String, Text, insert, select
 
@@ -22,12 +20,6 @@ from etl.transform.person import Person
 ADDRESS, USER = "ann.muster@mail.example.com", "annmuster"
 MESSAGE = f"fix: x\n\nAsk {ADDRESS} or @{USER}.\nCo-authored-by: Ann Muster <{ADDRESS}>\n"
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 def value_of(column: Column[Any], scan_id: int) -> Any:

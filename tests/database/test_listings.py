@@ -1,7 +1,5 @@
 """What is listed, stored and queued page by page, on each dialect: nothing is lost, nothing is asked for twice."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -33,12 +31,6 @@ from etl.store import queue, watermarks
 from etl.store.listings import DISCOVERED_PRIORITY
 from etl.store.scans import load_scans
 from etl.store.status import DeadLetterFilter, drop_dead
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 def drift(database: Database) -> dict[Drift, int]:

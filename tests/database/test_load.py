@@ -1,12 +1,10 @@
 """Loading: idempotent, and the same whatever the order in which answers arrive."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import permutations
 from typing import Any
 
-import pytest
 from scan_rows import BEGAN_AT, SCAN_TABLES, scan_rows
 from sqlalchemy import Connection, Table, func, select
 
@@ -24,13 +22,6 @@ from etl.database.schema import (
 from etl.model import Drift, Pair, ScanRows
 from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, DriftSeen, count_drift
 from etl.store.scans import load_scans
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
 
 
 def load(database: Database, *batch: ScanRows, run_id: str = "run") -> tuple[int, int, int]:

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -20,20 +19,6 @@ from etl.database.schema import (
 )
 from etl.model import Pair
 from etl.store import queue
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def mysql(mysql_url: str) -> Iterator[Database]:
-    opened = Database(mysql_url)
-    yield opened
-    opened.close()
 
 
 def fill_queue(database: Database, deployments: int, scans: int) -> None:

@@ -1,14 +1,12 @@
 """The queue's promises, on each dialect: one lease at a time, an outcome only by its holder, nothing lost."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import pytest
 from leased_queue import NOTHING, end_leases, fill, lease, pairs, settle
 from patience import PATIENCE_SECONDS
 from scan_rows import scan_rows
@@ -30,13 +28,6 @@ from etl.model import (
 )
 from etl.store import queue, status
 from etl.store import settle as settling
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
 
 
 def rows(database: Database) -> list[dict[str, Any]]:

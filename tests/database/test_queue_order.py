@@ -1,6 +1,5 @@
 """What is leased first, and what a lease and a settle ask of the database."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -23,13 +22,6 @@ from etl.model import (
 )
 from etl.store import queue
 from etl.store import settle as settling
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("batch", [None, "b"])

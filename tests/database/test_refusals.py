@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 
@@ -21,20 +20,6 @@ from etl.database.schema import (
 from etl.errors import DatabaseAwayError, DatabaseError, RefusedError
 from etl.store.scans import load_scans
 from etl.telemetry.events import DatabaseAway, DatabaseBack, Event
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def mysql(mysql_url: str) -> Iterator[Database]:
-    opened = Database(mysql_url)
-    yield opened
-    opened.close()
 
 
 def failure_of(database: Database, *statements: str) -> DatabaseError:

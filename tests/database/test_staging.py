@@ -1,7 +1,5 @@
 """How pairs get from an input into the queue: staged, merged, shared with other runs, on each dialect."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,12 +17,6 @@ from etl.store import enqueue as staging
 from etl.store.scope import Scope
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 def execute(database: Database, statement: Any) -> None:

@@ -1,12 +1,9 @@
 """Walks through the list of an API into each kind of database: wrong clocks, and rows that the database refuses."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-import pytest
 from listings_of import entry
 from sqlalchemy import Table, select, text
 
@@ -51,12 +48,6 @@ class ListOfScans:
 
     async def ping(self) -> "ListOfScans":
         return self
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 async def walk(database: Database, api: ListOfScans, since: datetime | None = None) -> list[Event]:

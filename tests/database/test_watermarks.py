@@ -1,7 +1,5 @@
 """From when on the list is complete, and the gaps in it."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -27,12 +25,6 @@ from etl.store import watermarks
 from etl.store.listings import PageToRecord, record
 from etl.store.scans import load_scans
 from etl.transform.search_page import Page
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as opened:
-        yield opened
 
 
 def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Database) -> None:
