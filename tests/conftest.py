@@ -12,13 +12,12 @@ from typing import Any
 
 import database_servers
 import hypothesis
-import mysql_databases as mysql
 import pytest
 from command import BARE_ENVIRONMENT, Command
 from database_servers import Address, DatabaseServers
 from fork_server import ForkServer
 from mariadb_server import mariadb_problem
-from mysql_databases import MysqlDatabases
+from mysql_databases import MysqlDatabases, run_script
 from postgres_databases import PostgresDatabases
 from postgres_server import PostgresServer, StartPostgres, find_binaries
 
@@ -194,7 +193,7 @@ def mysql_schema(mysql_databases: MysqlDatabases) -> str:
 @pytest.fixture
 def mysql_url(empty_mysql_url: str, mysql_schema: str) -> str:
     """A new MariaDB or MySQL database with the schema at head."""
-    mysql.run_script(empty_mysql_url, mysql_schema)
+    run_script(empty_mysql_url, mysql_schema)
     return empty_mysql_url
 
 
