@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 
 from etl.config.settings import Settings
@@ -14,7 +15,7 @@ from etl.telemetry.reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run. `token` is that of its leases; `began_at` is on the monotonic clock."""
+    """One run. `token` is that of its leases; `began_at` is on the monotonic clock, `started_at` on the wall's."""
 
     request: RunRequest
     settings: Settings
@@ -24,6 +25,7 @@ class RunContext:
     run_id: str = field(default_factory=partial(secrets.token_hex, 16))
     token: str = field(default_factory=partial(secrets.token_hex, 16))
     began_at: float = field(default_factory=time.monotonic)
+    started_at: datetime = field(default_factory=partial(datetime.now, UTC))
 
     @property
     def scope(self) -> Scope:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,30 @@ async def finish(
         exit_code = _exit_code(this, is_done=not left and not this.state.unwalked)
     else:
         exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
-    summary = summary_of(this, exit_code)
-    await database.run(partial(runs.finish_run, summary=summary, token=this.token))
+    summary = summary_of(this, exit_code, _stop_reason(this, error) if exit_code not in (0, DEAD_EXIT) else None)
+    await database.run(partial(runs.finish_run, summary=summary, token=this.token, state=runs.ENDED))
     await database.run(partial(enqueue.clear, batch=this.run_id))
     _write_metrics(this.settings.observe.metrics_file, summary, this.state.emit)
     return summary
+
+
+async def skip(this: RunContext, database: PatientDatabase, reason: str) -> dict[str, Any]:
+    """The summary of a run that leaves the work to another. It is no success: the metrics stay as they are."""
+    summary = summary_of(this, 0, reason)
+    await database.run(partial(runs.finish_run, summary=summary, token=this.token, state=runs.SKIPPED))
+    return summary
+
+
+def _stop_reason(this: RunContext, error: ScanEtlError | None) -> str:
+    """Why not all was done."""
+    stop, halted = this.state.stop, this.state.halted
+    if error is not None or stop.reason:
+        return str(error or stop.reason)
+    if halted:
+        number = min(halted)
+        return f"deployment {number}: {halted[number]}"
+    unwalked = ", ".join(map(str, sorted(this.state.unwalked)))
+    return f"the list of deployment {unwalked} was not walked to its end"
 
 
 def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
@@ -72,7 +92,7 @@ def _take_back(counts: RunCounts) -> None:
         surplus -= taken
 
 
-def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:
+def summary_of(this: RunContext, exit_code: int, stop_reason: str | None) -> dict[str, Any]:
     """The summary of a run by its counts so far."""
     return {
         "run_id": this.run_id,
@@ -80,6 +100,9 @@ def summary_of(this: RunContext, exit_code: int) -> dict[str, Any]:
         **counts_of(this.state.counts),
         "duration_seconds": round(time.monotonic() - this.began_at, 3),
         "exit_code": exit_code,
+        "started_at": this.started_at,
+        "finished_at": datetime.now(UTC),
+        "stop_reason": stop_reason,
     }
 
 

@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 from etl import __version__
 from etl.app.adapters import Patience, PatientDatabase, RunPorts, SharedSlots, longest_wait_seconds
 from etl.app.context import RunContext
-from etl.app.ending import counts_of, finish, summary_of
+from etl.app.ending import counts_of, finish, skip, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
 from etl.app.privacy import privacy_of
 from etl.app.walking import expect_walks, walk_all
-from etl.config.settings import Settings
+from etl.config.settings import Settings, origins
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
 from etl.errors import (
@@ -96,7 +96,7 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
     expected = counts.requested if this.request.files else counts.to_do + counts.discovered
     counts.remaining = max(0, expected - known - counts.fetched - counts.dead)
     try:
-        report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT))
+        report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT, this.state.stop.reason))
         sys.stdout.flush()
     finally:
         os._exit(this.state.stop.exit_code or BUDGET_EXIT)
@@ -111,15 +111,16 @@ async def _carry_out(this: RunContext) -> dict[str, Any]:
         patient = PatientDatabase(database, patience)
         port = settings.observe.metrics_port if request.forever else 0
         async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
-            start = partial(runs.start_run, run_id=this.run_id, command=request.command, version=__version__)
-            await patient.run(start)
+            await patient.run(partial(runs.start_run, **_record(this)))
             try:
-                if not (request.single and await _leaves_to_another(this, database)):
-                    await _work(this, database, patient)
+                if request.single and (other := await _other_at_work(this, database)):
+                    return await skip(this, patient, other)
+                await _work(this, database, patient)
                 return await finish(this, patient)
             except ScanEtlError as error:
                 if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
-                    return summary_of(this, this.state.stop.exit_code)  # the stop is what has ended it
+                    # The stop is what has ended it.
+                    return summary_of(this, this.state.stop.exit_code, this.state.stop.reason)
                 with suppress(DatabaseError):
                     await finish(this, database, error)
                 raise
@@ -142,14 +143,28 @@ async def _open_database(this: RunContext, patience: Patience) -> Database:
         ) from error
 
 
-async def _leaves_to_another(this: RunContext, database: Database) -> bool:
-    """Whether another run of this command is at work. Emits which one."""
+def _record(this: RunContext) -> dict[str, Any]:
+    """What `runs` has of a run from its first second."""
+    return {
+        "run_id": this.run_id,
+        "command": this.request.command,
+        "version": __version__,
+        "started_at": this.started_at,
+        "inputs": list(this.request.files) or None,
+        "settings": {origin.key: origin.value for origin in origins(this.settings)},
+    }
+
+
+async def _other_at_work(this: RunContext, database: Database) -> str | None:
+    """The other run of this command that is at work, as a sentence; None if there is none."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
     await database.run(partial(sign, counts=counts_of(this.state.counts), throughput=runs.Throughput()))
     other = await database.run(partial(runs.at_work_before, command=this.request.command, token=this.token))
-    if other is not None:
-        this.state.emit(AnotherSync(other.run_id, other.started_at.isoformat(timespec="seconds")))
-    return other is not None
+    if other is None:
+        return None
+    began_at = other.started_at.isoformat(timespec="seconds")
+    this.state.emit(AnotherSync(other.run_id, began_at))
+    return f"run {other.run_id}, which began at {began_at}, is at work"
 
 
 async def _work(this: RunContext, database: Database, patient: PatientDatabase) -> None:

@@ -43,6 +43,7 @@ LATER = {
     "plan": "etl.cli.check:plan_command",
     "queue": "etl.cli.queue:queue_group",
     "run": "etl.cli.run:run_command",
+    "runs": "etl.cli.runs:runs_group",
     "sandbox": "etl.cli.sandbox:sandbox_command",
     "status": "etl.cli.queue:status_command",
     "sync": "etl.cli.run:sync_command",

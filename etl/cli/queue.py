@@ -131,7 +131,7 @@ def status_command(ctx: click.Context) -> None:
     print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
     print_table("Listed scans", listed["coverage"])
     print_table("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
-    shown = ("started_at", "finished_at", "command", "fetched", "waiting", "dead", "remaining", "exit_code")
+    shown = ("started_at", "finished_at", "command", "state", "fetched", "waiting", "dead", "remaining", "exit_code")
     print_table("Last runs", [{name: row[name] for name in shown} for row in last])
 
 

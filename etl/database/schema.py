@@ -331,6 +331,10 @@ runs = Table(
     ),
     _column("duration_seconds", Double, "how long it took", unit="seconds"),
     _column("exit_code", Integer, "how it ended: 0 all done; the README has the others"),
+    _column("state", String(16), "running, ended, skipped or lost", nullable=False, server_default=text("'running'")),
+    _column("stop_reason", _Text, "what ended it before all was done"),
+    _column("inputs", _Json, "the files whose pairs it fetched"),
+    _column("settings", _Json, "the settings in force, without secrets"),
     Index(None, "started_at"),
     comment="one row a run",
 )

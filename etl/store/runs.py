@@ -1,7 +1,7 @@
 """The record of each run in `runs`: written at its start, brought up to date on the way, closed at its end."""
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     delete,
     insert,
     literal,
@@ -39,10 +40,22 @@ def lives() -> ColumnElement[bool]:
     return and_(workers.c.seen_at > add_seconds(utc_now(), literal(-SEEN_WITHIN_SECONDS)), ~_IS_AHEAD)
 
 
-def start_run(connection: Connection, run_id: str, command: str, version: str) -> None:
-    """Record that a run has begun, if that isn't so yet. Without `finished_at` it is still going, or was killed."""
-    values = {"run_id": run_id, "command": command, "version": version, "started_at": datetime.now(UTC)}
+RUNNING, ENDED, SKIPPED, LOST = "running", "ended", "skipped", "lost"
+STATES = (RUNNING, ENDED, SKIPPED, LOST)
+"""How runs stand. A skipped one has left the work to another; a lost one was killed."""
+
+
+def start_run(connection: Connection, **values: Any) -> None:
+    """Record that a run has begun, if that isn't so yet, with these columns. Those that were killed are lost."""
+    connection.execute(update(runs).where(_is_lost()).values(state=LOST))
     connection.execute(upsert(connection, runs).values(values))
+
+
+def _is_lost() -> ColumnElement[bool]:
+    """Whether a run that hasn't ended has no worker that lives. In its first second it has none yet."""
+    its_worker = select(workers.c.token).where(workers.c.run_id == runs.c.run_id, lives())
+    is_new = runs.c.started_at > add_seconds(utc_now(), literal(-SEEN_WITHIN_SECONDS))
+    return and_(runs.c.state == RUNNING, ~is_new, ~its_worker.exists())
 
 
 COUNTED = ("discovered", "fetched", "inserted", "updated", "unchanged", "dead")
@@ -130,11 +143,11 @@ def at_work_before(connection: Connection, command: str, token: str) -> AtWork |
     return found and AtWork(*found)
 
 
-def finish_run(connection: Connection, summary: Mapping[str, Any], token: str) -> None:
+def finish_run(connection: Connection, summary: Mapping[str, Any], token: str, state: str) -> None:
     """Close the record of a run with its summary, and take its worker off the list."""
-    values = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
+    names = (*RUN_COUNTS, "finished_at", "duration_seconds", "exit_code", "stop_reason")
     statement = update(runs).where(runs.c.run_id == summary["run_id"])
-    connection.execute(statement.values(finished_at=datetime.now(UTC), **values))
+    connection.execute(statement.values(state=state, **{name: summary[name] for name in names}))
     leave(connection, token)
 
 
@@ -143,7 +156,23 @@ def leave(connection: Connection, token: str) -> None:
     connection.execute(delete(workers).where(workers.c.token == token))
 
 
-def last_runs(connection: Connection, count: int) -> list[dict[str, Any]]:
-    """The newest runs, newest first."""
-    found = connection.execute(select(runs).order_by(runs.c.started_at.desc()).limit(count))
-    return [dict(row) for row in found.mappings()]
+_STATE: ColumnElement[Any] = case((_is_lost(), LOST), else_=runs.c.state)
+_RUNS = select(*(column for column in runs.c if column.name != "state"), _STATE.label("state"))
+
+
+def last_runs(
+    connection: Connection, count: int, since_seconds: float | None = None, state: str | None = None
+) -> list[dict[str, Any]]:
+    """The newest runs, newest first: of those that have begun within so many seconds, and stand so."""
+    found = _RUNS.order_by(runs.c.started_at.desc(), runs.c.run_id).limit(count)
+    if since_seconds is not None:
+        found = found.where(runs.c.started_at > add_seconds(utc_now(), literal(-since_seconds)))
+    if state is not None:
+        found = found.where(state == _STATE)
+    return [dict(row) for row in connection.execute(found).mappings()]
+
+
+def runs_like(connection: Connection, beginning: str) -> list[dict[str, Any]]:
+    """The runs whose ids begin so, two at most."""
+    found = _RUNS.where(runs.c.run_id.startswith(beginning, autoescape=True)).order_by(runs.c.run_id).limit(2)
+    return [dict(row) for row in connection.execute(found).mappings()]

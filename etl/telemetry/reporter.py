@@ -244,7 +244,7 @@ def _fields(event: Event) -> dict[str, Any]:
 def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> None:
     """The result of a run on stdout: one JSON object, or a table of the counts that aren't zero."""
     if as_json:
-        print(json.dumps(summary), flush=True)  # noqa: T201 - the command's output
+        print(json.dumps(summary, default=_jsonable), flush=True)  # noqa: T201 - the command's output
         return
     from rich.table import Table  # noqa: PLC0415 - with --json nobody needs it
 
@@ -255,6 +255,8 @@ def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> N
     seconds = summary["duration_seconds"]
     rate = f" ({summary['fetched'] / seconds:,.0f} scans a second)" if summary["fetched"] and seconds else ""
     table.add_row("time", f"{seconds:,.1f} s{rate}")
+    if summary["stop_reason"]:
+        table.add_row("stopped by", summary["stop_reason"])
     table.add_row("rows are in", where)
     _print(table)
 
@@ -278,7 +280,9 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name, value in rows[0].items():
-        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+        # On a narrow terminal a cell goes on in the next line: nothing is cut.
+        is_number = isinstance(value, int)
+        table.add_column(name.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(v) if name.endswith("_id") else _shown(v)) for name, v in row.items()))
     _print(table)

@@ -306,6 +306,10 @@ def create_run_tables() -> None:
         *(sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0")) for name in COUNTS),
         sa.Column("duration_seconds", sa.Double),
         sa.Column("exit_code", sa.Integer),
+        sa.Column("state", sa.String(16), nullable=False, server_default=sa.text("'running'")),
+        sa.Column("stop_reason", TEXT),
+        sa.Column("inputs", JSON),
+        sa.Column("settings", JSON),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
     )
     op.create_index("ix_runs_started_at", "runs", ["started_at"])

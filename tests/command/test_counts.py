@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -49,7 +50,7 @@ async def settled_by(url: str, outcomes: list[Outcome], lose: Any = lambda: None
     """Queue and lease the pairs of the outcomes, settle them after `lose`, and what the run has counted then."""
 
     def begin(connection: Connection) -> None:
-        runs.start_run(connection, RUN, "run", "0")
+        runs.start_run(connection, run_id=RUN, command="run", version="0", started_at=datetime.now(UTC))
         rows = [{"deployment_id": 120, "scan_id": number} for number in range(1, len(outcomes) + 1)]
         connection.execute(insert(fetch_queue), rows)
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from datetime import datetime
 
 import pytest
 from command import Command
@@ -98,14 +99,18 @@ def _shown(terminal: int) -> Iterator[str]:
 
 
 def test_every_run_leaves_its_summary_in_the_database(cli: Command, sqlite_url: str) -> None:
-    """`runs` has a row for each run, with the counts that the command printed."""
+    """`runs` has a row for each run, with what the command printed, its files and settings."""
     with running_sandbox(finished_world(5)) as sandbox:
         outcome = cli("run", "-", "--json", stdin=sandbox.pairs_text(), environment=environment(sandbox, sqlite_url))
 
     with closing(Database(sqlite_url)) as database:
         row = database.run_here(lambda connection: dict(connection.execute(select(runs)).mappings().one()))
-    assert {name: row[name] for name in SUMMARY} == outcome.json()
+    summary = outcome.json()
+    instants = {name: datetime.fromisoformat(summary[name]) for name in ("started_at", "finished_at")}
+    assert {name: row[name] for name in SUMMARY} == summary | instants
     assert row["finished_at"] >= row["started_at"]
+    assert (row["state"], row["stop_reason"], row["inputs"]) == ("ended", None, ["-"])
+    assert row["settings"]["database.url"] == sqlite_url
 
 
 def test_a_run_that_can_not_be_done_is_closed_in_the_record(cli: Command, sqlite_url: str) -> None:

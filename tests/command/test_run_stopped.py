@@ -15,14 +15,15 @@ from cutting_proxy import cutting_proxy
 from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 from scan_rows import rows_by_table
-from sqlalchemy import update
+from sqlalchemy import select, update
 from stored_rows import environment, loaded, rows
-from tables_of import change
+from tables_of import ask, change
 from worker_processes import open_files, wait_until
 
 from etl.database.schema import (
     dead_letters,
     fetch_queue,
+    runs,
     scans,
     workers,
 )
@@ -104,7 +105,7 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
                 time.sleep(moments.uniform(0.3, 2.5))
                 process.kill()
         # What is killed counts as at work for another minute, which the last run would wait for.
-        change(database_url, update(workers).values(seen_at=LONG_AGO))
+        change(database_url, update(workers).values(seen_at=LONG_AGO), update(runs).values(started_at=LONG_AGO))
         last = cli("run", pairs, "--json", environment=variables)
         stored = rows(database_url, scans)
         dead = set(range(1, 601)) - {row[1] for row in stored}
@@ -114,6 +115,7 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
         ]
 
     assert last.exit_code == (1 if dead else 0), (seed, last)
+    assert {row[0] for row in ask(database_url, select(runs.c.state).where(runs.c.exit_code.is_(None)))} <= {"lost"}
     assert rows(database_url, fetch_queue) == []
     assert {row[1] for row in rows(database_url, dead_letters)} == dead
     assert 0 < len(dead) < 40

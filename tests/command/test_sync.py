@@ -4,9 +4,11 @@ import json
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,8 +150,11 @@ def test_a_sync_that_is_killed_loses_nothing(cli: Command, database_url: str) ->
     assert count(database_url, dead_letters) == 0
 
 
-def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, server_url: str) -> None:
-    """Started together they find and fetch everything once; with `--single` a third leaves at once and says so."""
+def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(
+    cli: Command, server_url: str, tmp_path: Path
+) -> None:
+    """Started together they find and fetch everything once. With `--single` a third leaves at once and says so: as a
+    skip, which is no success in `runs`, nor in the metrics."""
     with quiet_sandbox(100, Behaviour(latency_seconds=0.3)) as (sandbox, scans_there):
         environment = variables(sandbox, server_url, SCAN_ETL_QUEUE__LEASE_SECONDS="60", SCAN_ETL_API__CONCURRENCY="4")
         with (
@@ -158,7 +163,8 @@ def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, 
         ):
             while count(server_url, workers) < 2:
                 time.sleep(0.05)
-            single = cli("sync", "--single", "--json", environment=environment)
+            metrics = {"SCAN_ETL_OBSERVE__METRICS_FILE": "of_a_skip.prom"}
+            single = cli("sync", "--single", "--json", environment=environment | metrics)
             is_at_work = None in (first.poll(), second.poll())
             summaries = [json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0]) for process in (first, second)]
         alone = cli("sync", "--single", "--json", environment=environment)
@@ -166,6 +172,10 @@ def test_two_syncs_at_once_share_the_work_and_a_single_one_leaves(cli: Command, 
     assert is_at_work
     assert (single.exit_code, single.json()["requests"]) == (0, 0)
     assert "another sync is at work" in single.stderr
+    assert "which began at" in single.json()["stop_reason"]
+    assert not (tmp_path / "of_a_skip.prom").exists()
+    states = Counter(row[0] for row in ask(server_url, select(runs.c.state)))
+    assert states == {"ended": 3, "skipped": 1}
     assert [summary["exit_code"] for summary in summaries] == [0, 0]
     assert sum(summary["inserted"] for summary in summaries) == count(server_url, scans) == scans_there
     assert (alone.exit_code, alone.json()["requests"]) == (0, 1)

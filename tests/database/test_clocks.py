@@ -148,7 +148,8 @@ def test_a_sign_of_life_from_the_future_is_none(database: Database, ahead_at: da
     """Nobody leaves the work to such a worker, or counts it; it is forgotten when the next one begins."""
     early_at = datetime.now(UTC) - DAY
     for token in ("ahead", "ours"):
-        database.run_here(partial(runs.start_run, run_id=token, command="sync", version="0.1.0"))
+        start = partial(runs.start_run, run_id=token, command="sync", version="0.1.0", started_at=datetime.now(UTC))
+        database.run_here(start)
     row = {"token": "ahead", "run_id": "ahead", "version": "0.1.0", "started_at": early_at, "seen_at": ahead_at}
     database.run_here(sign_of_life("ours"))
     add(database, workers, row)

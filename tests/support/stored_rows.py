@@ -12,7 +12,7 @@ from etl.database.connection import Database
 
 SUMMARY = (
     "run_id command requested invalid duplicate already_final discovered requests fetched inserted updated unchanged"
-    " waiting retried rate_limited dead remaining duration_seconds exit_code"
+    " waiting retried rate_limited dead remaining duration_seconds exit_code started_at finished_at stop_reason"
 ).split()
 
 
