@@ -168,7 +168,7 @@ def last_runs(
     if since_seconds is not None:
         found = found.where(runs.c.started_at > add_seconds(utc_now(), literal(-since_seconds)))
     if state is not None:
-        found = found.where(state == _STATE)
+        found = found.where(_STATE.in_([state]))
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
