@@ -117,6 +117,45 @@ class Listing(NamedTuple):
     extra: dict[str, Any] | None
 
 
+class Deployment(NamedTuple):
+    """What the API says of a deployment. `extra` holds what has no column."""
+
+    deployment_id: int
+    slug: str | None
+    name: str | None
+    extra: dict[str, Any] | None
+
+
+class Repository(NamedTuple):
+    """What the API says of a repository. `extra` holds what has no column."""
+
+    repository_id: int
+    name: str | None
+    url: str | None
+    tags: list[str] | None
+    default_branch: str | None
+    primary_branch: str | None
+    created_at: datetime | None
+    latest_scan_at: datetime | None
+    extra: dict[str, Any] | None
+
+
+class WalkedRepository(NamedTuple):
+    """A repository as it is known: by the last pass over all of them, and by the last walk of its scans.
+
+    `walked_at`, `walked_latest_scan_at` and `newest_started_at` are of that walk, None where there was none. `room_at`
+    is the start of the listed scan at the place that was asked for, None where there are fewer.
+    """
+
+    repository_id: int
+    latest_scan_at: datetime | None
+    gone_at: datetime | None
+    walked_at: datetime | None
+    walked_latest_scan_at: datetime | None
+    newest_started_at: datetime | None
+    room_at: datetime | None
+
+
 class SearchResponse(NamedTuple):
     """The decoded answer of a search, and the time by the API's clock; by ours where it doesn't say."""
 
@@ -154,7 +193,8 @@ class ListingPass(NamedTuple):
     and its last page came at `ended_at`.
 
     A `partial` one was told where to begin: it moves the watermark only if it left nothing out. One that `replaces` the
-    watermark has found it further ahead than any clock: nothing that it says counts.
+    watermark has found it further ahead than any clock: nothing that it says counts. With a `repository` it is that
+    one's list, with a watermark of its own.
     """
 
     deployment_id: int
@@ -165,6 +205,7 @@ class ListingPass(NamedTuple):
     partial: bool
     to_wake: tuple[Pair, ...]
     replaces: bool = False
+    repository: WalkedRepository | None = None
 
 
 class WatermarkMove(NamedTuple):

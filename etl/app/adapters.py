@@ -16,12 +16,13 @@ from etl.app.privacy import privacy_of
 from etl.backoff import LONGEST_SNOOZE, backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.database.connection import Database
-from etl.errors import DatabaseAwayError, RefusedError
-from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WatermarkMove
+from etl.errors import DatabaseAwayError, ItemError, RefusedError
+from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WalkedRepository, WatermarkMove
 from etl.semgrep.client import Semgrep
 from etl.semgrep.slot_schedule import WINDOW_SECONDS
-from etl.store import dropping, listings, queue, rate_slots, runs, settle, watermarks
+from etl.store import dropping, listings, queue, rate_slots, repositories, runs, settle, watermarks
 from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
+from etl.transform.repositories_page import RepositoryPage, read_deployments, read_repositories
 from etl.transform.scan import flatten
 from etl.transform.search_page import Page, read_page
 
@@ -257,7 +258,8 @@ class DiscoverPorts:
         self._settings, self._tokens = this.settings, this.tokens
         self._run_id, self._refresh = this.run_id, this.request.refresh
         self.search = semgrep.search
-        self.read_page = partial(read_page, privacy=privacy_of(this.settings))
+        self._privacy = privacy_of(this.settings)
+        self.read_page = partial(read_page, privacy=self._privacy)
 
     async def api_time(self) -> datetime:
         """What time it is for the API; for us, if it doesn't say."""
@@ -288,6 +290,54 @@ class DiscoverPorts:
         queued = await self._database.run(work)
         if not is_last:
             return queued, None
+        if listing_pass.repository is not None:
+            finish = partial(repositories.finish_walk, repository=listing_pass.repository)
+            await self._database.run(partial(finish, listing_pass=listing_pass))
+            return queued, None
         return queued, await self._database.run(
             partial(watermarks.finish, listing_pass=listing_pass, token_key=token_key)
         )
+
+    async def repositories(self, deployment_id: int, number: int) -> tuple[datetime, RepositoryPage]:
+        """One page of the repositories, and when it came."""
+        slug = await self._database.run(partial(repositories.slug_of, deployment_id=deployment_id))
+        try:
+            found = await self._semgrep.repositories(deployment_id, slug or await self._slug(deployment_id), number)
+        except ItemError as error:
+            if error.http_status != 404 or slug is None:
+                raise
+            renamed = await self._slug(deployment_id, again=True)
+            found = await self._semgrep.repositories(deployment_id, renamed, number)
+        return found.at, read_repositories(deployment_id, found.document, self._privacy)
+
+    async def _slug(self, deployment_id: int, *, again: bool = False) -> str:
+        """The name of a deployment in addresses, as the API says it."""
+        found = await self._semgrep.deployments(deployment_id, again=again)
+        said = read_deployments(found.document, self._privacy)
+        await self._database.run(partial(repositories.save_deployments, found=said, at=found.at))
+        slugs = {one.deployment_id: one.slug for one in said}
+        slug = slugs.get(deployment_id)
+        if not slug:
+            raise ItemError(f"the API doesn't say the slug of deployment {deployment_id}", kind="no_slug")
+        return slug
+
+    async def save_repositories(self, deployment_id: int, page: RepositoryPage, at: datetime) -> None:
+        """Store a page of the pass that began then."""
+        save = partial(repositories.save_page, deployment_id=deployment_id)
+        await self._database.run(partial(save, page=page, at=at))
+
+    async def finish_repositories(self, deployment_id: int, at: datetime) -> None:
+        """Mark what the pass that began then hasn't listed."""
+        await self._database.run(partial(repositories.finish_pass, deployment_id=deployment_id, at=at))
+
+    async def wants_repositories(self, deployment_id: int) -> bool:
+        """Whether the repositories should be listed again."""
+        return await self._database.run(partial(repositories.are_wanted, deployment_id=deployment_id))
+
+    async def walked_repositories(self, deployment_id: int, at: datetime, room: int) -> list[WalkedRepository]:
+        """The repositories, and how far the walks of each got."""
+        return await self._database.run(partial(repositories.walked, deployment_id=deployment_id, at=at, room=room))
+
+    async def left_open(self, deployment_id: int, at: datetime) -> list[Pair]:
+        """The scans that haven't ended, and that were not listed since."""
+        return await self._database.run(partial(repositories.left_open, deployment_id=deployment_id, at=at))

@@ -4,7 +4,6 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,14 +11,24 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
+from etl.app.search_kind import ask_for_scans
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
 from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import HEAD
-from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ConfigError, DatabaseError, FatalError, ItemError, TransientError
+from etl.errors import (
+    TOKEN_EXIT,
+    UNAVAILABLE_EXIT,
+    ConfigError,
+    DatabaseError,
+    FatalError,
+    ItemError,
+    TransientError,
+)
 from etl.model import NO_DEPLOYMENT
 from etl.semgrep.client import Ping, Semgrep
 from etl.semgrep.responses import token_of_another
@@ -29,6 +38,8 @@ from etl.telemetry.events import RunCounts
 T = TypeVar("T")
 
 LARGEST_SKEW_SECONDS = 30
+LONGEST_WAIT_SECONDS = 5.0
+"""How long an API that fails is waited for."""
 LEAST_FREE_BYTES = 2**30
 LIVING_STATUSES = frozenset({200, 401, 403, 429})
 """What an API that lives may say to a ping, whatever it thinks of one without a token."""
@@ -36,24 +47,6 @@ SETTINGS_EXIT, DATABASE_EXIT = ConfigError.exit_code, DatabaseError.exit_code
 NO_TOKENS = load_tokens({})
 EXIT_CODES = (SETTINGS_EXIT, TOKEN_EXIT, DATABASE_EXIT, UNAVAILABLE_EXIT)
 """Of several failures, the first in this order gives the exit code."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: `sentence` says how it is, or what to do. `exit_code` is 0 where a run can do with it.
-
-    What should be looked at all the same is a `warning`.
-    """
-
-    name: str
-    sentence: str
-    exit_code: int = 0
-    warning: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether a run can do with it."""
-        return self.exit_code == 0
 
 
 class _OwnTime:
@@ -139,7 +132,9 @@ def privacy_findings(settings: Settings) -> list[Finding]:
 
 async def _examine_api(settings: ApiSettings, tokens: Tokens) -> tuple[list[Finding], frozenset[int]]:
     """What the API says, and the deployments that the token for all of them sees."""
-    once = settings.model_copy(update={"retries": 0})
+    once = settings.model_copy(
+        update={"retries": 0, "max_wait_seconds": min(settings.max_wait_seconds, LONGEST_WAIT_SECONDS)}
+    )
     whose = [*tokens.deployment_ids, *([NO_DEPLOYMENT] if tokens.for_deployment(NO_DEPLOYMENT) else [])]
     async with Semgrep(once, tokens, lambda _: _OwnTime(), RunCounts(), lambda _: None) as semgrep:
         about_api = await _ping(semgrep, settings.base_url)
@@ -147,8 +142,10 @@ async def _examine_api(settings: ApiSettings, tokens: Tokens) -> tuple[list[Find
             names = [_token_name(deployment_id) for deployment_id in whose]
             return about_api + unchecked(names, "api", UNAVAILABLE_EXIT), frozenset()
         asked = await asyncio.gather(*(_ask_about(semgrep, deployment_id) for deployment_id in whose))
-    seen = asked[-1][1] if whose[-1:] == [NO_DEPLOYMENT] else frozenset()
-    return about_api + [finding for finding, _ in asked], seen
+        seen = asked[-1][1] if whose[-1:] == [NO_DEPLOYMENT] else frozenset()
+        usable = {*seen, *(number for number, (finding, _) in zip(whose, asked, strict=True) if number and finding.ok)}
+        found = await asyncio.gather(*(ask_for_scans(semgrep, deployment_id) for deployment_id in sorted(usable)))
+    return about_api + [finding for finding, _ in asked] + [finding for each in found for finding in each], seen
 
 
 async def _ping(semgrep: Semgrep, base_url: str) -> list[Finding]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from etl.app.doctor import Finding, examine, exit_code_of
+from etl.app.doctor import examine, exit_code_of
+from etl.app.finding import Finding
 from etl.app.intake import open_database, read_files
 from etl.cli.options import as_json, common, files, is_interactive, rate, run_async, settings_of, wants_json
 from etl.config.tokens import load_tokens

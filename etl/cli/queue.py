@@ -97,12 +97,16 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 
 
 @click.command("status")
+@click.option("--by-repository", is_flag=True, help="Only what became of the listed scans, by repository.")
 @as_json
 @common
 @click.pass_context
-def status_command(ctx: click.Context) -> None:
+def status_command(ctx: click.Context, /, by_repository: bool) -> None:
     """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
     with closing(_open(ctx)) as opened:
+        if by_repository:
+            _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
+            return
         queue = opened.run_here(status.depth)
         workers = opened.run_here(status.at_work)
         paces = opened.run_here(status.held_paces)
@@ -133,6 +137,13 @@ def status_command(ctx: click.Context) -> None:
     print_table("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
     shown = ("started_at", "finished_at", "command", "state", "fetched", "waiting", "dead", "remaining", "exit_code")
     print_table("Last runs", [{name: row[name] for name in shown} for row in last])
+
+
+def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_result({"repositories": rows}, as_json=True)
+    else:
+        print_table("Listed scans by repository", rows)
 
 
 @click.group("failures")

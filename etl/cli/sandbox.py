@@ -123,6 +123,13 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 @click.option("--retry-after", type=click.Choice(["seconds", "date", "absent"]), default="seconds", help="In a 429.")
 @click.option("--rate-limit-headers", is_flag=True, help="Send X-RateLimit-* headers.")
 @click.option(
+    "--search",
+    type=click.Choice(["whole", "refused", "empty", "nothing"]),
+    default="whole",
+    show_default=True,
+    help="What a search without a repository gets; nothing: with one, too.",
+)
+@click.option(
     "--fault",
     "faults",
     multiple=True,
@@ -152,6 +159,7 @@ def sandbox_command(host: str, port: int, pairs: Path | None, **options: Any) ->
             rate_limit=options["rate_limit"],
             retry_after=options["retry_after"],
             rate_limit_headers=options["rate_limit_headers"],
+            search=options["search"],
             faults=options["faults"],
         )
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""The only definition of the tables, and of what they mean. Their history is in `migrations/`, as are the views.
+"""The only definition of the tables, and of what they mean; those of repositories are in `repositories.py`.
+Their history is in `migrations/`, as are the views.
 
 Columns are added, never renamed or removed: dashboards depend on their names. All instants are UTC with
 microseconds and come back aware.
@@ -15,17 +16,18 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    MetaData,
     SmallInteger,
     String,
     Table,
-    Text,
     literal,
     text,
 )
-from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.types import JSON
 
+from etl.database import columns
+from etl.database import repositories as of_repositories
+from etl.database.columns import Json as _Json
+from etl.database.columns import LongText as _Text
+from etl.database.columns import column as _column
 from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
 from etl.model import RETENTION, RUN_COUNTS
 
@@ -38,25 +40,9 @@ NAME_TEXT_LENGTH = 512
 past 3,072, each character counted as four."""
 
 
-# MySQL's TEXT ends at 64 KiB.
-_Text = Text().with_variant(mysql.LONGTEXT(), "mysql")
-_Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "fk": "fk_%(table_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-def _column(
-    name: str, kind: Any, meaning: str, *, api: str | None = None, unit: str | None = None, **options: Any
-) -> Column[Any]:
-    """A column, with what the dictionary says of it. `api` is its path in the answer, in the form of `schema_drift`."""
-    entry = {"meaning": meaning, "unit": "UTC" if kind is UtcDateTime else unit, "api": api}
-    return Column(name, kind, info=entry, **options)
+metadata = columns.metadata
+deployments, repositories = of_repositories.deployments, of_repositories.repositories
+repository_watermarks = of_repositories.repository_watermarks
 
 
 def _key() -> list[Column[Any]]:

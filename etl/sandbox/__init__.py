@@ -4,7 +4,7 @@
         ...  # ask base_url, with the token `sandbox-token`, for scans 1 to 1,000 of deployment 120
 
 `World` says what there is to fetch, `Behaviour` how the API behaves while it is asked; the Date of its answers is
-that of the sandbox's own clock. Beside the four calls of the API there are `GET /sandbox/stats` (what it was
+that of the sandbox's own clock. Beside the five calls of the API there are `GET /sandbox/stats` (what it was
 asked; `?scans=true` adds how often each scan was) and `GET /sandbox/scans?limit=&offset=` (the
 [deployment_id, scan_id] pairs that exist; an empty page is the end). These two need no token and are neither
 slowed down nor counted.
@@ -26,6 +26,7 @@ from aiohttp import web
 
 from etl.sandbox.answers import details, read_query, search
 from etl.sandbox.faults import FAULTS, TIMES_MOST, Behaviour, Call, Fault, answer, chosen_fault, retry_after_header
+from etl.sandbox.projects import Projects
 from etl.sandbox.world import Deployment, Token, World, deployment_of, newest_id, rng, scan, started_at
 
 __all__ = ["FAULTS", "Behaviour", "Deployment", "Fault", "Sandbox", "Stats", "Token", "World", "serve"]
@@ -45,6 +46,7 @@ class Route(NamedTuple):
     endpoint: str
     deployment_id: int = 0
     scan_id: int = 0
+    slug: str = ""
 
 
 def route(method: str, path: str) -> Route:
@@ -58,6 +60,8 @@ def route(method: str, path: str) -> Route:
             return Route("details", int(of), int(scan_id))
         case ["POST", "api", "v1", "deployments", of, "scans", "search"] if _are_ids(of):
             return Route("search", int(of))
+        case ["GET", "api", "v1", "deployments", slug, "projects"]:
+            return Route("projects", slug=slug)
     return Route("unknown")
 
 
@@ -137,7 +141,8 @@ class Sandbox:
         self._spread = rng(world.seed, "latency", 0)
         self._tokens = {token.text: (token, each) for each in world.deployments for token in each.tokens}
         self._buckets: dict[str, tuple[float, float]] = {}
-        self._page_tries: Counter[str] = Counter()
+        self._page_tries: Counter[tuple[str, str]] = Counter()
+        self._projects = Projects(self.world)
         self._newest_id = 0
         self._started_at_seconds = 0.0
         self._runner: web.ServerRunner | None = None
@@ -238,7 +243,18 @@ class Sandbox:
             return await self._details(request, asked.scan_id, deployment, now)
         if asked.endpoint == "search" and asked.deployment_id == deployment.id:
             return await self._search(request, deployment, now)
+        if asked.endpoint == "projects" and asked.slug == deployment.slug:
+            return await self._list_projects(request, deployment, now)
         return answer(404, {"message": "not found"})
+
+    async def _list_projects(
+        self, request: web.BaseRequest, deployment: Deployment, now: datetime
+    ) -> web.StreamResponse:
+        page, size = request.query.get("page", "0"), request.query.get("page_size", "100")
+        if not _are_ids(page, size):
+            return answer(400, {"message": "page and page_size are numbers"})
+        body = self._projects.page(deployment, now, int(page), int(size))
+        return await self._or_fault(request, now, body, "projects", page)
 
     async def _details(
         self, request: web.BaseRequest, scan_id: int, deployment: Deployment, now: datetime
@@ -266,14 +282,25 @@ class Sandbox:
             body = search(self.world, deployment, query, now, by_offset=self.behaviour.offset_cursors)
         except ValueError as exc:
             return answer(400, {"message": str(exc)})
+        if query.repository_id is None and self.behaviour.search == "refused":
+            return answer(400, {"message": "repository_id is missing"})
+        if self.behaviour.search == "nothing" or (query.repository_id is None and self.behaviour.search == "empty"):
+            body = {"scans": []}
+        return await self._or_fault(request, now, body, "search", query.cursor)
+
+    async def _or_fault(
+        self, request: web.BaseRequest, now: datetime, body: dict[str, Any], endpoint: str, page: str
+    ) -> web.StreamResponse:
+        """The body of a page, or the fault that has chosen the page."""
         if len(self._page_tries) > _PAGES_KEPT:
             self._page_tries.clear()
-        self._page_tries[query.cursor] += 1
-        tries = self._page_tries[query.cursor]
-        fault = chosen_fault(self.world.seed, self.behaviour.faults, "search", query.cursor, tries)
+        self._page_tries[endpoint, page] += 1
+        tries = self._page_tries[endpoint, page]
+        fault = chosen_fault(self.world.seed, self.behaviour.faults, endpoint, page, tries)
         if fault is None:
             return answer(200, body)
-        return await FAULTS[fault.name](Call(request, self.behaviour, now, body, {"scans": []}))
+        empty = {name: [] if isinstance(value, list) else value for name, value in body.items()}
+        return await FAULTS[fault.name](Call(request, self.behaviour, now, body, empty))
 
     def _take(self, token: str) -> float:
         """Takes one request out of the token's bucket. Gives the seconds to wait where it is empty."""

@@ -34,7 +34,7 @@ class Fault:
     name: str
     share: float = 1.0
     times: int = 1
-    endpoint: Literal["details", "search"] = "details"
+    endpoint: Literal["details", "search", "projects"] = "details"
 
     def __post_init__(self) -> None:
         if self.name not in FAULTS:
@@ -51,8 +51,9 @@ class Behaviour:
     per second and token, None for none; `burst` requests may come at once, as many as one second's where
     it is None. `retry_after` is the form in which a 429 or 503 says how long to wait, at least a second.
     The details of a scan are gone `details_days` after its start, None for never. With `offset_cursors` the
-    search's pages shift when scans arrive between them. The faults `hang` and `slow-body` take `hang_seconds`
-    and `drip_seconds`; `huge-body` sends `huge_bytes`.
+    search's pages shift when scans arrive between them. Without a `repository_id` the `search` lists the whole
+    deployment, or is refused, or gives an empty list; `nothing` is empty with one, too. The faults `hang` and
+    `slow-body` take `hang_seconds` and `drip_seconds`; `huge-body` sends `huge_bytes`.
     """
 
     latency_seconds: float = 0.0
@@ -63,6 +64,7 @@ class Behaviour:
     rate_limit_headers: bool = False
     details_days: float | None = None
     offset_cursors: bool = False
+    search: Literal["whole", "refused", "empty", "nothing"] = "whole"
     faults: tuple[Fault, ...] = ()
     hang_seconds: float = 3_600.0
     drip_seconds: float = 2.0

@@ -79,8 +79,10 @@ class World:
 
     At `opened_at` exactly `scans` scans exist, the last of them just started; from then on
     `scans_per_day` arrive on average, most of them in office hours. The outcome of a `late_share` comes only up
-    to `late_days` after the start. `opened_at` None means the moment
-    at which a `Sandbox` takes the world. Several deployments take the scan ids in turn. Raises
+    to `late_days` after the start. Beside the `repositories` there are `idle_repositories` without scans. Of the
+    others, but for the busiest, a `new_share` comes only after `opened_at`, a `renamed_share` gets another name, and an
+    `archived_share` goes, each at some time within `changes_days`. `opened_at` None means the moment at which a
+    `Sandbox` takes the world. Several deployments take the scan ids in turn. Raises
     ValueError for a world that can't be.
     """
 
@@ -100,6 +102,11 @@ class World:
     cancelled_share: float = 0.005
     late_share: float = 0.0
     late_days: float = 3.0
+    idle_repositories: int = 0
+    new_share: float = 0.0
+    renamed_share: float = 0.0
+    archived_share: float = 0.0
+    changes_days: float = 365.0
 
     def __post_init__(self) -> None:
         if min(self.repositories, self.authors, self.first_scan_id, len(self.deployments)) < 1:
@@ -212,7 +219,8 @@ def scan(world: World, scan_id: int) -> Scan:
     draw = rng(world.seed, "scan", scan_id)
     roll = draw.random
     # A draw that is even on a logarithmic scale: repository k is as busy as 1/k (Zipf's law).
-    repository = _repository(world.seed, int((world.repositories + 1) ** roll()) - 1, world.managed_share)
+    began = started_at(world, scan_id)
+    repository = repository_at(world, _index(world, roll(), began), began)
     weights = _MANAGED_TRIGGER_WEIGHTS if repository.managed else _TRIGGER_WEIGHTS
     trigger = draw.choices(_TRIGGERS, cum_weights=weights)[0]
     pull_request_id = 1 + int(roll() * 4_000) if trigger == "pull_request" else None
@@ -224,7 +232,6 @@ def scan(world: World, scan_id: int) -> Scan:
     exit_code = draw.choices(_EXIT_CODES, cum_weights=_EXIT_CODE_WEIGHTS)[0]
     title = _CHANGES[int(roll() * len(_CHANGES))]
     author = _author(int(roll() * world.authors))
-    began = started_at(world, scan_id)
     ending = roll()
     cancelled = ending < world.cancelled_share
     never = ending >= 1 - world.never_finished_share
@@ -250,6 +257,40 @@ def scan(world: World, scan_id: int) -> Scan:
         string_numbers=roll() < world.string_number_share,
         title_map=": " in title and roll() < world.title_map_share,
     )
+
+
+def _index(world: World, roll: float, at: datetime) -> int:
+    """Which repository a scan that begins then is of, by its first draw; the busiest for one that isn't there."""
+    index = int((world.repositories + 1) ** roll) - 1
+    return index if exists(world, index, at) else 0
+
+
+def repository_index(world: World, scan_id: int) -> int:
+    """Which repository the scan is of."""
+    return _index(world, rng(world.seed, "scan", scan_id).random(), started_at(world, scan_id))
+
+
+def _changed(world: World, what: str, share: float, index: int, at: datetime) -> bool | None:
+    """Whether a change of a repository has come; None if it never does."""
+    is_one = 0 < index < world.repositories and share and dice(world.seed, what, index) < share
+    if not is_one or world.opened_at is None:
+        return None
+    days = dice(world.seed, f"{what} after", index) * world.changes_days
+    return at >= world.opened_at + timedelta(days=days)
+
+
+def exists(world: World, index: int, at: datetime) -> bool:
+    """Whether a repository is there at that time, neither new nor archived."""
+    has_come = _changed(world, "new", world.new_share, index, at) in (None, True)
+    return has_come and not _changed(world, "archived", world.archived_share, index, at)
+
+
+def repository_at(world: World, index: int, at: datetime) -> Repository:
+    """A repository, with the name that it has at that time."""
+    found = _repository(world.seed, index, world.managed_share)
+    if not _changed(world, "renamed", world.renamed_share, index, at):
+        return found
+    return found._replace(name=f"{found.name}-renamed", url=f"{found.url}-renamed")
 
 
 @lru_cache(maxsize=64)

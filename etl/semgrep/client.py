@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
+from urllib.parse import quote
 
 from etl.backoff import backoff_seconds
 from etl.config.settings import ApiSettings
@@ -21,6 +22,7 @@ from etl.semgrep.circuit_breaker import FIRST_PROBE_SECONDS, LONGEST_PROBE_SECON
 from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
 from etl.semgrep.responses import (
+    FATAL_STATUSES,
     OF_ANOTHER,
     NotFoundError,
     api_away,
@@ -103,17 +105,48 @@ class Semgrep:
         call = state.breaker.scan(f"/api/v1/deployments/{pair.deployment_id}/scan/{pair.scan_id}")
         return (await self._answer(pair.deployment_id, state, call, "scan")).document
 
-    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
-        """One page of the scans that were created after `since`. Raises as `scan` does."""
+    async def search(
+        self,
+        deployment_id: int,
+        since: datetime | None,
+        cursor: str,
+        repository_id: int | None = None,
+        limit: int = PAGE_SIZE,
+    ) -> SearchResponse:
+        """One page of the scans that were created after `since`, of all repositories or of one. Raises as `scan`
+        does."""
         query = {
-            "limit": PAGE_SIZE,
+            "limit": limit,
+            **({"repository_id": repository_id} if repository_id is not None else {}),
             **({"since": since.astimezone(UTC).isoformat().replace("+00:00", "Z")} if since else {}),
             **({"cursor": cursor} if cursor else {}),
         }
         state = self._state(deployment_id)
         call = state.breaker.ask(f"/api/v1/deployments/{deployment_id}/scans/search", json.dumps(query).encode())
         answer = await self._answer(deployment_id, state, call, "search")
-        return SearchResponse(answer.document, server_time(answer.headers) or datetime.now(UTC))
+        return _dated(answer)
+
+    async def deployments(self, deployment_id: int, *, again: bool = False) -> SearchResponse:
+        """What the API says of the deployments that this one's token sees; as it said before, unless asked `again`."""
+        state = self._state(deployment_id)
+        async with state.asking:
+            if again or state.deployments is None:
+                await self._ask_token(state, state.breaker.ask)
+            assert state.deployments is not None  # noqa: S101 - it has just been asked
+            return _dated(state.deployments)
+
+    async def repositories(self, deployment_id: int, slug: str, page: int) -> SearchResponse:
+        """One page of a deployment's repositories, from 0 on. Raises as `scan` does; a token that may not list them is
+        an ItemError, for it may be good for scans."""
+        state = self._state(deployment_id)
+        try:
+            return _dated(await state.breaker.ask(f"{DEPLOYMENTS}/{quote(slug, safe='')}/projects?page={page}"))
+        except NotFoundError as error:
+            raise ItemError(f"no such deployment: {error}", kind="not_found", http_status=404) from error
+        except FatalError as error:
+            if error.http_status not in FATAL_STATUSES:
+                raise
+            raise ItemError(str(error), kind="repositories_refused", http_status=error.http_status) from error
 
     async def _answer(
         self, deployment_id: int, state: TokenState, call: Awaitable[ApiResponse], noun: str
@@ -194,7 +227,8 @@ class Semgrep:
         """Learn which deployments a token sees: exactly one, as the API says of itself."""
         asked_at = time.monotonic()
         try:
-            state.visible = deployment_ids((await ask(DEPLOYMENTS)).document)
+            state.deployments = await ask(DEPLOYMENTS)
+            state.visible = deployment_ids(state.deployments.document)
         except NotFoundError as error:
             raise token_without_scope() from error
         except ItemError as error:
@@ -250,3 +284,7 @@ class Semgrep:
 
     def _emit_gate(self, deployment_id: int | None, seconds: float) -> None:
         self._emit(GateClosed(deployment_id, round(seconds, 1)) if seconds else GateOpened(deployment_id))
+
+
+def _dated(answer: ApiResponse) -> SearchResponse:
+    return SearchResponse(answer.document, server_time(answer.headers) or datetime.now(UTC))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from etl.errors import FatalError
 from etl.semgrep.circuit_breaker import CircuitBreaker
 from etl.semgrep.rate_limiter import RateLimiter
-from etl.semgrep.requests import Calls
+from etl.semgrep.requests import ApiResponse, Calls
 
 
 @dataclass(slots=True)
@@ -20,6 +20,8 @@ class TokenState:
     breaker: CircuitBreaker
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the one that asks what the token may see."""
+    deployments: ApiResponse | None = None
+    """The latest answer to what the token may see."""
     visible: frozenset[int] = frozenset()
     asked_at: float = -math.inf
     proved_at: dict[int, float] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table, text
 
 from etl.database.dialects import distinct, in_pairs, lock, on_pairs, upsert
-from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, watermarks, workers
+from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, repositories, watermarks, workers
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.store.listings import mark_dropped
@@ -23,6 +23,10 @@ _q = fetch_queue.c
 _dead = dead_letters.c
 _worker = workers.c
 _mark = watermarks.c
+_repo = repositories.c
+COVERED = ("listed", "stored", "waiting", "dead", "expired", "dropped", "missing")
+"""What can become of a scan that was listed, as in `bi_coverage`."""
+_coverage = table("bi_coverage", *(column(name) for name in ("deployment_id", "repository_id", "repository", *COVERED)))
 
 _STATE = case(
     (_q.lease_token.is_not(None) & (_q.due_at > utc_now()), "leased"),
@@ -109,9 +113,8 @@ def pace(depths: Sequence[Mapping[str, Any]], at_work: Sequence[Mapping[str, Any
 
 def coverage(connection: Connection) -> list[dict[str, Any]]:
     """Per deployment: what became of the scans that were listed (as in `bi_coverage`), and how far discovery got."""
-    names = ("listed", "stored", "waiting", "dead", "expired", "dropped", "missing")
-    view = table("bi_coverage", column("deployment_id"), *(column(name) for name in names))
-    counts = select(view.c.deployment_id, *(func.sum(view.c[name]) for name in names)).group_by(view.c.deployment_id)
+    names, deployment_id = COVERED, _coverage.c.deployment_id
+    counts = select(deployment_id, *(func.sum(_coverage.c[name]) for name in names)).group_by(deployment_id)
     found = {row[0]: [int(count) for count in row[1:]] for row in connection.execute(counts)}
     marks = connection.execute(select(*_mark).order_by(_mark.deployment_id))
     return [
@@ -123,6 +126,30 @@ def coverage(connection: Connection) -> list[dict[str, Any]]:
         }
         for row in marks
     ]
+
+
+def coverage_by_repository(connection: Connection) -> list[dict[str, Any]]:
+    """The same per repository, those too that were never scanned: what is listed of each, and what became of it."""
+    counts = [func.sum(_coverage.c[name]).label(name) for name in COVERED]
+    of_repository = (_coverage.c.deployment_id, _coverage.c.repository_id)
+    grouped = select(*of_repository, func.max(_coverage.c.repository).label("repository"), *counts)
+    found = {tuple(row)[:2]: row._asdict() for row in connection.execute(grouped.group_by(*of_repository))}
+    known = select(_repo.deployment_id, _repo.repository_id, _repo.name, _repo.latest_scan_at, _repo.gone_at)
+    facts = {tuple(row)[:2]: row for row in connection.execute(known)}
+    rows = []
+    for key in sorted(found.keys() | facts.keys(), key=lambda key: (key[0], key[1] is None, key[1] or 0)):
+        row, fact = found.get(key, {}), facts.get(key)
+        rows.append(
+            {
+                "deployment_id": key[0],
+                "repository_id": key[1],
+                "repository": fact.name if fact is not None else row["repository"],
+                **{name: int(row.get(name) or 0) for name in COVERED},
+                "latest_scan_at": fact and fact.latest_scan_at,
+                "gone_at": fact and fact.gone_at,
+            }
+        )
+    return rows
 
 
 _SAMPLE = text(

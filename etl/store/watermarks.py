@@ -18,7 +18,7 @@ from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHE
 
 _listed = scan_listings.c
 _q = fetch_queue.c
-_IS_OPEN = and_(
+IS_OPEN = and_(
     _listed.completed_at.is_(None),
     func.coalesce(_listed.status, "").not_in((COMPLETED, ERROR, CANCELLED, NEVER_FINISHED)),
 )
@@ -67,7 +67,7 @@ def previous_passes(
     ranked = select(
         *(_listed.deployment_id, _listed.scan_id, _listed.started_at, _listed.status, _listed.completed_at),
         place.label("place"),
-        case((_IS_OPEN, 1), else_=0).label("is_open"),
+        case((IS_OPEN, 1), else_=0).label("is_open"),
     ).where(*recent)
     each = ranked.subquery("ranked").c
     is_stored = (

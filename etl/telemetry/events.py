@@ -131,6 +131,22 @@ class Walked(Struct, frozen=True):
     queued: int
 
 
+class WalkedByRepository(Struct, frozen=True):
+    """The search doesn't list the deployment, for `reason`: of its repositories those that are due are walked."""
+
+    deployment_id: int
+    due: int
+    repositories: int
+    reason: str
+
+
+class RepositoriesUnread(Struct, frozen=True):
+    """The repositories of a deployment couldn't be listed. Its scans are found all the same."""
+
+    deployment_id: int
+    reason: str
+
+
 class OutOfReach(Struct, frozen=True):
     """Scans that started before `until_at`, from `from_at` on if it is set, were never listed, and are no longer
     available."""
@@ -196,6 +212,8 @@ Event = (
     | TokenUseless
     | LeasesLost
     | Walked
+    | WalkedByRepository
+    | RepositoriesUnread
     | OutOfReach
     | WalkFailed
     | ListingSkipped

@@ -23,6 +23,7 @@ from etl.transform.readers import (
     seconds,
     short_text,
     text,
+    texts,
     title,
 )
 from etl.transform.sanitize import PATH_MAX_CHARACTERS, Notes
@@ -178,6 +179,22 @@ LISTED_FINDINGS: Final = _level(
 
 IDENTITY: Final = _level("", _field("id", integer), _field("deployment_id", integer))
 """What an answer and a listing are about."""
+
+DEPLOYMENT: Final = _level("deployment.", _field("slug", text), _field("name", text), kept="id findings")
+"""Table `deployments`."""
+
+REPOSITORY: Final = _level(
+    "repository.",
+    _field("name", text),
+    _field("url", text),
+    _field("tags", texts),
+    _field("default_branch", text),
+    _field("primary_branch", text),
+    _field("created_at", instant),
+    _field("latest_scan_at", instant),
+    kept="id",
+)
+"""Table `repositories`."""
 
 
 def take(source: dict[str, Any], level: Level, notes: Notes) -> dict[str, Any]:

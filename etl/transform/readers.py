@@ -180,6 +180,13 @@ def products(value: object) -> tuple[str, ...]:
     return tuple(sorted(set(value)))
 
 
+def texts(value: object) -> list[str]:
+    """Of a list of texts, as it is."""
+    if type(value) is list and all(type(one) is str for one in value):
+        return value
+    raise OddError(DRIFT_ODD_TYPE)
+
+
 def json_object(value: object) -> dict[str, Any]:
     """Of an object, as it is."""
     if type(value) is dict:

@@ -54,10 +54,10 @@ def of_dialect(expressions: dict[str, str]) -> sa.TextClause:
     return sa.text(expressions[op.get_context().dialect.name].replace(":", r"\:"))
 
 
-def key() -> list[sa.Column[Any]]:
+def key(second: str = "scan_id") -> list[sa.Column[Any]]:
     return [
         sa.Column("deployment_id", sa.BigInteger, autoincrement=False, nullable=False),
-        sa.Column("scan_id", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column(second, sa.BigInteger, autoincrement=False, nullable=False),
     ]
 
 
@@ -242,6 +242,41 @@ def create_listing_tables() -> None:
     )
 
 
+def create_repository_tables() -> None:
+    op.create_table(
+        "deployments",
+        sa.Column("deployment_id", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("slug", TEXT),
+        sa.Column("name", TEXT),
+        sa.Column("extra", JSON),
+        sa.Column("first_seen_at", INSTANT, nullable=False),
+        sa.Column("seen_at", INSTANT, nullable=False),
+        sa.Column("repositories_at", INSTANT),
+        sa.PrimaryKeyConstraint("deployment_id", name="pk_deployments"),
+    )
+    op.create_table(
+        "repositories",
+        *key("repository_id"),
+        *(sa.Column(name, TEXT) for name in ("name", "url")),
+        sa.Column("tags", JSON),
+        *(sa.Column(name, TEXT) for name in ("default_branch", "primary_branch")),
+        *(sa.Column(name, INSTANT) for name in ("created_at", "latest_scan_at")),
+        sa.Column("extra", JSON),
+        sa.Column("first_seen_at", INSTANT, nullable=False),
+        sa.Column("seen_at", INSTANT, nullable=False),
+        sa.Column("gone_at", INSTANT),
+        sa.PrimaryKeyConstraint("deployment_id", "repository_id", name="pk_repositories"),
+    )
+    op.create_table(
+        "repository_watermarks",
+        *key("repository_id"),
+        sa.Column("walked_at", INSTANT, nullable=False),
+        sa.Column("newest_started_at", INSTANT),
+        sa.Column("latest_scan_at", INSTANT),
+        sa.PrimaryKeyConstraint("deployment_id", "repository_id", name="pk_repository_watermarks"),
+    )
+
+
 INSTANT_OF_ANY_PROGRAM = {
     "sqlite": "{0} >= '1970-01-01 00:00:00.000000' AND strftime('%s', {0}) IS NOT NULL"
     " AND {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'",
@@ -348,6 +383,7 @@ def upgrade() -> None:
     create_bi_product()
     create_bi_exit_code()
     create_listing_tables()
+    create_repository_tables()
     create_work_tables()
     create_run_tables()
 
@@ -361,6 +397,9 @@ def downgrade() -> None:
         "staged_pairs",
         "dead_letters",
         "fetch_queue",
+        "repository_watermarks",
+        "repositories",
+        "deployments",
         "listing_gaps",
         "watermarks",
         "scan_listings",

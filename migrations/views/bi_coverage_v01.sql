@@ -29,7 +29,7 @@ SELECT
     {{ day(c.started_at) }} AS day,
     c.deployment_id,
     c.repository_id,
-    MAX(m.repository) AS repository,
+    COALESCE(MAX(r.name), MAX(m.repository)) AS repository,
     SUM(CASE WHEN c.state = 'unlisted' THEN 0 ELSE 1 END) AS listed,
     SUM(CASE WHEN c.state = 'stored' THEN 1 ELSE 0 END) AS stored,
     SUM(CASE WHEN c.state = 'waiting' THEN 1 ELSE 0 END) AS waiting,
@@ -42,4 +42,5 @@ SELECT
     SUM(CASE WHEN c.state = 'unlisted' THEN 1 ELSE 0 END) AS stored_unlisted
 FROM seen c
 LEFT JOIN scan_meta m ON m.deployment_id = c.deployment_id AND m.scan_id = c.scan_id
+LEFT JOIN repositories r ON r.deployment_id = c.deployment_id AND r.repository_id = c.repository_id
 GROUP BY {{ day(c.started_at) }}, c.deployment_id, c.repository_id

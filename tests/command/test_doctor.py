@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from command import Command, CommandResult
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, func, select, text
 from etl.app.doctor import clock_finding, disk_finding
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue
-from etl.sandbox.world import Deployment, Token
+from etl.sandbox import Behaviour, Deployment, Fault, Token
 
 AWAY = "http://127.0.0.1:1"
 SECRET = "hunter2hunter2"
@@ -45,7 +45,11 @@ def clock_server(ahead_seconds: float, status: int = 200) -> Iterator[str]:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(b'{"deployments": [{"id": 120}]}')
+            self.wfile.write(b'{"deployments": [{"id": 120, "slug": "small"}], "scans": [], "projects": []}')
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return super().date_time_string((timestamp or time.time()) + ahead_seconds)
@@ -73,7 +77,7 @@ def test_when_all_is_in_place_every_line_is_ok(cli: Command, database_url: str) 
     found = {finding["name"]: finding["sentence"] for finding in outcome.json()["findings"]}
     is_sqlite = database_url.startswith("sqlite")
     assert (outcome.exit_code, outcome.json()["exit_code"], sentences(outcome)) == (0, 0, {}), outcome
-    checks = ["settings", "tokens", "api", "clock", "token"]
+    checks = ["settings", "tokens", "api", "clock", "token", "search of 120", "repositories of 120"]
     checks += [*(["file", "disk"] if is_sqlite else []), "database", "schema", "queue", "write"]
     assert list(found) == checks
     assert "database.url" in found["settings"]
@@ -82,12 +86,42 @@ def test_when_all_is_in_place_every_line_is_ok(cli: Command, database_url: str) 
     assert found["queue"] == "2 due; no dead letters"
     assert re.match(r"(sqlite|postgresql|mariadb|mysql) \d+\.\d", found["database"])
     assert TOKEN not in outcome.stdout + outcome.stderr
-    assert asked == {"ping": 1, "deployments": 1}
+    assert found["search of 120"] == "it lists the whole deployment"
+    assert found["repositories of 120"] == "100 on the first page"
+    assert asked == {"ping": 1, "deployments": 1, "search": 1, "projects": 1}
     with closing(Database(database_url)) as database:
         queued = database.run_here(
             lambda connection: connection.execute(select(func.count()).select_from(fetch_queue)).scalar_one()
         )
     assert queued == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "exit_code", "sentence"),
+    [
+        ("refused", None, 0, "it wants a repository, so a sync walks repository by repository: HTTP 400"),
+        ("empty", None, 0, "it lists nothing, so a sync walks repository by repository: 5 show scans"),
+        ("refused", "status-403", 4, "it wants a repository, and these aren't listed: HTTP 400"),
+        ("whole", "status-403", 0, "it lists the whole deployment"),
+    ],
+)
+def test_the_kind_of_search_is_said(
+    cli: Command,
+    sqlite_url: str,
+    kind: Literal["whole", "refused", "empty"],
+    fault: str | None,
+    exit_code: int,
+    sentence: str,
+) -> None:
+    """By one scan and one page of the repositories; where a sync could find nothing that is exit 4."""
+    faults = (Fault(fault, times=0, endpoint="projects"),) if fault else ()
+    with running_sandbox(finished_world(50, repositories=5), Behaviour(search=kind, faults=faults)) as sandbox:
+        outcome = cli("doctor", "--json", environment=sandbox.environment(SCAN_ETL_DATABASE__URL=sqlite_url))
+
+    found = {finding["name"]: finding for finding in outcome.json()["findings"]}
+    assert outcome.exit_code == exit_code
+    assert found["search of 120"]["sentence"].startswith(sentence)
+    assert found["repositories of 120"]["warning"] is (fault is not None)
 
 
 def test_wrong_settings_are_exit_2_and_the_token_file_is_looked_at_all_the_same(cli: Command) -> None:

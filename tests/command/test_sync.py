@@ -74,7 +74,7 @@ def test_a_sync_finds_and_fetches_and_the_next_costs_one_page(cli: Command, data
         second = cli("sync", "--json", environment=variables(sandbox, database_url))
 
     assert (first.exit_code, second.exit_code) == (0, 0), first
-    assert asked == {"deployments": 1, "search": 2, "details": scans_there}
+    assert asked == {"deployments": 1, "search": 2, "projects": 2, "details": scans_there}
     summary = first.json()
     assert [summary[name] for name in ("discovered", "fetched", "inserted", "remaining")] == [*[scans_there] * 3, 0]
     assert (second.json()["discovered"], second.json()["requests"], requests(sandbox)) == (0, 1, {"search": 1})
@@ -101,7 +101,7 @@ def test_discover_fetches_nothing_and_run_does(cli: Command, sqlite_url: str) ->
         fetched = cli("run", "--json", environment=variables(sandbox, sqlite_url))
 
     assert (found.exit_code, found.json()["discovered"], found.json()["remaining"]) == (0, scans_there, scans_there)
-    assert asked == {"deployments": 1, "search": 1}
+    assert asked == {"deployments": 1, "search": 1, "projects": 2}
     assert fetched.json()["fetched"] == scans_there
 
 

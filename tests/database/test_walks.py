@@ -41,10 +41,19 @@ class ListOfScans:
         changes = {"started_at": began_at.isoformat(), "completed_at": ended_at.isoformat(), **changes}
         self.scans.append((began_at, entry(scan_id, **changes)))
 
-    async def search(self, _deployment_id: int, since: datetime | None, _cursor: str) -> SearchResponse:
+    async def search(
+        self, _deployment_id: int, since: datetime | None, _cursor: str, _repository_id: int | None = None
+    ) -> SearchResponse:
         self.asked.append(since)
         found = [scan for began_at, scan in self.scans if since is None or began_at > since]
         return SearchResponse({"scans": found, "cursor": ""}, self.now)
+
+    async def deployments(self, deployment_id: int, *, again: bool) -> SearchResponse:
+        assert not again
+        return SearchResponse({"deployments": [{"id": deployment_id, "slug": "small"}]}, self.now)
+
+    async def repositories(self, _deployment_id: int, _slug: str, _page: int) -> SearchResponse:
+        return SearchResponse({"projects": []}, self.now)
 
     async def ping(self) -> "ListOfScans":
         return self

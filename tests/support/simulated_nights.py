@@ -7,10 +7,11 @@ night is one `sync`, some of them killed; now and then the API is unavailable fo
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from etl.model import RETENTION, Pair
 from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
-from etl.sandbox.world import newest_id, scan, started_at
+from etl.sandbox.world import newest_id, repository_index, scan, started_at
 from etl.transform.scan import flatten
 
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
@@ -174,10 +175,25 @@ def reckon(nights: Nights) -> Reckoning:
         lost=lost,
         reported_lost={number for number in lost if any(a <= began[number] <= b for a, b in tables.gaps)},
         requests=sum(
-            count for night in nights.nights for (_, status), count in night.requests.items() if status in (200, 404)
+            count
+            for night in nights.nights
+            for (_, status), count in night.requests.items()
+            if status in (200, 400, 404)
         ),
-        least_requests=len(tables.stored) + sum(night.is_whole for night in nights.nights),
+        least_requests=len(tables.stored) + least_to_find(nights, walks),
     )
+
+
+def least_to_find(nights: Nights, walks: Sequence[datetime]) -> int:
+    """The fewest requests in which these walks could find what they found: a page each; or two to list the
+    repositories, and a page for each that has been scanned since the walk before."""
+    if nights.behaviour.search == "whole":
+        return len(walks)
+    world, found = nights.sandbox.sandbox.world, 0
+    for before, walk in pairwise([OPENED_AT - RETENTION, *walks]):
+        numbers = range(newest_id(world, before) + 1, newest_id(world, walk) + 1)
+        found += 2 + len({repository_index(world, number) for number in numbers})
+    return found
 
 
 @dataclass(frozen=True, slots=True)

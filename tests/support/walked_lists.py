@@ -8,14 +8,13 @@ from listings_of import entry
 
 from etl.config.settings import DiscoverSettings, QueueSettings, Settings
 from etl.errors import FatalError
-from etl.model import ListingPass, PreviousPasses, SearchResponse, WatermarkMove
-from etl.pipeline.discovery import (
-    ROOM,
-    discover,
-)
+from etl.model import ListingPass, Pair, PreviousPasses, SearchResponse, WalkedRepository, WatermarkMove
+from etl.pipeline.discovery import discover
+from etl.pipeline.repositories import ROOM
 from etl.pipeline.run_state import RunState
 from etl.pipeline.stop import Stop
 from etl.telemetry.events import Event, RunCounts
+from etl.transform.repositories_page import RepositoryPage
 from etl.transform.search_page import Page, read_page
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -35,8 +34,10 @@ class MemoryPorts:
         self.asked: list[tuple[datetime | None, str]] = []
         self.recorded: list[tuple[list[int], ListingPass, bool]] = []
 
-    async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
-        assert deployment_id == 120
+    async def search(
+        self, deployment_id: int, since: datetime | None, cursor: str, repository_id: int | None = None
+    ) -> SearchResponse:
+        assert (deployment_id, repository_id) == (120, None)
         self.asked.append((since, cursor))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
@@ -56,6 +57,27 @@ class MemoryPorts:
     async def record(self, page: Page, walk: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:
         self.recorded.append(([one.pair.scan_id for one in page.listings], walk, is_last))
         return len(page.listings), self.move if is_last else None
+
+    async def repositories(self, deployment_id: int, number: int) -> tuple[datetime, RepositoryPage]:
+        assert (deployment_id, number) == (120, 0)
+        return NOW, RepositoryPage((), ())
+
+    async def save_repositories(self, deployment_id: int, page: RepositoryPage, at: datetime) -> None:
+        assert (deployment_id, page.repositories, at) == (120, (), NOW)
+
+    async def finish_repositories(self, deployment_id: int, at: datetime) -> None:
+        assert (deployment_id, at) == (120, NOW)
+
+    async def wants_repositories(self, deployment_id: int) -> bool:
+        assert deployment_id == 120
+        return False
+
+    async def walked_repositories(self, deployment_id: int, at: datetime, room: int) -> list[WalkedRepository]:
+        assert (deployment_id, at, room) == (120, NOW, ROOM)
+        return []
+
+    async def left_open(self, deployment_id: int, at: datetime) -> list[Pair]:
+        raise AssertionError((deployment_id, at))
 
 
 def page(*scan_ids: int, cursor: str = "", **changes: Any) -> dict[str, Any]:

@@ -41,8 +41,10 @@ async def test_cursors_without_end_are_seen_through() -> None:
     """Page after page without anything new is the end of the list, and is told of."""
 
     class Endless(MemoryPorts):
-        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
-            assert deployment_id == 120
+        async def search(
+            self, deployment_id: int, since: datetime | None, cursor: str, repository_id: int | None = None
+        ) -> SearchResponse:
+            assert (deployment_id, repository_id) == (120, None)
             self.asked.append((since, cursor))
             return SearchResponse(page(*([5] if len(self.asked) % 2 else []), cursor=str(len(self.asked))), NOW)
 

@@ -12,14 +12,9 @@ from walked_lists import DAY, NOW, Answer, MemoryPorts, page, previous, walk
 
 from etl.errors import RefusedError
 from etl.model import PAGE_SIZE, ListingPass, Pair, PreviousPasses, SearchResponse, Unsettled, WatermarkMove
-from etl.pipeline.discovery import (
-    DEEPER_SHARE,
-    ROOM,
-    answered_at,
-    left_open,
-    start_of_deeper_walk,
-    start_of_walk,
-)
+from etl.pipeline.discovery import DEEPER_SHARE, start_of_deeper_walk, start_of_walk
+from etl.pipeline.repositories import ROOM
+from etl.pipeline.walk import answered_at, left_open
 from etl.telemetry.events import ListingSkipped, Walked, WalkFailed
 from etl.transform.search_page import Page, read_page
 
@@ -125,8 +120,10 @@ async def test_a_date_that_the_scans_of_its_page_contradict_is_not_believed(days
     now = datetime.now(UTC)
 
     class WrongDate(MemoryPorts):
-        async def search(self, deployment_id: int, since: datetime | None, cursor: str) -> SearchResponse:
-            found = await super().search(deployment_id, since, cursor)
+        async def search(
+            self, deployment_id: int, since: datetime | None, cursor: str, repository_id: int | None = None
+        ) -> SearchResponse:
+            found = await super().search(deployment_id, since, cursor, repository_id)
             return found._replace(at=now + days * DAY)
 
     scans = [entry(number, started_at=(now - number * DAY).isoformat()) for number in range(1, 30)]

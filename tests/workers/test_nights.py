@@ -6,6 +6,7 @@
 import os
 import random
 import sys
+from typing import Literal
 
 import pytest
 from command import Command
@@ -41,16 +42,31 @@ def live_through(nights: Nights, count: int, draw: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0 if IS_SOAK else 4 * PATIENCE_SECONDS)
-def test_what_could_be_had_is_there_and_what_is_lost_is_reported(cli: Command, sqlite_url: str) -> None:
+@pytest.mark.parametrize("kind", ["whole", "refused", "empty"])
+def test_what_could_be_had_is_there_and_what_is_lost_is_reported(
+    cli: Command, sqlite_url: str, kind: Literal["whole", "refused", "empty"]
+) -> None:
     """After outages, kills, shifting pages and late outcomes each scan is stored, final and equal to the server's;
-    lost is only what the server no longer listed, and the gaps say so; and requests are nearly the fewest possible."""
+    lost is only what the server no longer listed, and the gaps say so; and requests are nearly the fewest possible.
+    So it is where the search lists a deployment, and where it lists but repositories, which come, go and are renamed.
+    """
     seed = int(os.environ.get("SCAN_ETL_SOAK_SEED", random.randrange(10_000)))
     sys.stderr.write(f"SCAN_ETL_SOAK_SEED={seed}\n")
     draw, clock = random.Random(seed), TickingTime()
     world = World(
-        seed=seed, scans=900, scans_per_day=30, opened_at=OPENED_AT, repositories=10, late_share=0.02, late_days=3
+        seed=seed,
+        scans=900,
+        scans_per_day=30,
+        opened_at=OPENED_AT,
+        repositories=10,
+        late_share=0.02,
+        late_days=3,
+        new_share=0.2,
+        renamed_share=0.2,
+        archived_share=0.2,
+        changes_days=365 if IS_SOAK else 45,
     )
-    behaviour = Behaviour(details_days=30, offset_cursors=True)
+    behaviour = Behaviour(details_days=30, offset_cursors=True, search=kind)
     with running_sandbox(world, behaviour, clock) as sandbox:
         nights = Nights(sandbox, clock, cli, sqlite_url, behaviour)
         live_through(nights, 365 if IS_SOAK else 45, draw)
