@@ -63,7 +63,7 @@ def test_an_address_is_nowhere_afterwards(database: Database) -> None:
     assert done == trial
     assert {table for table, count in done.changed.items() if count} == {
         *("scans", "scan_meta", "scan_stats", "scan_listings", "fetch_queue", "dead_letters"),
-        *("scan_products", "scan_languages", "scan_stat_items", "schema_drift", "bi_product"),
+        *("scan_products", "scan_languages", "scan_stat_items", "schema_drift", "runs"),
         *("deployments", "repositories"),
     }
     assert ADDRESS not in after
