@@ -23,7 +23,7 @@ from etl.backoff import backoff_seconds
 from etl.errors import ItemError, TransientError
 from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
-from etl.semgrep.responses import NotFoundError, api_away
+from etl.semgrep.responses import RefusedPathError, api_away, refusal_of_token
 from etl.telemetry.events import ApiAway, ApiBack, EventSink
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
@@ -72,13 +72,13 @@ class CircuitBreaker:
         self._judging = asyncio.Lock()  # held by the one that asks the second question, and waits until all works
         self._trying = asyncio.Lock()  # held by the one scan that is tried
 
-    async def ask(self, path: str, query: bytes | None = None) -> ApiResponse:
+    async def ask(self, path: str, query: bytes | None = None, *, past_the_gate: bool = False) -> ApiResponse:
         """The answer to a call, with the quick retries if it fails.
 
         TransientError if they fail, too. Where the API is to blame, it comes when that is over, and spends no attempt.
         """
         try:
-            return await self._calls.send(path, query)
+            return await self._calls.send(path, query, past_the_gate=past_the_gate)
         except TransientError as failure:
             return await self._ask_again(failure, path, query)
 
@@ -105,7 +105,7 @@ class CircuitBreaker:
     async def _ask_scan(self, path: str) -> ApiResponse:
         try:
             answer = await self.ask(path)
-        except (ItemError, NotFoundError):  # an answer, too
+        except (ItemError, RefusedPathError):  # an answer, too
             self._a_scan_is_shown()
             raise
         except TransientError as error:
@@ -183,7 +183,11 @@ class CircuitBreaker:
             await self._calls.send(self._worked or DEPLOYMENTS, past_the_gate=past_the_gate)
         except TransientError as error:
             return error if error.http_status != 429 else None
-        except (NotFoundError, ItemError):
+        except RefusedPathError as error:
+            if not self._worked:
+                raise refusal_of_token(error) from error
+            self._worked = ""
+        except ItemError:
             self._worked = ""
         return None
 

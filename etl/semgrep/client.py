@@ -1,6 +1,7 @@
 """The Semgrep API: what is asked of it.
 
-A 404 says something of a scan only after the token has proved good. The other bad news goes through `circuit_breaker`.
+A refusal of a path says something of its scan only after the token has proved good. The other bad news goes through
+`circuit_breaker`.
 """
 
 import json
@@ -22,13 +23,14 @@ from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
 from etl.semgrep.responses import (
     OF_ANOTHER,
-    NotFoundError,
+    RefusedPathError,
     api_away,
     deployment_ids,
+    refusal_of_scan,
+    refusal_of_token,
     server_time,
     token_missing,
     token_of_another,
-    token_without_scope,
 )
 from etl.semgrep.slot_schedule import Budget
 from etl.semgrep.token_state import TokenState
@@ -36,8 +38,8 @@ from etl.semgrep.transport import Http
 from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts
 
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
-"""How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
-most, and no longer than so many requests take. 404s that wait together share one question."""
+"""How long a refusal waits for another scan to show that the token is good, before a question is spent on it: so long
+at most, and no longer than so many requests take. Refusals that wait together share one question."""
 PING = "/api/v1/ping"
 
 
@@ -96,7 +98,7 @@ class Semgrep:
     async def scan(self, pair: Pair) -> object:
         """The decoded details of one scan.
 
-        Raises TransientError, ItemError (this scan is gone), FatalError (the token, or the whole endpoint)
+        Raises TransientError, ItemError (this scan is gone or refused), FatalError (the token, or the whole endpoint)
         and StoppedError.
         """
         state = self._state(pair.deployment_id)
@@ -122,9 +124,10 @@ class Semgrep:
         try:
             try:
                 answer = await call
-            except NotFoundError as error:
-                await self._prove_token(deployment_id, state)
-                raise ItemError(f"no such {noun}: {error}", kind="not_found", http_status=404) from error
+            except RefusedPathError as error:
+                # A token that is refused outright shouldn't be asked for by all that wait in line.
+                await self._prove_token(deployment_id, state, at_once=error.http_status != 404)
+                raise refusal_of_scan(noun, error) from error
         except FatalError as error:
             if error.kind != OF_ANOTHER and not self._is_stopped:  # else the token is good for another deployment
                 state.end(error)
@@ -132,24 +135,24 @@ class Semgrep:
         state.proved_at[deployment_id] = answer.sent_at
         return answer
 
-    async def _prove_token(self, deployment_id: int, state: TokenState) -> None:
-        """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
+    async def _prove_token(self, deployment_id: int, state: TokenState, *, at_once: bool) -> None:
+        """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a refusal.
 
         A token that has just lost its scope gets 404 for everything, as a scan that is gone does. So only what was
-        asked after the 404 shows whose fault it is: another scan of the deployment, or else the token itself.
+        asked after the refusal shows whose fault it is: another scan of the deployment, or else the token itself.
         """
-        missed_at = time.monotonic()
+        refused_at = time.monotonic()
 
         def is_proved() -> bool:
-            return state.proved_at.get(deployment_id, -math.inf) > missed_at
+            return state.proved_at.get(deployment_id, -math.inf) > refused_at
 
         async with state.asking:
-            if state.asked_at <= missed_at and not is_proved():
+            if state.asked_at <= refused_at and not is_proved():
                 await state.limiter.sleep(min(PROOF_SECONDS, PROOF_REQUESTS / state.limiter.rate))
             if is_proved():
                 return
-            if state.asked_at <= missed_at:
-                await self._ask_token(state, state.breaker.ask)
+            if state.asked_at <= refused_at:
+                await self._ask_token(state, partial(state.breaker.ask, past_the_gate=at_once))
         if state.visible and deployment_id not in state.visible:
             raise token_of_another(deployment_id, state.visible)
 
@@ -195,8 +198,8 @@ class Semgrep:
         asked_at = time.monotonic()
         try:
             state.visible = deployment_ids((await ask(DEPLOYMENTS)).document)
-        except NotFoundError as error:
-            raise token_without_scope() from error
+        except RefusedPathError as error:
+            raise refusal_of_token(error) from error
         except ItemError as error:
             raise FatalError(
                 f"the API doesn't say what the token may see: {error}",

@@ -118,6 +118,8 @@ def _letters(connection: Connection, token: str, dead: Sequence[Discard], run_id
 
 
 _FORGET_DEAD = delete(dead_letters)
+GONE = frozenset({404, 410})
+"""With these the API says that it has no details of a scan any more."""
 
 
 def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict[str, Any]]) -> None:
@@ -130,4 +132,4 @@ def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict
         on_pairs(connection, _FORGET_DEAD, dead_letters, forgotten)
     if letters:
         connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
-        mark_gone(connection, [pair for pair, status in status_of.items() if status == 404])
+        mark_gone(connection, [pair for pair, status in status_of.items() if status in GONE])

@@ -94,7 +94,7 @@ async def test_a_token_that_is_refused_ends_what_waits_for_its_turn() -> None:
     async def refused(_: Call) -> web.StreamResponse:
         return json_answer({}, status=401)
 
-    async with SmallApi(refused) as api, asking_at(api.base_url, rate=4.0) as asking:
+    async with SmallApi(refused, refused) as api, asking_at(api.base_url, rate=4.0) as asking:
         errors = await errors_of(asking, *range(1, 17))
         with pytest.raises(FatalError) as of_another:
             await asking.semgrep.check_token(121)

@@ -166,10 +166,39 @@ async def test_what_is_refused_for_good_stops_its_deployment(status: int, stop_c
     async def refuses(_: Call) -> web.StreamResponse:
         return json_answer({}, status=status)
 
-    error = await failure_of(refuses, retries=2)
+    async with SmallApi(refuses, refuses) as api:
+        error = await failure(api.base_url, retries=2)
 
     assert isinstance(error, FatalError)
     assert error.stop_code == stop_code
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "refused"), (403, "refused"), (404, "not_found"), (410, "gone")])
+async def test_one_path_that_is_refused_is_the_fault_of_its_scan(status: int, kind: str) -> None:
+    """The token is good, as it says when it is asked: other scans go on with it, before as after."""
+
+    async def one_refused(call: Call) -> web.StreamResponse:
+        return json_answer({"code": "ANOTHER"}, status=status) if call.pair == ONE else await found(call)
+
+    async with SmallApi(one_refused) as api, asking_at(api.base_url) as asking:
+        await asking.semgrep.scan(Pair(120, 2))
+        with pytest.raises(ItemError) as caught:
+            await asking.semgrep.scan(ONE)
+        await asking.semgrep.scan(Pair(120, 3))
+
+    assert (caught.value.kind, caught.value.http_status) == (kind, status)
+
+
+async def test_a_retired_endpoint_is_believed_without_a_question() -> None:
+    """It has a code of its own."""
+
+    async def retired(_: Call) -> web.StreamResponse:
+        return json_answer({"code": "DEPLOYMENT_MIGRATED"}, status=410)
+
+    error = await failure_of(retired)
+
+    assert isinstance(error, FatalError)
+    assert error.kind == "endpoint_retired"
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 407, 451])
