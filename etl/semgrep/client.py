@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from etl.backoff import backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
-from etl.errors import UNAVAILABLE_EXIT, FatalError, ItemError, TransientError
+from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ItemError, TransientError
 from etl.model import PAGE_SIZE, Pair, SearchResponse
 from etl.semgrep.circuit_breaker import FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS, CircuitBreaker
 from etl.semgrep.rate_limiter import RateLimiter
@@ -35,7 +35,7 @@ from etl.semgrep.responses import (
 from etl.semgrep.slot_schedule import Budget
 from etl.semgrep.token_state import TokenState
 from etl.semgrep.transport import Http
-from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts
+from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts, TokenReadAgain
 
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a refusal waits for another scan to show that the token is good, before a question is spent on it: so long
@@ -210,8 +210,17 @@ class Semgrep:
         state.asked_at = asked_at
 
     def ask_again(self, deployment_id: int) -> None:
-        """Forget that the token of a deployment was refused, and what it may see."""
+        """Forget that the token of a deployment was refused, and what it may see. It is read again, and may be new."""
+        before, problem = self._tokens.for_deployment(deployment_id), None
+        try:
+            self._tokens = self._tokens.read_again()
+        except ConfigError as error:
+            problem = str(error)
+        is_new = self._tokens.for_deployment(deployment_id) != before
+        self._emit(TokenReadAgain(deployment_id, is_new, problem))
         refused = self._states.get(deployment_id)
+        if is_new:
+            self._states.pop(deployment_id, None)
         if refused is not None and refused.ended is None:  # it is good for another deployment
             refused.asked_at, refused.visible = -math.inf, frozenset()
             return

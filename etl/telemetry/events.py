@@ -115,6 +115,15 @@ class DeploymentStopped(Struct, frozen=True):
     again_in_seconds: float | None = None
 
 
+class TokenReadAgain(Struct, frozen=True):
+    """It is time to ask again for a deployment that was refused. Its token was read again: whether that is a new one,
+    and what is wrong where it couldn't be read."""
+
+    deployment_id: int
+    is_new: bool
+    problem: str | None = None
+
+
 class LeasesLost(Struct, frozen=True):
     """Outcomes that came too late: another worker had taken the pairs over."""
 
@@ -193,6 +202,7 @@ Event = (
     | DatabaseBack
     | PairDied
     | DeploymentStopped
+    | TokenReadAgain
     | TokenUseless
     | LeasesLost
     | Walked
