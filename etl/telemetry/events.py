@@ -107,6 +107,12 @@ class PairDied(Struct, frozen=True):
     error: str
 
 
+class DeadRevived(Struct, frozen=True):
+    """So many dead letters, whose reason may have passed, are tried again."""
+
+    count: int
+
+
 class DeploymentStopped(Struct, frozen=True):
     """Nothing more of this deployment is asked; its pairs stay queued. A worker asks again in `again_in_seconds`."""
 
@@ -201,6 +207,7 @@ Event = (
     | DatabaseAway
     | DatabaseBack
     | PairDied
+    | DeadRevived
     | DeploymentStopped
     | TokenReadAgain
     | TokenUseless

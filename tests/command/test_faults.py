@@ -1,6 +1,7 @@
 """The real command against an API in trouble: each fault of the sandbox, outages, refusals and bad tokens."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,11 @@ from command import Command, CommandResult
 from faulty_runs import ONCE, QUICK, SCANS, as_it_was, hashes, hit_by, pairs_of, rows, run, truth
 from sandbox_thread import finished_world, running_sandbox
 from small_api import Call, SmallApi, found, in_thread, json_answer
+from sqlalchemy import update
 
+from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, scan_meta, scan_stats, scans
+from etl.database.types import utc_now
 from etl.model import Pair
 from etl.sandbox import FAULTS, Behaviour, Fault, World
 from etl.sandbox.faults import chosen_fault
@@ -287,3 +291,32 @@ def test_a_token_revoked_midway_stops_its_own_deployment_only(cli: Command, sqli
     assert {(row["deployment_id"], row["scan_id"]) for row in queued} == set(pairs) - set(loaded)
     assert as_it_was(queued)
     assert "deployment_id=121" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["sync", "run"])
+def test_what_an_incident_has_buried_is_stored_by_a_later_night(cli: Command, sqlite_url: str, command: str) -> None:
+    """By itself, once its time has come; what has a reason of its own isn't asked for again."""
+    is_over = False
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if call.pair.scan_id == 2:
+            return json_answer({}, status=404)
+        return json_answer({}, status=502) if call.pair.scan_id == 3 and not is_over else await found(call)
+
+    api = SmallApi(answer)
+    with in_thread(api) as base_url:
+        first = run(cli, base_url, sqlite_url, [Pair(120, number) for number in range(1, 6)], **ONCE)
+        retry_at = {row["scan_id"]: row["retry_at"] for row in rows(sqlite_url, dead_letters)}
+        is_over = True
+        with closing(Database(sqlite_url)) as database:
+            due = update(dead_letters).where(dead_letters.c.retry_at.is_not(None)).values(retry_at=utc_now())
+            database.run_here(lambda connection: connection.execute(due))
+        environment = {"SCAN_ETL_API__BASE_URL": base_url, "SCAN_ETL_DATABASE__URL": sqlite_url, **ONCE}
+        second = cli(command, "--json", environment=environment)
+
+    assert (first.exit_code, first.json()["dead"]) == (1, 2), first
+    assert (retry_at[2], retry_at[3] is not None) == (None, True)
+    assert (second.json()["fetched"], second.json()["dead"]) == (1, 0), second
+    assert [row["scan_id"] for row in rows(sqlite_url, dead_letters)] == [2]
+    assert api.times["/api/v1/deployments/120/scan/2"] == 1
+    assert "dead letters whose reason may have passed" in second.stderr
