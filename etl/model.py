@@ -258,13 +258,15 @@ class Retry(Struct, frozen=True):
 
 
 class Discard(Struct, frozen=True):
-    """Outcome: give up on this pair and keep the reason."""
+    """Outcome: give up on this pair and keep the reason. Where that may pass, the pair is tried again in
+    `again_in_seconds`, if its scan hasn't expired by then."""
 
     pair: Pair
     attempts: int
     error_kind: str
     error: str
     http_status: int | None
+    again_in_seconds: float | None = None
 
 
 class Release(Struct, frozen=True):

@@ -14,6 +14,7 @@ from etl.errors import TransientError
 from etl.semgrep.circuit_breaker import MANY_FAILED, CircuitBreaker
 from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import Calls
+from etl.semgrep.responses import RefusedPathError
 from etl.semgrep.transport import Http
 from etl.telemetry.events import Event, RunCounts
 
@@ -47,6 +48,10 @@ def path_of(scan_id: int) -> str:
 
 async def fails(_: Call) -> web.StreamResponse:
     return json_answer({}, status=500)
+
+
+async def gone(_: Call) -> web.StreamResponse:
+    return json_answer({}, status=404)
 
 
 @asynccontextmanager
@@ -108,11 +113,11 @@ async def test_an_api_that_shows_no_scan_is_open_for_scans_alone() -> None:
     """Other calls go out at once; of the scans one is tried after a while, and its answer closes the breaker."""
 
     async def answer(call: Call) -> web.StreamResponse:
-        return await (fails if call.pair.scan_id <= MANY_FAILED else found)(call)
+        return await (fails if call.pair.scan_id == 1 else found)(call)
 
     async with watching(answer) as watched:
-        scans = [watched.breaker.scan(path_of(number)) for number in range(1, MANY_FAILED + 1)]
-        await asyncio.gather(*scans, return_exceptions=True)
+        with pytest.raises(TransientError):
+            await watched.breaker.scan(path_of(1))
         opened = len(watched.seen)
         await watched.breaker.ask(DEPLOYMENTS)
         await watched.breaker.scan(path_of(99))
@@ -135,10 +140,14 @@ async def test_an_outage_that_begins_while_a_scan_is_tried_ends_for_all() -> Non
             await late.wait()
         elif call.pair.scan_id == 101:
             await tried.wait()
+        elif call.pair.scan_id == 99:
+            return await gone(call)
         return await (fails if down or call.pair.scan_id <= MANY_FAILED else found)(call)
 
     async with watching(answer) as watched, asyncio.timeout(30):
         from_before = asyncio.create_task(watched.breaker.scan(path_of(100)))
+        with pytest.raises(RefusedPathError):
+            await watched.breaker.scan(path_of(99))
         scans = [watched.breaker.scan(path_of(number)) for number in range(1, MANY_FAILED + 1)]
         await asyncio.gather(*scans, return_exceptions=True)
         one = asyncio.create_task(watched.breaker.scan(path_of(101)))

@@ -21,7 +21,8 @@ from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled
 from etl.semgrep.client import Semgrep
 from etl.semgrep.slot_schedule import WINDOW_SECONDS
 from etl.store import dropping, listings, queue, rate_slots, repositories, runs, settle, watermarks
-from etl.telemetry.events import DatabaseAway, DatabaseBack, EventSink
+from etl.store.revive import PIECE, revive
+from etl.telemetry.events import DatabaseAway, DatabaseBack, DeadRevived, EventSink
 from etl.transform.repositories_page import RepositoryPage, read_deployments, read_repositories
 from etl.transform.scan import flatten
 from etl.transform.search_page import Page, read_page
@@ -31,7 +32,7 @@ T = TypeVar("T")
 PATIENCE_AFTER_STOP_SECONDS = 3.0
 """A process ends ten seconds after a stop at the latest, and requests in flight have a grace period before this."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
-DISBELIEVE_INTERVAL_SECONDS = 60.0
+BRING_BACK_INTERVAL_SECONDS = 60.0
 MANY_WORKERS = 100
 """So many may have reserved a token's time, two windows each."""
 
@@ -173,7 +174,8 @@ class RunPorts:
         self._semgrep = semgrep
         self._queue = this.settings.queue
         self._run_id, self._token, self._scope = this.run_id, this.token, this.scope
-        self._disbelieved_at = -math.inf
+        self._brought_back_at = -math.inf
+        self._emit = this.state.emit
         self.fetch = semgrep.scan
         self.ask_again = semgrep.ask_again
         self.stop_sending = semgrep.stop_sending
@@ -185,21 +187,25 @@ class RunPorts:
 
     async def lease(self, limit: int, without: Collection[int]) -> list[Lease]:
         """Up to `limit` pairs that are due."""
-        await self._disbelieve()
+        await self._bring_back()
         lease = partial(self._scope.lease, token=self._token, limit=limit, lease_seconds=self._queue.lease_seconds)
         return await self._database.run(partial(lease, without=without))
 
-    async def _disbelieve(self) -> None:
-        """Now and then, bring back what was put off while the clock was ahead."""
-        if time.monotonic() < self._disbelieved_at + DISBELIEVE_INTERVAL_SECONDS:
+    async def _bring_back(self) -> None:
+        """Now and then, bring back what was put off while the clock was ahead, and, unless this run has pairs of its
+        own, the dead letters that are to be tried again."""
+        if time.monotonic() < self._brought_back_at + BRING_BACK_INTERVAL_SECONDS:
             return
         settings = self._queue
         longest = queue.LongestWaits(
             settings.lease_seconds, settings.backoff_max_seconds, settings.snooze_seconds * LONGEST_SNOOZE
         )
         brought_back = await self._database.run(partial(queue.disbelieve, longest=longest))
-        if brought_back < queue.DISBELIEVED_AT_ONCE:  # or there are more
-            self._disbelieved_at = time.monotonic()
+        revived = 0 if self._scope.batch else await self._database.run(revive)
+        if revived:
+            self._emit(DeadRevived(revived))
+        if brought_back < queue.DISBELIEVED_AT_ONCE and revived < PIECE:  # or there are more
+            self._brought_back_at = time.monotonic()
 
     async def renew(self, pairs: Sequence[Pair]) -> None:
         """Lengthen the leases of these pairs."""

@@ -111,6 +111,7 @@ def status_command(ctx: click.Context, /, by_repository: bool) -> None:
         workers = opened.run_here(status.at_work)
         paces = opened.run_here(status.held_paces)
         dead = opened.run_here(status.dead_by_kind)
+        to_retry = opened.run_here(status.to_retry_by_kind)
         listed = {"coverage": opened.run_here(status.coverage), "gaps": opened.run_here(status.gaps)}
         last = opened.run_here(partial(runs.last_runs, count=5))
     pace = status.pace(queue, workers)
@@ -121,6 +122,7 @@ def status_command(ctx: click.Context, /, by_repository: bool) -> None:
             **pace,
             "held_paces": paces,
             "dead_letters": dead,
+            "dead_letters_to_retry": to_retry,
             **listed,
             "runs": last,
         }
@@ -132,7 +134,8 @@ def status_command(ctx: click.Context, /, by_repository: bool) -> None:
     print_result({**pace, "time to drain": "unknown" if seconds is None else format_duration(seconds)}, as_json=False)
     if paces:
         print_table("Tokens with which nothing is asked until then", paces)
-    print_table("Dead letters", [{"kind": kind, "count": count} for kind, count in dead.items()])
+    letters = [{"kind": kind, "count": count, "tried again": to_retry.get(kind, 0)} for kind, count in dead.items()]
+    print_table("Dead letters", letters)
     print_table("Listed scans", listed["coverage"])
     print_table("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
     shown = ("started_at", "finished_at", "command", "state", "fetched", "waiting", "dead", "remaining", "exit_code")

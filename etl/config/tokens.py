@@ -23,6 +23,7 @@ class Tokens:
 
     variables: tuple[str, ...]
     _by_deployment: Mapping[int | None, str] = field(repr=False)
+    _environ: Mapping[str, str] = field(repr=False)
 
     def __bool__(self) -> bool:
         return bool(self._by_deployment)
@@ -30,6 +31,10 @@ class Tokens:
     def for_deployment(self, deployment_id: int) -> str | None:
         """The deployment's own token, else the one for all, else None."""
         return self._by_deployment.get(deployment_id) or self._by_deployment.get(None)
+
+    def read_again(self) -> "Tokens":
+        """What the same variables and their files hold by now. ConfigError as for `load_tokens`."""
+        return load_tokens(self._environ)
 
     @property
     def deployment_ids(self) -> tuple[int, ...]:
@@ -65,4 +70,5 @@ def load_tokens(environ: Mapping[str, str]) -> Tokens:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    return Tokens(tuple(sorted(variables.values())), MappingProxyType(tokens))
+    named = MappingProxyType({name: environ[name] for name in variables.values()})
+    return Tokens(tuple(sorted(variables.values())), MappingProxyType(tokens), named)

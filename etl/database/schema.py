@@ -290,6 +290,8 @@ dead_letters = Table(
     _column("died_at", UtcDateTime, "when it was given up", nullable=False),
     _column("http_status", Integer, "the status of the last answer"),
     _column("run_id", String(32), "the run that gave it up"),
+    _column("retry_at", UtcDateTime, "when it is tried again by itself; NULL: never"),
+    Index(None, "retry_at"),
     sqlite_with_rowid=False,
     comment="what was given up",
 )

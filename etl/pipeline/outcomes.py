@@ -4,27 +4,33 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from etl.backoff import backoff_seconds, look_again_seconds
+from etl.backoff import backoff_seconds, later_night_seconds, look_again_seconds
 from etl.config.settings import QueueSettings
 from etl.errors import ItemError, RefusedError, TransientError
 from etl.model import Complete, Discard, Lease, Outcome, Retry, ScanRows, Snooze, retention_end
 
+REFUSALS = frozenset({401, 403})
+"""A scan that is refused with these, though the token is good, may be shown another day: rights are given and taken."""
 REFUSED_TEXT = "the database refuses this error's text"
 
 
 def after_failure(lease: Lease, error: TransientError, queue: QueueSettings) -> Retry | Discard:
-    """Retry a failed pair later, or give it up after its last attempt. What isn't the pair's fault is free."""
+    """Retry a failed pair later, or give it up for tonight after its last attempt: one that is back from the dead has
+    one a night. What isn't the pair's fault is free."""
     attempts = lease.attempts + error.spends_attempt
-    if attempts >= queue.max_attempts:
-        return Discard(lease.pair, attempts, error.kind, str(error), error.http_status)
+    if error.spends_attempt and attempts >= queue.max_attempts:
+        again = later_night_seconds(attempts - queue.max_attempts + 1)
+        return Discard(lease.pair, attempts, error.kind, str(error), error.http_status, again)
     delay = backoff_seconds(max(attempts, 1), queue.backoff_seconds, queue.backoff_max_seconds)
     delay = max(delay, min(error.retry_after_seconds or 0, queue.backoff_max_seconds))
     return Retry(lease.pair, delay, attempts, error.kind, str(error))
 
 
 def after_refusal(lease: Lease, error: ItemError) -> Discard:
-    """Give up a pair that will never succeed."""
-    return Discard(lease.pair, lease.attempts + 1, error.kind, str(error), error.http_status)
+    """Give up a pair that won't succeed; for good, unless it was refused."""
+    attempts = lease.attempts + 1
+    again = later_night_seconds(attempts) if error.http_status in REFUSALS else None
+    return Discard(lease.pair, attempts, error.kind, str(error), error.http_status, again)
 
 
 def after_refused_row(outcome: Outcome, lease: Lease | None, error: RefusedError) -> Discard:

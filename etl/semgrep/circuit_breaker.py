@@ -9,9 +9,10 @@
                                            it fails                         open
 
 A few pairs that always fail look like an outage when only they are left: so what worked before is asked again, by one
-for all that have failed. If the API answers, but many scans fail and none has ever been shown, it is open for scans
-alone. Then each probe is one of the scans that wait, and another one each time, for those that have failed may be to
-blame after all. A failure of the API spends nobody's attempt; one that lasts too long is a FatalError (exit 4).
+for all that have failed. If the API answers, but a scan fails and none has ever been shown, it is open for scans alone,
+however few there are. Then each probe is one of the scans that wait, and another one each time, for those that have
+failed may be to blame after all. A failure of the API spends nobody's attempt; one that lasts too long is a FatalError
+(exit 4).
 """
 
 import asyncio
@@ -23,14 +24,14 @@ from etl.backoff import backoff_seconds
 from etl.errors import ItemError, TransientError
 from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
-from etl.semgrep.responses import NotFoundError, api_away
+from etl.semgrep.responses import RefusedPathError, api_away, refusal_of_token
 from etl.telemetry.events import ApiAway, ApiBack, EventSink
 
 FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
 MANY_FAILING = 0.25
 """Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
 MANY_FAILED = 25
-"""So many scans that fail, while none has been answered yet, are not to blame: their endpoint doesn't work."""
+"""So many scans that fail, after no more than refusals, are not to blame: their endpoint doesn't work any more."""
 
 
 class Circuit(enum.Enum):
@@ -68,17 +69,20 @@ class CircuitBreaker:
         self._probes = 0
         self._worked = ""  # the scan that was answered as the latest
         self._worked_again_at = -math.inf
-        self._failed = set[str]()  # scans, while none has been answered
+        self._is_any_shown = False  # or refused: an answer, too
+        self._on_their_way = 0  # scans
+        self._doubt_ends = asyncio.Event()  # one is shown, or none is on its way
+        self._failed = set[str]()  # scans, since one has been answered
         self._judging = asyncio.Lock()  # held by the one that asks the second question, and waits until all works
         self._trying = asyncio.Lock()  # held by the one scan that is tried
 
-    async def ask(self, path: str, query: bytes | None = None) -> ApiResponse:
+    async def ask(self, path: str, query: bytes | None = None, *, past_the_gate: bool = False) -> ApiResponse:
         """The answer to a call, with the quick retries if it fails.
 
         TransientError if they fail, too. Where the API is to blame, it comes when that is over, and spends no attempt.
         """
         try:
-            return await self._calls.send(path, query)
+            return await self._calls.send(path, query, past_the_gate=past_the_gate)
         except TransientError as failure:
             return await self._ask_again(failure, path, query)
 
@@ -104,31 +108,46 @@ class CircuitBreaker:
 
     async def _ask_scan(self, path: str) -> ApiResponse:
         try:
-            answer = await self.ask(path)
-        except (ItemError, NotFoundError):  # an answer, too
+            answer = await self._ask_counted(path)
+        except (ItemError, RefusedPathError):  # an answer, too
             self._a_scan_is_shown()
             raise
         except TransientError as error:
-            if error.spends_attempt and self._no_scan_is_shown(path, error):
+            if error.spends_attempt and await self._no_scan_is_shown(path, error):
                 raise _excused(error) from error
             raise
         self._a_scan_is_shown()
         self._worked = path
         return answer
 
+    async def _ask_counted(self, path: str) -> ApiResponse:
+        self._on_their_way += 1
+        try:
+            return await self.ask(path)
+        finally:
+            self._on_their_way -= 1
+            if not self._on_their_way:
+                self._doubt_ends.set()
+
     @property
     def _tries_scans(self) -> bool:
         return self._is_for_scans and self.state in (Circuit.OPEN, Circuit.HALF_OPEN)
 
-    def _no_scan_is_shown(self, path: str, error: TransientError) -> bool:
-        """A scan has failed. Whether so many have, while none was answered, that it isn't to blame."""
+    async def _no_scan_is_shown(self, path: str, error: TransientError) -> bool:
+        """A scan has failed. Whether it isn't to blame, for nothing shows that scans are answered at all: none that was
+        on its way with it is."""
+        if not self._is_any_shown and self._on_their_way:
+            self._doubt_ends.clear()
+            await self._doubt_ends.wait()
         if not self._worked and self.state is Circuit.CLOSED:
             self._failed.add(path)
-            if len(self._failed) >= MANY_FAILED:
+            if not self._is_any_shown or len(self._failed) >= MANY_FAILED:
                 self._open(error, for_scans=True)
         return self._tries_scans
 
     def _a_scan_is_shown(self) -> None:
+        self._is_any_shown = True
+        self._doubt_ends.set()
         self._failed.clear()
         if self._tries_scans:
             self._close()
@@ -183,7 +202,11 @@ class CircuitBreaker:
             await self._calls.send(self._worked or DEPLOYMENTS, past_the_gate=past_the_gate)
         except TransientError as error:
             return error if error.http_status != 429 else None
-        except (NotFoundError, ItemError):
+        except RefusedPathError as error:
+            if not self._worked:
+                raise refusal_of_token(error) from error
+            self._worked = ""
+        except ItemError:
             self._worked = ""
         return None
 

@@ -1,6 +1,7 @@
 """The Semgrep API: what is asked of it.
 
-A 404 says something of a scan only after the token has proved good. The other bad news goes through `circuit_breaker`.
+A refusal of a path says something of its scan only after the token has proved good. The other bad news goes through
+`circuit_breaker`.
 """
 
 import json
@@ -16,31 +17,32 @@ from urllib.parse import quote
 from etl.backoff import backoff_seconds
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
-from etl.errors import UNAVAILABLE_EXIT, FatalError, ItemError, TransientError
+from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ItemError, TransientError
 from etl.model import PAGE_SIZE, Pair, SearchResponse
 from etl.semgrep.circuit_breaker import FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS, CircuitBreaker
 from etl.semgrep.rate_limiter import RateLimiter
 from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
 from etl.semgrep.responses import (
-    FATAL_STATUSES,
     OF_ANOTHER,
-    NotFoundError,
+    RefusedPathError,
     api_away,
     deployment_ids,
+    refusal_of_scan,
+    refusal_of_token,
     server_time,
     token_missing,
     token_of_another,
-    token_without_scope,
 )
 from etl.semgrep.slot_schedule import Budget
 from etl.semgrep.token_state import TokenState
 from etl.semgrep.transport import Http
-from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts
+from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts, TokenReadAgain
 
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
-"""How long a 404 waits for another scan to show that the token is good, before a question is spent on it: so long at
-most, and no longer than so many requests take. 404s that wait together share one question."""
+"""How long a refusal waits for another scan to show that the token is good, before a question is spent on it: so long
+at most, and no longer than so many requests take. Refusals that wait together share one question."""
 PING = "/api/v1/ping"
+REFUSED = "repositories_refused"
 
 
 class Ping(NamedTuple):
@@ -98,7 +100,7 @@ class Semgrep:
     async def scan(self, pair: Pair) -> object:
         """The decoded details of one scan.
 
-        Raises TransientError, ItemError (this scan is gone), FatalError (the token, or the whole endpoint)
+        Raises TransientError, ItemError (this scan is gone or refused), FatalError (the token, or the whole endpoint)
         and StoppedError.
         """
         state = self._state(pair.deployment_id)
@@ -141,12 +143,13 @@ class Semgrep:
         state = self._state(deployment_id)
         try:
             return _dated(await state.breaker.ask(f"{DEPLOYMENTS}/{quote(slug, safe='')}/projects?page={page}"))
-        except NotFoundError as error:
-            raise ItemError(f"no such deployment: {error}", kind="not_found", http_status=404) from error
+        except RefusedPathError as error:
+            status = error.http_status
+            raise ItemError(f"the repositories are refused: {error}", kind=REFUSED, http_status=status) from error
         except FatalError as error:
-            if error.http_status not in FATAL_STATUSES:
+            if error.http_status != 410:  # this endpoint is retired, and says nothing of the others
                 raise
-            raise ItemError(str(error), kind="repositories_refused", http_status=error.http_status) from error
+            raise ItemError(str(error), kind=REFUSED, http_status=410) from error
 
     async def _answer(
         self, deployment_id: int, state: TokenState, call: Awaitable[ApiResponse], noun: str
@@ -155,9 +158,10 @@ class Semgrep:
         try:
             try:
                 answer = await call
-            except NotFoundError as error:
-                await self._prove_token(deployment_id, state)
-                raise ItemError(f"no such {noun}: {error}", kind="not_found", http_status=404) from error
+            except RefusedPathError as error:
+                # A token that is refused outright shouldn't be asked for by all that wait in line.
+                await self._prove_token(deployment_id, state, at_once=error.http_status != 404)
+                raise refusal_of_scan(noun, error) from error
         except FatalError as error:
             if error.kind != OF_ANOTHER and not self._is_stopped:  # else the token is good for another deployment
                 state.end(error)
@@ -165,24 +169,24 @@ class Semgrep:
         state.proved_at[deployment_id] = answer.sent_at
         return answer
 
-    async def _prove_token(self, deployment_id: int, state: TokenState) -> None:
-        """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a 404.
+    async def _prove_token(self, deployment_id: int, state: TokenState, *, at_once: bool) -> None:
+        """Return when the token has proved good for a deployment since now; FatalError if it is to blame for a refusal.
 
         A token that has just lost its scope gets 404 for everything, as a scan that is gone does. So only what was
-        asked after the 404 shows whose fault it is: another scan of the deployment, or else the token itself.
+        asked after the refusal shows whose fault it is: another scan of the deployment, or else the token itself.
         """
-        missed_at = time.monotonic()
+        refused_at = time.monotonic()
 
         def is_proved() -> bool:
-            return state.proved_at.get(deployment_id, -math.inf) > missed_at
+            return state.proved_at.get(deployment_id, -math.inf) > refused_at
 
         async with state.asking:
-            if state.asked_at <= missed_at and not is_proved():
+            if state.asked_at <= refused_at and not is_proved():
                 await state.limiter.sleep(min(PROOF_SECONDS, PROOF_REQUESTS / state.limiter.rate))
             if is_proved():
                 return
-            if state.asked_at <= missed_at:
-                await self._ask_token(state, state.breaker.ask)
+            if state.asked_at <= refused_at:
+                await self._ask_token(state, partial(state.breaker.ask, past_the_gate=at_once))
         if state.visible and deployment_id not in state.visible:
             raise token_of_another(deployment_id, state.visible)
 
@@ -229,8 +233,8 @@ class Semgrep:
         try:
             state.deployments = await ask(DEPLOYMENTS)
             state.visible = deployment_ids(state.deployments.document)
-        except NotFoundError as error:
-            raise token_without_scope() from error
+        except RefusedPathError as error:
+            raise refusal_of_token(error) from error
         except ItemError as error:
             raise FatalError(
                 f"the API doesn't say what the token may see: {error}",
@@ -241,8 +245,17 @@ class Semgrep:
         state.asked_at = asked_at
 
     def ask_again(self, deployment_id: int) -> None:
-        """Forget that the token of a deployment was refused, and what it may see."""
+        """Forget that the token of a deployment was refused, and what it may see. It is read again, and may be new."""
+        before, problem = self._tokens.for_deployment(deployment_id), None
+        try:
+            self._tokens = self._tokens.read_again()
+        except ConfigError as error:
+            problem = str(error)
+        is_new = self._tokens.for_deployment(deployment_id) != before
+        self._emit(TokenReadAgain(deployment_id, is_new, problem))
         refused = self._states.get(deployment_id)
+        if is_new:
+            self._states.pop(deployment_id, None)
         if refused is not None and refused.ended is None:  # it is good for another deployment
             refused.asked_at, refused.visible = -math.inf, frozenset()
             return

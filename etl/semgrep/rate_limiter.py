@@ -107,11 +107,11 @@ class RateLimiter:
     @asynccontextmanager
     async def request(self, *, past_the_gate: bool = False) -> AsyncIterator[Request]:
         """The turn of one request: waits until it may go out, and ends with the block. A probe goes `past_the_gate`,
-        without waiting.
+        without waiting: others wait the longer for it.
 
         Raises what `close` was given, or StoppedError, once the limiter is closed.
         """
-        sent = self._limit.sent(time.monotonic()) if past_the_gate else await self._turn()
+        sent = self._send(time.monotonic()) if past_the_gate else await self._turn()
         try:
             if not past_the_gate:
                 await self._spacing.acquire()
@@ -128,6 +128,9 @@ class RateLimiter:
             async with self._line:
                 while wait := self._obstacle(now := time.monotonic()):
                     await wait()
+        return self._send(now)
+
+    def _send(self, now: float) -> Sent:
         self._schedule.take(now, self.rate)
         return self._limit.sent(now)
 

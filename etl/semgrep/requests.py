@@ -14,7 +14,7 @@ from msgspec import Struct
 from etl.config.settings import ApiSettings
 from etl.errors import UNAVAILABLE_EXIT, ApiError, FatalError, TransientError
 from etl.semgrep.rate_limiter import RateLimiter, Request
-from etl.semgrep.responses import REFUSALS, NotFoundError, document, meaning, quoted, used_up_seconds
+from etl.semgrep.responses import REFUSALS, RefusedPathError, document, meaning, quoted, used_up_seconds
 from etl.semgrep.transport import Http, HttpResponse
 from etl.telemetry.events import RunCounts
 
@@ -93,11 +93,11 @@ class Calls:
     def _count(self, *, failed: bool) -> None:
         self.failing += (failed - self.failing) / LATEST_REQUESTS
 
-    def _error_of(self, answer: HttpResponse, path: str, now: datetime) -> ApiError | NotFoundError | None:
+    def _error_of(self, answer: HttpResponse, path: str, now: datetime) -> ApiError | RefusedPathError | None:
         if answer.status == 200:
             return None
         said = f"HTTP {answer.status} from {path}{quoted(answer.body, self._token)}"
-        return meaning(answer.status, said, answer.headers, now)
+        return meaning(answer.status, said, answer.headers, now, answer.body)
 
     async def _report_refusal(self, request: Request, error: TransientError) -> None:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""

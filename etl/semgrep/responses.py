@@ -15,19 +15,22 @@ QUOTED_CHARACTERS = 200
 _READ_CHARACTERS = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
-FATAL_STATUSES = {
-    401: ("token_refused", "the token is refused", TOKEN_EXIT),
-    403: ("token_refused", "the token isn't allowed to read scans", TOKEN_EXIT),
-    410: ("endpoint_retired", "the endpoint is retired, look for a newer scan-etl", UNAVAILABLE_EXIT),
-}
+REFUSED_PATHS = frozenset({401, 403, 404, 410})
+"""With these a path is refused: because of what it names, or because of the token."""
+MIGRATED = b"DEPLOYMENT_MIGRATED"
+"""The code in a 410 with which the API retires an endpoint, whatever is asked of it."""
 REFUSALS = frozenset({429, 503})
 """With these the API asks for less, or for patience."""
 OF_ANOTHER = "token_of_another_deployment"
 _EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
 
 
-class NotFoundError(Exception):
-    """A 404: it says something of the scan only if the token is good."""
+class RefusedPathError(Exception):
+    """A path is refused: that says something of the scan only if the token is good."""
+
+    def __init__(self, said: str, http_status: int) -> None:
+        super().__init__(said)
+        self.http_status = http_status
 
 
 def document(body: bytes, content_type: str, path: str, token: str) -> object:
@@ -48,13 +51,14 @@ def document(body: bytes, content_type: str, path: str, token: str) -> object:
         ) from error
 
 
-def meaning(status: int, said: str, headers: Mapping[str, str], now: datetime) -> ApiError | NotFoundError:
+def meaning(
+    status: int, said: str, headers: Mapping[str, str], now: datetime, body: bytes = b""
+) -> ApiError | RefusedPathError:
     """The error that a status other than 200 stands for. `said` is what a person should read of the answer."""
-    if status in FATAL_STATUSES:
-        kind, sentence, stop_code = FATAL_STATUSES[status]
-        return FatalError(f"{sentence}: {said}", kind=kind, stop_code=stop_code, http_status=status)
-    if status == 404:
-        return NotFoundError(said)
+    if status == 410 and MIGRATED in body:
+        return _retired(said)
+    if status in REFUSED_PATHS:
+        return RefusedPathError(said, status)
     wait = retry_after_seconds(headers.get("Retry-After"), server_time(headers) or now)
     if status in REFUSALS:
         wait = max(used_up_seconds(headers, now), wait or 0.0) or None
@@ -135,6 +139,35 @@ def deployment_ids(answer: object) -> frozenset[int]:
     return frozenset(int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
 
 
+def refusal_of_scan(noun: str, error: RefusedPathError) -> ItemError:
+    """The token is good, and one path is refused all the same."""
+    kind, sentence = {
+        404: ("not_found", f"no such {noun}"),
+        410: ("gone", f"the {noun} is gone"),
+    }.get(error.http_status, ("refused", f"the token is good, but this {noun} is refused"))
+    return ItemError(f"{sentence}: {error}", kind=kind, http_status=error.http_status)
+
+
+def refusal_of_token(error: RefusedPathError) -> FatalError:
+    """The deployments call, which names nothing that could be gone, is refused."""
+    if error.http_status == 404:
+        return _token_without_scope()
+    if error.http_status == 410:
+        return _retired(str(error))
+    return FatalError(
+        f"the token is refused: {error}", kind="token_refused", stop_code=TOKEN_EXIT, http_status=error.http_status
+    )
+
+
+def _retired(said: str) -> FatalError:
+    return FatalError(
+        f"the endpoint is retired, look for a newer scan-etl: {said}",
+        kind="endpoint_retired",
+        stop_code=UNAVAILABLE_EXIT,
+        http_status=410,
+    )
+
+
 def token_missing(deployment_id: int) -> FatalError:
     """There is no token for a deployment."""
     return FatalError(
@@ -144,7 +177,7 @@ def token_missing(deployment_id: int) -> FatalError:
     )
 
 
-def token_without_scope() -> FatalError:
+def _token_without_scope() -> FatalError:
     """The deployments call gives 404, as everything does for a token without the scope."""
     return FatalError(
         "the token lacks the Web API scope (404 from /api/v1/deployments): make one with 'Web API' enabled in"

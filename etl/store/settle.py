@@ -3,12 +3,12 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, Double, case, delete, insert, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import lock, on_pairs, remove
 from etl.database.schema import dead_letters, fetch_queue
-from etl.database.types import add_seconds, ready_now, utc_now
+from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Complete, Discard, Outcome, Pair, Release, Retry, Settled, Snooze, pair_of
 from etl.store.listings import ended, mark_gone
 from etl.store.queue import KEY, OURS
@@ -112,12 +112,19 @@ def _letters(connection: Connection, token: str, dead: Sequence[Discard], run_id
                 "error": reason.error,
                 "http_status": reason.http_status,
                 "run_id": run_id,
+                "again_in": reason.again_in_seconds,
+                "expiry": row["expires_at"],
             }
         )
     return letters
 
 
 _FORGET_DEAD = delete(dead_letters)
+_AGAIN_AT = add_seconds(utc_now(), bindparam("again_in", type_=Double))
+_IN_TIME = case((bindparam("expiry", type_=UtcDateTime) > _AGAIN_AT, _AGAIN_AT))
+_INSERT_DEAD = insert(dead_letters).values(died_at=utc_now(), retry_at=_IN_TIME)
+GONE = frozenset({404, 410})
+"""With these the API says that it has no details of a scan any more."""
 
 
 def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict[str, Any]]) -> None:
@@ -129,5 +136,5 @@ def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict
         lock(connection, dead_letters, forgotten)
         on_pairs(connection, _FORGET_DEAD, dead_letters, forgotten)
     if letters:
-        connection.execute(insert(dead_letters).values(died_at=utc_now()), letters)
-        mark_gone(connection, [pair for pair, status in status_of.items() if status == 404])
+        connection.execute(_INSERT_DEAD, letters)
+        mark_gone(connection, [pair for pair, status in status_of.items() if status in GONE])

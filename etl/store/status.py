@@ -5,7 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, column, delete, func, insert, literal, or_, select, table, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    case,
+    column,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    table,
+    text,
+)
 
 from etl.database.dialects import distinct, in_pairs, lock, on_pairs, upsert
 from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, repositories, watermarks, workers
@@ -172,8 +186,16 @@ def gaps(connection: Connection) -> list[dict[str, Any]]:
 
 def dead_by_kind(connection: Connection) -> dict[str, int]:
     """How many dead letters there are of each error kind."""
-    rows = connection.execute(select(_dead.error_kind, func.count()).group_by(_dead.error_kind))
-    return {row[0]: row[1] for row in sorted(rows)}
+    return _by_kind(connection, select(_dead.error_kind, func.count()))
+
+
+def to_retry_by_kind(connection: Connection) -> dict[str, int]:
+    """How many of them are tried again by themselves."""
+    return _by_kind(connection, select(_dead.error_kind, func.count()).where(_dead.retry_at.is_not(None)))
+
+
+def _by_kind(connection: Connection, counts: Select[Any]) -> dict[str, int]:
+    return {row[0]: row[1] for row in sorted(connection.execute(counts.group_by(_dead.error_kind)))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +241,7 @@ def list_dead(connection: Connection, which: DeadLetterFilter, limit: int) -> li
         _dead.http_status,
         _dead.attempts,
         _dead.died_at,
+        _dead.retry_at,
         _dead.error,
         _dead.run_id,
     )
@@ -227,16 +250,16 @@ def list_dead(connection: Connection, which: DeadLetterFilter, limit: int) -> li
     return [dict(row) for row in found.mappings()]
 
 
-_BEST = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")
-_BACK = select(_dead.deployment_id, _dead.scan_id, _BEST, _dead.expires_at).order_by(*dead_letters.primary_key)
-_IS_QUEUED = (
+BEST_PRIORITY = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")
+_BACK = select(_dead.deployment_id, _dead.scan_id, BEST_PRIORITY, _dead.expires_at).order_by(*dead_letters.primary_key)
+IS_QUEUED = (
     select(1)
     .where(_q.deployment_id == _dead.deployment_id, _q.scan_id == _dead.scan_id)
     .correlate(dead_letters)
     .exists()
 )
 _FORGET = delete(dead_letters)
-_FORGET_QUEUED = _FORGET.where(_IS_QUEUED)
+_FORGET_QUEUED = _FORGET.where(IS_QUEUED)
 
 
 def _better(new: Any) -> dict[str, ColumnElement[int]]:

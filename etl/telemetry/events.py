@@ -107,12 +107,27 @@ class PairDied(Struct, frozen=True):
     error: str
 
 
+class DeadRevived(Struct, frozen=True):
+    """So many dead letters, whose reason may have passed, are tried again."""
+
+    count: int
+
+
 class DeploymentStopped(Struct, frozen=True):
     """Nothing more of this deployment is asked; its pairs stay queued. A worker asks again in `again_in_seconds`."""
 
     deployment_id: int
     reason: str
     again_in_seconds: float | None = None
+
+
+class TokenReadAgain(Struct, frozen=True):
+    """It is time to ask again for a deployment that was refused. Its token was read again: whether that is a new one,
+    and what is wrong where it couldn't be read."""
+
+    deployment_id: int
+    is_new: bool
+    problem: str | None = None
 
 
 class LeasesLost(Struct, frozen=True):
@@ -208,7 +223,9 @@ Event = (
     | DatabaseAway
     | DatabaseBack
     | PairDied
+    | DeadRevived
     | DeploymentStopped
+    | TokenReadAgain
     | TokenUseless
     | LeasesLost
     | Walked

@@ -318,9 +318,11 @@ def create_work_tables() -> None:
         sa.Column("died_at", INSTANT, nullable=False),
         sa.Column("http_status", sa.Integer),
         sa.Column("run_id", sa.String(32)),
+        sa.Column("retry_at", INSTANT),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_dead_letters"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_dead_letters_retry_at", "dead_letters", ["retry_at"])
     op.create_table(
         "staged_pairs",
         sa.Column("batch", sa.String(32), nullable=False),

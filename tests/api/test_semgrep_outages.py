@@ -51,23 +51,47 @@ async def test_pairs_that_always_fail_are_to_blame_while_others_work() -> None:
     assert asking.events == []
 
 
-@pytest.mark.parametrize("anything_worked", [True, False])
-async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left(anything_worked: bool) -> None:
+async def test_pairs_that_always_fail_are_to_blame_also_when_only_they_are_left() -> None:
     """What has worked before is asked again, and works: that isn't an outage."""
 
     async def poisoned(call: Call) -> web.StreamResponse:
         return await (found if call.pair == ONE else fails)(call)
 
     async with SmallApi(poisoned) as api, asking_at(api.base_url) as asking:
-        if anything_worked:
-            await asking.semgrep.scan(ONE)
+        await asking.semgrep.scan(ONE)
         for _ in range(3):
             ended = await errors_of(asking, *range(2, 22))
 
             assert spend_attempts(ended) == {True}
 
     assert asking.events == []
-    assert api.times[DEPLOYMENTS] == 0 if anything_worked else api.times[DEPLOYMENTS] > 0
+    assert api.times[DEPLOYMENTS] == 0
+
+
+@pytest.mark.parametrize("trouble", [fails, resets])
+@pytest.mark.parametrize("count", [1, 10])
+async def test_scans_that_fail_while_none_is_shown_are_not_to_blame(trouble: Answer, count: int) -> None:
+    """However few they are, and though the deployments call works: none spends an attempt."""
+    async with SmallApi(trouble) as api, asking_at(api.base_url) as asking:
+        ended = await errors_of(asking, *range(1, count + 1))
+
+    assert spend_attempts(ended) == {False}
+    assert [type(event) for event in asking.events] == [ApiAway]
+
+
+async def test_a_scan_that_is_the_first_to_fail_is_to_blame_once_others_work() -> None:
+    """It had the benefit of the doubt until then."""
+
+    async def poisoned(call: Call) -> web.StreamResponse:
+        return await (fails if call.pair == ONE else found)(call)
+
+    async with SmallApi(poisoned) as api, asking_at(api.base_url) as asking:
+        first = await tried(asking, ONE)
+        await asking.semgrep.scan(Pair(120, 2))
+        second = await tried(asking, ONE)
+
+    assert (spend_attempts([first]), spend_attempts([second])) == ({False}, {True})
+    assert [type(event) for event in asking.events] == [ApiAway, ApiBack]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -94,7 +118,7 @@ async def test_a_token_that_is_refused_ends_what_waits_for_its_turn() -> None:
     async def refused(_: Call) -> web.StreamResponse:
         return json_answer({}, status=401)
 
-    async with SmallApi(refused) as api, asking_at(api.base_url, rate=4.0) as asking:
+    async with SmallApi(refused, refused) as api, asking_at(api.base_url, rate=4.0) as asking:
         errors = await errors_of(asking, *range(1, 17))
         with pytest.raises(FatalError) as of_another:
             await asking.semgrep.check_token(121)
@@ -105,8 +129,8 @@ async def test_a_token_that_is_refused_ends_what_waits_for_its_turn() -> None:
 
 
 async def test_where_no_scan_is_shown_at_all_one_is_tried_now_and_then() -> None:
-    """The token is good, and every scan fails: the first few spend an attempt, all others none. They are tried one at
-    a time, another one each time, until one is answered; then all go on at once."""
+    """The token is good, and every scan fails: they are tried one at a time, another one each time, until one is
+    answered; then all go on at once."""
     down, at_once, most_at_once = True, 0, 0
 
     async def answer(call: Call) -> web.StreamResponse:
@@ -120,16 +144,14 @@ async def test_where_no_scan_is_shown_at_all_one_is_tried_now_and_then() -> None
         return await fails(call)
 
     async with SmallApi(answer) as api, asking_at(api.base_url, retries=0, rate=1000.0) as asking:
-        first = await errors_of(asking, *range(1, 25))
-        of_many = await errors_of(asking, *range(25, 50))
+        first = await errors_of(asking, *range(1, 17))
         most_at_once = 0
         trials = [asyncio.create_task(tried(asking, Pair(120, number))) for number in range(50, 80)]
         await until(lambda: sum(task.done() for task in trials) == 2)
         down = False
         errors = await asyncio.gather(*trials)
 
-    assert spend_attempts(first) == {True}
-    assert spend_attempts(of_many) == {False}
+    assert spend_attempts(first) == {False}
     assert most_at_once == 1
     failures = [error for error in errors if isinstance(error, Exception)]
     assert len(failures) == 2
@@ -163,13 +185,14 @@ async def test_where_many_fail_and_others_work_neither_the_pair_is_to_blame_nor_
     another_worked = asyncio.Event()
 
     async def here_and_there(call: Call) -> web.StreamResponse:
-        if call.pair.scan_id == 3 and call.times == 1:
+        if (call.pair.scan_id, call.times) == (3, 1) or call.pair.scan_id == 4:
             return await found(call)
         if call.pair == ONE and call.times == 2:
             await another_worked.wait()
         return await fails(call)
 
     async with SmallApi(here_and_there) as api, asking_at(api.base_url, retries=1) as asking:
+        await asking.semgrep.scan(Pair(120, 4))
         of_the_pairs_own = await errors_of(asking, *range(101, 113))
         one = asyncio.create_task(tried(asking, ONE))
         await until(lambda: api.times["/api/v1/deployments/120/scan/1"] == 2)

@@ -1,6 +1,7 @@
 """Tokens that are refused, and 404: whose fault it is."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -20,6 +21,7 @@ from small_api import (
 from etl.errors import FatalError, ItemError, TransientError
 from etl.model import Pair
 from etl.sandbox import Deployment, Sandbox, Token, World
+from etl.telemetry.events import TokenReadAgain
 
 
 async def gone(_: Call) -> web.StreamResponse:
@@ -166,10 +168,39 @@ async def test_what_is_refused_for_good_stops_its_deployment(status: int, stop_c
     async def refuses(_: Call) -> web.StreamResponse:
         return json_answer({}, status=status)
 
-    error = await failure_of(refuses, retries=2)
+    async with SmallApi(refuses, refuses) as api:
+        error = await failure(api.base_url, retries=2)
 
     assert isinstance(error, FatalError)
     assert error.stop_code == stop_code
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "refused"), (403, "refused"), (404, "not_found"), (410, "gone")])
+async def test_one_path_that_is_refused_is_the_fault_of_its_scan(status: int, kind: str) -> None:
+    """The token is good, as it says when it is asked: other scans go on with it, before as after."""
+
+    async def one_refused(call: Call) -> web.StreamResponse:
+        return json_answer({"code": "ANOTHER"}, status=status) if call.pair == ONE else await found(call)
+
+    async with SmallApi(one_refused) as api, asking_at(api.base_url) as asking:
+        await asking.semgrep.scan(Pair(120, 2))
+        with pytest.raises(ItemError) as caught:
+            await asking.semgrep.scan(ONE)
+        await asking.semgrep.scan(Pair(120, 3))
+
+    assert (caught.value.kind, caught.value.http_status) == (kind, status)
+
+
+async def test_a_retired_endpoint_is_believed_without_a_question() -> None:
+    """It has a code of its own."""
+
+    async def retired(_: Call) -> web.StreamResponse:
+        return json_answer({"code": "DEPLOYMENT_MIGRATED"}, status=410)
+
+    error = await failure_of(retired)
+
+    assert isinstance(error, FatalError)
+    assert error.kind == "endpoint_retired"
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 407, 451])
@@ -205,3 +236,60 @@ async def test_a_token_call_that_fails_while_scans_are_shown_is_not_asked_endles
         await asking.semgrep.scan(Pair(120, 2))
 
     assert caught.value.stop_code == 4
+
+
+async def test_a_rotated_token_is_read_when_it_is_time_to_ask_again(tmp_path: Path) -> None:
+    """Each time, from its file: one that is as before, or gone for a moment, leaves the deployment refused."""
+    file = tmp_path / "token"
+    file.write_text("old")
+
+    async def knows_the_new_one(call: Call) -> web.StreamResponse:
+        is_good = call.request.headers["Authorization"] == "Bearer new"
+        answer = sees_120 if call.pair.scan_id == 0 else found
+        return await answer(call) if is_good else json_answer({}, status=401)
+
+    async def is_refused() -> bool:
+        asking.semgrep.ask_again(120)
+        try:
+            await asking.semgrep.check_token(120)
+            await asking.semgrep.scan(ONE)
+        except FatalError as error:
+            return error.kind == "token_refused"
+        return False
+
+    async with (
+        SmallApi(knows_the_new_one, knows_the_new_one) as api,
+        asking_at(api.base_url, {"SEMGREP_APP_TOKEN_FILE": str(file)}) as asking,
+    ):
+        as_before = await is_refused()
+        file.unlink()
+        without_file = await is_refused()
+        file.write_text("new")
+        rotated = await is_refused()
+
+    told = [event for event in asking.events if isinstance(event, TokenReadAgain)]
+    assert (as_before, without_file, rotated) == (True, True, False)
+    assert [event.is_new for event in told] == [False, False, True]
+    assert [bool(event.problem and "SEMGREP_APP_TOKEN_FILE" in event.problem) for event in told] == [False, True, False]
+
+
+async def test_a_token_of_another_deployment_is_replaced_for_its_own_alone(tmp_path: Path) -> None:
+    """Two deployments had the same token by mistake: the one that it is for goes on with it."""
+    file = tmp_path / "token"
+    file.write_text("of-120")
+    environment = {"SEMGREP_APP_TOKEN": "of-120", "SEMGREP_APP_TOKEN__121_FILE": str(file)}
+
+    async def sees_its_own(call: Call) -> web.StreamResponse:
+        return json_answer({"deployments": [{"id": int(call.request.headers["Authorization"][-3:])}]})
+
+    async with SmallApi(found, sees_its_own) as api, asking_at(api.base_url, environment) as asking:
+        await asking.semgrep.check_token(120)
+        with pytest.raises(FatalError):
+            await asking.semgrep.check_token(121)
+        file.write_text("of-121")
+        asking.semgrep.ask_again(121)
+        await asking.semgrep.check_token(121)
+        await asking.semgrep.scan(Pair(121, 1))
+        await asking.semgrep.scan(ONE)
+
+    assert [seen.token for seen in api.details_seen()] == ["of-121", "of-120"]

@@ -1,6 +1,7 @@
 """The real command against an API in trouble: each fault of the sandbox, outages, refusals and bad tokens."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,11 @@ from command import Command, CommandResult
 from faulty_runs import ONCE, QUICK, SCANS, as_it_was, hashes, hit_by, pairs_of, rows, run, truth
 from sandbox_thread import finished_world, running_sandbox
 from small_api import Call, SmallApi, found, in_thread, json_answer
+from sqlalchemy import update
 
+from etl.database.connection import Database
 from etl.database.schema import dead_letters, fetch_queue, scan_meta, scan_stats, scans
+from etl.database.types import utc_now
 from etl.model import Pair
 from etl.sandbox import FAULTS, Behaviour, Fault, World
 from etl.sandbox.faults import chosen_fault
@@ -31,6 +35,8 @@ class Fate(NamedTuple):
 
 DEADLY = {
     **{f"status-{code}": Fate("http_status", code, True) for code in (500, 502, 503, 504, 408, 413, 425)},
+    "status-401": Fate("refused", 401, False),
+    "status-403": Fate("refused", 403, False),
     "status-404": Fate("not_found", 404, False),
     "broken-json": Fate("broken_json", 200, True),
     "empty-body": Fate("broken_json", 200, True),
@@ -50,7 +56,7 @@ HARMLESS = {"bom"}
 SLOW = {"hang", "slow-body"}
 CLEANED = {"nan", "nul-text", "surrogate-text", "big-integer"}
 REFUSING = {"status-429"}
-STOPPING = {"status-401": 3, "status-403": 3, "status-410": 4}
+STOPPING = {"status-410"}
 
 
 class Letter(NamedTuple):
@@ -130,7 +136,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Mixed]:
 
 def test_every_fault_of_the_sandbox_is_tested_here() -> None:
     """A new fault gets its place in one of these lists."""
-    assert FAULTS.keys() == DEADLY.keys() | HARMLESS | CLEANED | REFUSING | STOPPING.keys()
+    assert FAULTS.keys() == DEADLY.keys() | HARMLESS | CLEANED | REFUSING | STOPPING
 
 
 @pytest.mark.parametrize("name", [*DEADLY, *HARMLESS])
@@ -190,10 +196,9 @@ def test_what_no_database_takes_is_loaded_cleaned(cli: Command, database_url: st
     }
 
 
-@pytest.mark.parametrize("name", STOPPING)
-def test_a_refused_token_or_a_retired_endpoint_stops_the_run(cli: Command, sqlite_url: str, name: str) -> None:
+def test_a_retired_endpoint_stops_the_run(cli: Command, sqlite_url: str) -> None:
     """What isn't loaded by then stays in the queue as it was, and nothing dies."""
-    faults = (Fault(name, 0.2, times=0),)
+    faults = (Fault("status-410", 0.2, times=0),)
     with running_sandbox(finished_world(SCANS), Behaviour(faults=faults)) as sandbox:
         outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **ONCE, SCAN_ETL_API__CONCURRENCY="2")
         hit = hit_by(sandbox, times=0)
@@ -202,12 +207,28 @@ def test_a_refused_token_or_a_retired_endpoint_stops_the_run(cli: Command, sqlit
         assert truth(sandbox, set(loaded)) == loaded
 
     queued = rows(sqlite_url, fetch_queue)
-    assert outcome.exit_code == STOPPING[name], outcome
+    assert outcome.exit_code == 4, outcome
     assert hit <= {row["scan_id"] for row in queued}
     assert len(loaded) + len(queued) == SCANS
     assert as_it_was(queued)
     assert rows(sqlite_url, dead_letters) == []
     assert outcome.json()["remaining"] == len(queued)
+
+
+def test_a_scan_that_is_refused_costs_no_other_one(cli: Command, sqlite_url: str) -> None:
+    """A 403 and a 410 for one path each among many that work: two dead letters, and the rest is stored in one run."""
+    refusals = {5: 403, 250: 410}
+
+    async def answer(call: Call) -> web.StreamResponse:
+        status = refusals.get(call.pair.scan_id)
+        return json_answer({"message": "not this one"}, status=status) if status else await found(call)
+
+    with in_thread(SmallApi(answer)) as base_url:
+        outcome = run(cli, base_url, sqlite_url, [Pair(120, number) for number in range(1, 501)], **ONCE)
+
+    assert (outcome.exit_code, outcome.json()["fetched"], outcome.json()["remaining"]) == (1, 498, 0), outcome
+    letters = {row["scan_id"]: (row["error_kind"], row["http_status"]) for row in rows(sqlite_url, dead_letters)}
+    assert letters == {5: ("refused", 403), 250: ("gone", 410)}
 
 
 def test_a_proxy_that_echoes_the_request_does_not_bring_the_token_out(cli: Command, sqlite_url: str) -> None:
@@ -252,7 +273,10 @@ def test_a_token_revoked_midway_stops_its_own_deployment_only(cli: Command, sqli
         return await found(call)
 
     async def sees_its_own(call: Call) -> web.StreamResponse:
-        return json_answer({"deployments": [{"id": int(call.request.headers["Authorization"][-3:])}]})
+        number = int(call.request.headers["Authorization"][-3:])
+        if number == 121 and served > 5:
+            return json_answer({"message": "revoked"}, status=401)
+        return json_answer({"deployments": [{"id": number}]})
 
     pairs = [Pair(deployment_id, number) for number in range(1, 31) for deployment_id in (120, 121)]
     with in_thread(SmallApi(answer, sees_its_own)) as base_url:
@@ -267,3 +291,32 @@ def test_a_token_revoked_midway_stops_its_own_deployment_only(cli: Command, sqli
     assert {(row["deployment_id"], row["scan_id"]) for row in queued} == set(pairs) - set(loaded)
     assert as_it_was(queued)
     assert "deployment_id=121" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["sync", "run"])
+def test_what_an_incident_has_buried_is_stored_by_a_later_night(cli: Command, sqlite_url: str, command: str) -> None:
+    """By itself, once its time has come; what has a reason of its own isn't asked for again."""
+    is_over = False
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if call.pair.scan_id == 2:
+            return json_answer({}, status=404)
+        return json_answer({}, status=502) if call.pair.scan_id == 3 and not is_over else await found(call)
+
+    api = SmallApi(answer)
+    with in_thread(api) as base_url:
+        first = run(cli, base_url, sqlite_url, [Pair(120, number) for number in range(1, 6)], **ONCE)
+        retry_at = {row["scan_id"]: row["retry_at"] for row in rows(sqlite_url, dead_letters)}
+        is_over = True
+        with closing(Database(sqlite_url)) as database:
+            due = update(dead_letters).where(dead_letters.c.retry_at.is_not(None)).values(retry_at=utc_now())
+            database.run_here(lambda connection: connection.execute(due))
+        environment = {"SCAN_ETL_API__BASE_URL": base_url, "SCAN_ETL_DATABASE__URL": sqlite_url, **ONCE}
+        second = cli(command, "--json", environment=environment)
+
+    assert (first.exit_code, first.json()["dead"]) == (1, 2), first
+    assert (retry_at[2], retry_at[3] is not None) == (None, True)
+    assert (second.json()["fetched"], second.json()["dead"]) == (1, 0), second
+    assert [row["scan_id"] for row in rows(sqlite_url, dead_letters)] == [2]
+    assert api.times["/api/v1/deployments/120/scan/2"] == 1
+    assert "dead letters whose reason may have passed" in second.stderr

@@ -5,6 +5,7 @@ import json
 from contextlib import ExitStack, closing
 from typing import Any
 
+import pytest
 from aiohttp import web
 from command import Command
 from faulty_runs import ONCE, QUICK, SCANS, as_it_was, hashes, hit_by, pairs_of, rows, run, scan_ids, truth
@@ -89,26 +90,35 @@ def test_an_outage_in_the_middle_is_ridden_through(cli: Command, sqlite_url: str
 
 def test_a_queue_of_poisoned_pairs_dies_and_is_no_outage(cli: Command, sqlite_url: str) -> None:
     """Where nothing but pairs that always fail is left, each spends its attempts and is dead; exit 1."""
-    behaviour = Behaviour(faults=(Fault("status-500", times=0),))
+    behaviour = Behaviour(faults=(Fault("status-500", 0.7, times=0),))
     with running_sandbox(finished_world(SCANS), behaviour) as sandbox:
         outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **QUICK)
 
-        assert {sandbox.sandbox.stats.times_seen(number) for number in range(1, SCANS + 1)} == {2}
+        poisoned = hit_by(sandbox, times=0)
+        assert {sandbox.sandbox.stats.times_seen(number) for number in poisoned} == {2}
 
     assert outcome.exit_code == 1, outcome
-    assert scan_ids(sqlite_url, dead_letters) == set(range(1, SCANS + 1))
+    assert scan_ids(sqlite_url, dead_letters) == poisoned
+    assert scan_ids(sqlite_url, scans) == set(range(1, SCANS + 1)) - poisoned != set()
     assert "API unavailable" not in outcome.stderr
 
 
-def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: str) -> None:
-    """Its deployments call works, and still it is unavailable: exit 4 in the end, with everything queued."""
+@pytest.mark.parametrize("count", [1, 10, 60])
+def test_an_api_that_shows_no_scan_at_all_buries_none(cli: Command, sqlite_url: str, count: int) -> None:
+    """Its deployments call works, and still it is unavailable: exit 4 in the end, with everything queued as it was, and
+    the next run stores it."""
     behaviour = Behaviour(faults=(Fault("status-500", times=0),))
-    with running_sandbox(finished_world(3 * SCANS), behaviour) as sandbox:
-        bounds = {**QUICK, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
+    with running_sandbox(finished_world(count), behaviour) as sandbox:
+        bounds = {**ONCE, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
         outcome = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **bounds)
+        queued = rows(sqlite_url, fetch_queue)
+    with running_sandbox(finished_world(count)) as sandbox:
+        after = run(cli, sandbox.base_url, sqlite_url, pairs_of(sandbox), **ONCE)
 
-    assert (outcome.exit_code, outcome.json()["dead"], outcome.json()["remaining"]) == (4, 0, 3 * SCANS), outcome
+    assert (outcome.exit_code, outcome.json()["dead"], outcome.json()["remaining"]) == (4, 0, count), outcome
+    assert as_it_was(queued)
     assert "API unavailable" in outcome.stderr
+    assert (after.exit_code, after.json()["fetched"]) == (0, count), after
 
 
 def test_a_scan_that_mariadb_does_not_take_is_the_only_one_that_dies(cli: Command, mysql_url: str) -> None:
@@ -128,20 +138,21 @@ def test_a_scan_that_mariadb_does_not_take_is_the_only_one_that_dies(cli: Comman
     assert len(rows(mysql_url, scans)) == 59
 
 
-async def test_a_text_that_is_not_unicode_is_a_dead_letter(cli: Command, database_url: str) -> None:
-    """A redirect to a name in Latin-1, which no driver could store: its pair dies, and says why."""
+async def test_a_text_that_is_not_unicode_is_written_down_as_one_that_is(cli: Command, database_url: str) -> None:
+    """A redirect to a name in Latin-1, which no driver could store: its pair says why it isn't done."""
 
     async def talk(_: object, writer: asyncio.StreamWriter) -> None:
         location = b"Location: https://login.ex\xe4mple.com/sso\r\n"
         writer.write(b"HTTP/1.1 302 Found\r\n" + location + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
 
     async with raw_server(talk) as base_url:
-        outcome = await asyncio.to_thread(run, cli, base_url, database_url, [Pair(120, 1)], **ONCE)
+        bounds = {**ONCE, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
+        outcome = await asyncio.to_thread(run, cli, base_url, database_url, [Pair(120, 1)], **bounds)
 
-    assert outcome.exit_code == 1, outcome
-    [dead] = rows(database_url, dead_letters)
-    assert (dead["error_kind"], dead["http_status"]) == ("http_status", 302)
-    assert "redirected to login.ex?mple.com" in dead["error"]
+    assert outcome.exit_code == 4, outcome
+    [queued] = rows(database_url, fetch_queue)
+    assert queued["error_kind"] == "http_status"
+    assert "redirected to login.ex?mple.com" in queued["error"]
 
 
 def test_a_database_that_refuses_a_lease_ends_the_run(cli: Command, sqlite_url: str) -> None:

@@ -64,7 +64,9 @@ QUEUED: tuple[dict[str, Any], ...] = (
 def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_url: str) -> None:
     """Depths by deployment, the leases of each worker, their speed together and when the queue is empty at that."""
     insert_rows(database_url, fetch_queue, *QUEUED)
-    insert_rows(database_url, dead_letters, {"deployment_id": 121, "died_at": NOW, "error_kind": "not_found"})
+    dead = {"deployment_id": 121, "died_at": NOW, "error_kind": "timeout"}
+    to_retry = {**dead, "retry_at": NOW + HOUR}
+    insert_rows(database_url, dead_letters, {**dead, "error_kind": "not_found"}, to_retry, dead)
     give_signs_of_life(database_url)
 
     status = cli("status", "--json", "--database-url", database_url).json()
@@ -73,8 +75,9 @@ def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_u
     states = ("due", "leased", "retrying", "waiting", "scheduled", "dead")
     assert {row["deployment_id"]: tuple(row[name] for name in states) for row in status["queue"]} == {
         120: (3, 3, 1, 1, 1, 0),
-        121: (1, 0, 0, 0, 0, 1),
+        121: (1, 0, 0, 0, 0, 3),
     }
+    assert (status["dead_letters"], status["dead_letters_to_retry"]) == ({"not_found": 1, "timeout": 2}, {"timeout": 1})
     oldest = [datetime.fromisoformat(row["oldest_due_at"]) for row in status["queue"]]
     assert oldest == [NOW - 3 * HOUR, NOW - 5 * HOUR]
     assert [row["next_due_at"] for row in status["queue"]] == [(NOW + HOUR).isoformat(), None]

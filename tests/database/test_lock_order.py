@@ -20,6 +20,7 @@ from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import Complete, Discard, Listing, ListingPass, Outcome, Pair, Release, Retry, Snooze
 from etl.store import enqueue, queue, settle, watermarks
 from etl.store.listings import PageToRecord, record
+from etl.store.revive import revive
 from etl.store.status import DeadLetterFilter, drop_dead, requeue_dead
 from etl.transform.search_page import Page
 
@@ -101,7 +102,7 @@ def outcome(pair: Pair, draw: random.Random) -> Outcome:
         lambda: Complete(rows(exit_code=draw.randrange(2))),
         lambda: Snooze(rows(**OPEN), 0.0, EXPIRES_AT),
         lambda: Retry(pair, 0.0, 1, "timeout", "slow"),
-        lambda: Discard(pair, 5, "timeout", "slow", None),
+        lambda: Discard(pair, 5, "timeout", "slow", None, draw.choice([None, 0.0])),
         lambda: Discard(pair, 1, "not_found", "no such scan", 404),
         lambda: Release(pair),
     )
@@ -122,6 +123,10 @@ def fill(database: Database, draw: random.Random) -> None:
 
 def requeue(database: Database, draw: random.Random) -> None:
     do(database, partial(requeue_dead, which=DeadLetterFilter(kind="timeout", deployment_id=draw.choice([120, None]))))
+
+
+def bring_back(database: Database, _draw: random.Random) -> None:
+    do(database, revive)
 
 
 def drop(database: Database, _draw: random.Random) -> None:
@@ -162,7 +167,8 @@ def some(draw: random.Random) -> list[Pair]:
 def test_all_that_work_on_the_same_scans_take_turns(server_url: str) -> None:
     """No deadlock reaches anyone, on PostgreSQL there is none at all, and no scan is lost that nobody deletes."""
     seed = random.randrange(10_000)
-    works: list[Work] = [list_scans, list_scans, end_walk, work_off, work_off, fill, requeue, drop, delete_scans]
+    works: list[Work] = [list_scans, list_scans, end_walk, work_off, work_off]
+    works += [fill, requeue, bring_back, drop, delete_scans]
     begun = threading.Barrier(len(works))
 
     def many(database: Database, work: Work, number: int) -> None:

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from etl.errors import MESSAGE_CHARACTERS, FatalError, ItemError, TransientError
 from etl.semgrep.responses import (
     QUOTED_CHARACTERS,
-    NotFoundError,
+    RefusedPathError,
     deployment_ids,
     document,
     meaning,
     one_line,
     quota,
     quoted,
+    refusal_of_scan,
+    refusal_of_token,
     server_time,
     token_missing,
     token_of_another,
-    token_without_scope,
 )
 
 NOW = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
@@ -43,22 +44,33 @@ def test_an_error_is_one_line_that_everything_takes(said: str) -> None:
     assert text.encode() is not None
 
 
-@pytest.mark.parametrize(("status", "stop_code"), [(401, 3), (403, 3), (410, 4)])
-def test_a_status_of_the_token_or_the_endpoint_is_fatal(status: int, stop_code: int) -> None:
-    """401 and 403 are the token's fault, 410 says that the endpoint is gone; none of them is the scan's."""
-    error = meaning(status, "HTTP said so", {}, NOW)
+def test_a_retired_endpoint_is_fatal() -> None:
+    """So the API says with a code of its own, and it is no scan's fault."""
+    error = meaning(410, "HTTP said so", {}, NOW, b'{"message": "it moved", "code": "DEPLOYMENT_MIGRATED"}')
 
     assert isinstance(error, FatalError)
-    assert (error.stop_code, error.http_status) == (stop_code, status)
+    assert (error.stop_code, error.http_status) == (4, 410)
     assert "HTTP said so" in str(error)
 
 
-def test_404_is_not_yet_an_error_of_the_scan() -> None:
-    """A 404 has a type of its own, for it says nothing of the scan until the token has proved good."""
-    error = meaning(404, "said", {}, NOW)
+@pytest.mark.parametrize(
+    ("status", "kind", "of_token", "stop_code"),
+    [
+        (401, "refused", "token_refused", 3),
+        (403, "refused", "token_refused", 3),
+        (404, "not_found", "token_without_scope", 3),
+        (410, "gone", "endpoint_retired", 4),
+    ],
+)
+def test_a_refused_path_is_not_yet_an_error_of_the_scan(status: int, kind: str, of_token: str, stop_code: int) -> None:
+    """It has a type of its own, for it says nothing of the scan until the token has proved good."""
+    error = meaning(status, "HTTP said so", {}, NOW, b'{"code": "ANOTHER"}')
 
-    assert isinstance(error, NotFoundError)
-    assert not isinstance(error, ItemError)
+    assert isinstance(error, RefusedPathError)
+    at_scan, at_token = refusal_of_scan("scan", error), refusal_of_token(error)
+    assert (at_scan.kind, at_scan.http_status) == (kind, status)
+    assert (at_token.kind, at_token.http_status, at_token.stop_code) == (of_token, status, stop_code)
+    assert "HTTP said so" in str(at_scan)
 
 
 def test_429_spends_no_attempt() -> None:
@@ -119,7 +131,7 @@ def test_every_status_has_a_meaning(status: int, headers: dict[str, str]) -> Non
     """No status and no header makes it stumble, and only 429 is free of charge."""
     error = meaning(status, "said", headers, NOW)
 
-    assert isinstance(error, TransientError | ItemError | FatalError | NotFoundError)
+    assert isinstance(error, TransientError | ItemError | FatalError | RefusedPathError)
     if isinstance(error, TransientError):
         assert error.spends_attempt == (status != 429)
         assert error.retry_after_seconds is None or error.retry_after_seconds > 0
@@ -220,9 +232,13 @@ def test_deployment_ids_takes_numbers_and_strings(answer: object, ids: set[int])
     assert found == ids
 
 
+def _of_token(status: int) -> FatalError:
+    return refusal_of_token(RefusedPathError("said", status))
+
+
 def test_errors_of_a_token_say_what_to_set() -> None:
     """Each names the deployment and the variable."""
-    missing, foreign, blind = token_missing(120), token_of_another(120, {122, 121}), token_without_scope()
+    missing, foreign, blind = token_missing(120), token_of_another(120, {122, 121}), _of_token(404)
 
     assert "SEMGREP_APP_TOKEN__120" in str(missing)
     assert "belongs to deployment 121, 122" in str(foreign)

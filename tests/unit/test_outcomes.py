@@ -13,7 +13,7 @@ from scan_rows import scan_rows
 
 from etl.backoff import LONGEST_SNOOZE
 from etl.config.settings import QueueSettings
-from etl.errors import DatabaseError, TransientError
+from etl.errors import DatabaseError, ItemError, TransientError
 from etl.model import (
     RETENTION,
     Complete,
@@ -25,8 +25,9 @@ from etl.model import (
     Snooze,
     pair_of,
 )
-from etl.pipeline.outcomes import after_failure, after_unfinished
+from etl.pipeline.outcomes import after_failure, after_refusal, after_unfinished
 
+HOUR_SECONDS = 3_600.0
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -67,15 +68,42 @@ async def test_bugs_and_a_database_that_is_away_come_out_as_they_are(port: str, 
     asked_for=st.one_of(st.none(), st.floats(0.001, 1e6)),
 )
 def test_a_failure_is_later_or_dead(attempts: int, most: int, spends: bool, asked_for: float | None) -> None:
-    """Dead from the last attempt on; else later, not before the server wants it, and within the longest wait."""
+    """Dead by the last attempt, and each one after it; else later, not before the server wants it, and within the
+    longest wait. What spends none never kills."""
     error = TransientError("m", kind="k", http_status=500, retry_after_seconds=asked_for, spends_attempt=spends)
     numbers = QueueSettings(max_attempts=most, backoff_seconds=1.0, backoff_max_seconds=60.0)
     outcome = after_failure(Lease(ONE, attempts, FAR_AWAY), error, numbers)
 
-    assert isinstance(outcome, Discard if attempts + spends >= most else Retry)
+    assert isinstance(outcome, Discard if spends and attempts + 1 >= most else Retry)
     assert outcome.attempts == attempts + spends
     if isinstance(outcome, Retry):
         assert min(asked_for or 0.5, 60.0) <= outcome.delay_seconds <= 60.0
+
+
+def test_a_failure_that_may_pass_is_tried_again_by_later_nights() -> None:
+    """In one, two, four and eight of them: one try a night, each counted, less than a day after the one before."""
+    error = TransientError("m", kind="http_status", http_status=502)
+    deaths = [after_failure(Lease(ONE, attempts, FAR_AWAY), error, QueueSettings()) for attempts in (4, 5, 6, 7)]
+
+    found = {death.attempts: death.again_in_seconds for death in deaths if isinstance(death, Discard)}
+    assert found == {5: 20 * HOUR_SECONDS, 6: 40 * HOUR_SECONDS, 7: 80 * HOUR_SECONDS, 8: 160 * HOUR_SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "is_retried"),
+    [
+        ("refused", 401, True),
+        ("refused", 403, True),
+        ("not_found", 404, False),
+        ("gone", 410, False),
+        ("odd", None, False),
+    ],
+)
+def test_a_refusal_of_its_own_is_for_good(kind: str, status: int | None, is_retried: bool) -> None:
+    """But a right that is missing may be given."""
+    death = after_refusal(Lease(ONE, 0, FAR_AWAY), ItemError("m", kind=kind, http_status=status))
+
+    assert (death.attempts, death.again_in_seconds is not None) == (1, is_retried)
 
 
 @pytest.mark.parametrize(

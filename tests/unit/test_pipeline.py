@@ -7,6 +7,7 @@ from drained_queue import ONE, drained, gone, pairs
 from memory_ports import MemoryPorts, sound
 from scan_rows import document
 
+from etl.backoff import later_night_seconds
 from etl.errors import TransientError
 from etl.model import (
     RETENTION,
@@ -82,7 +83,7 @@ async def test_after_its_last_attempt_a_pair_is_dead() -> None:
     ended = await drained(ports)
 
     assert ports.asked[ONE] == 3
-    assert ports.dead == {ONE: Discard(ONE, 3, "http_status", "HTTP 500", 500)}
+    assert ports.dead == {ONE: Discard(ONE, 3, "http_status", "HTTP 500", 500, later_night_seconds(1))}
     assert sorted(ports.stored) == pairs(10)[1:]
     assert ended.events == [PairDied(ONE, "http_status", "HTTP 500")]
     assert (ended.counts.dead, ended.stop.exit_code) == (1, None)

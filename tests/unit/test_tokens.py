@@ -124,3 +124,16 @@ def test_no_repr_shows_a_token() -> None:
 
     assert SECRET not in f"{tokens} {tokens!r} {[tokens]}"
     assert "SEMGREP_APP_TOKEN__120" in repr(tokens)
+
+
+def test_tokens_are_read_again_from_where_they_came_from(tmp_path: Path) -> None:
+    """What a file holds by now counts; no repr() shows any of it."""
+    file = tmp_path / "token"
+    file.write_text("old")
+    tokens = load_tokens({"SEMGREP_APP_TOKEN__120_FILE": str(file), "SEMGREP_APP_TOKEN": SECRET})
+    file.write_text("new")
+    again = tokens.read_again().read_again()
+
+    assert [found.for_deployment(120) for found in (tokens, again)] == ["old", "new"]
+    assert again.for_deployment(7) == SECRET
+    assert SECRET not in repr(again)
