@@ -8,7 +8,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
+from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
@@ -315,17 +315,10 @@ def _checked_base_url(url: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError("it must be a URL such as https://semgrep.dev") from error
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or ""))
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
     if not is_safe or not host:
         raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
     return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # What SQLAlchemy understands, too. A password may hold anything but `@`.

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from etl.backoff import backoff_seconds
+from etl.config.proxies import Proxy
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
 from etl.errors import UNAVAILABLE_EXIT, FatalError, ItemError, TransientError
@@ -64,6 +65,7 @@ class Semgrep:
         counts: RunCounts,
         emit: EventSink,
         *,
+        proxy: Proxy | None = None,
         gives_up: bool = True,
     ) -> None:
         self._settings = settings
@@ -72,7 +74,7 @@ class Semgrep:
         self._counts = counts
         self._emit = emit
         self._gives_up = gives_up
-        self._http = Http(settings, gives_up=gives_up)
+        self._http = Http(settings, proxy, gives_up=gives_up)
         self._states: dict[int, TokenState] = {}  # by deployment; those with one token share one
         self._is_stopped = False
 

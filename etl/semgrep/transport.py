@@ -6,13 +6,14 @@ The token goes into the Authorization header only. What the answer means is deci
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import aiohttp
 from msgspec import Struct
 from yarl import URL
 
 from etl import __version__
+from etl.config.proxies import Proxy
 from etl.config.settings import ApiSettings
 from etl.errors import UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError
 from etl.semgrep.deadline import Deadline
@@ -20,6 +21,7 @@ from etl.semgrep.responses import one_line
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
+PROXY_LOGIN = 407
 
 
 class HttpResponse(Struct, frozen=True):
@@ -33,11 +35,12 @@ class HttpResponse(Struct, frozen=True):
 class Http:
     """The connections to the API. Use it as an async context manager.
 
-    A server that can't be trusted is a FatalError (exit 4) if it `gives_up`.
+    A server that can't be trusted, or a proxy that refuses, is a FatalError (exit 4) if it `gives_up`.
     """
 
-    def __init__(self, settings: ApiSettings, *, gives_up: bool) -> None:
+    def __init__(self, settings: ApiSettings, proxy: Proxy | None = None, *, gives_up: bool) -> None:
         self._settings = settings
+        self._proxy = proxy
         self._gives_up = gives_up
 
     async def __aenter__(self) -> Self:
@@ -53,6 +56,9 @@ class Http:
                 "User-Agent": f"scan-etl/{__version__}",
             },
             cookie_jar=aiohttp.DummyCookieJar(),
+            # By `trust_env` aiohttp would find it itself, but read `~/.netrc` too, and refuse each request for a host
+            # that stands there.
+            proxy=URL(self._proxy.url) if self._proxy else None,
         )
         # aiohttp would send a GET once more, on its own, when a kept connection turns out dead: a request that
         # no pace has let through and no one counts.
@@ -82,6 +88,8 @@ class Http:
                 async with self._session.request(
                     method, url, headers=headers, data=query, allow_redirects=False
                 ) as response:
+                    if response.status == PROXY_LOGIN and self._proxy and url.scheme == "http":
+                        raise _refused_by(self._proxy, PROXY_LOGIN, gives_up=self._gives_up)
                     if response.status == 200:
                         body = await _read(response, settings.max_body_bytes)
                     else:
@@ -89,36 +97,55 @@ class Http:
                     return HttpResponse(response.status, response.headers, body)
         except aiohttp.ClientSSLError as error:
             raise _untrusted(error, gives_up=self._gives_up) from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise _refused_by(cast(Proxy, self._proxy), error.status, gives_up=self._gives_up) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error, path, settings.timeout_seconds) from error
+            raise _translated(error, path, settings.timeout_seconds, self._proxy) from error
 
 
 def _untrusted(error: aiohttp.ClientSSLError, *, gives_up: bool) -> ApiError:
     fault = getattr(error, "certificate_error", error.__cause__)
     text = (
         f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
-        " certificates of its authority in SSL_CERT_FILE"
+        " certificates of its authority in SSL_CERT_FILE or SSL_CERT_DIR"
     )
     if gives_up:
         return FatalError(text, kind="tls", stop_code=UNAVAILABLE_EXIT)
     return TransientError(text, kind="tls", spends_attempt=False)
 
 
-def _translated(error: Exception, path: str, timeout_seconds: float) -> TransientError:
+def _refused_by(proxy: Proxy, status: int, *, gives_up: bool) -> ApiError:
+    """Ours for what a proxy answers in place of the API. No pair is to blame for it."""
+    if status == PROXY_LOGIN:
+        fix = f"set {proxy.variable} to http://user:password@host:port with a user that it knows"
+    else:
+        fix = f"look at api.base_url and {proxy.variable}, or name the API's host in NO_PROXY"
+    text = f"{proxy} refuses with HTTP {status}: {fix}"
+    if gives_up and status in (403, PROXY_LOGIN):
+        return FatalError(text, kind="proxy", stop_code=UNAVAILABLE_EXIT)
+    return TransientError(text, kind="proxy", spends_attempt=False)
+
+
+def _translated(error: Exception, path: str, timeout_seconds: float, proxy: Proxy | None) -> TransientError:
     """Ours for an error of aiohttp or of the system, most specific first."""
+    through = f" through {proxy}" if proxy else ""
     match error:
         case aiohttp.ConnectionTimeoutError():
             seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
-            return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
+            return TransientError(f"no connection within {seconds:g} s for {path}{through}", kind="timeout")
         case TimeoutError():
-            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
+            return TransientError(f"no answer within {timeout_seconds:g} s from {path}{through}", kind="timeout")
+        case aiohttp.ClientProxyConnectionError() if proxy:
+            fix = f"look at {proxy.variable}, or name the API's host in NO_PROXY"
+            text = f"can't connect to {proxy}: {one_line(error.os_error)}; {fix}"
+            return TransientError(text, kind="connection", spends_attempt=False)
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
             # Its message alone: the rest is a status of aiohttp's own, which the answer didn't have.
             fault = getattr(error.__cause__ or error, "message", error)
-            return TransientError(f"broken answer from {path}: {one_line(fault)}", kind="broken_answer")
-    return TransientError(f"connection lost at {path}: {one_line(error)}", kind="connection")
+            return TransientError(f"broken answer from {path}{through}: {one_line(fault)}", kind="broken_answer")
+    return TransientError(f"connection lost at {path}{through}: {one_line(error)}", kind="connection")
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
