@@ -6,7 +6,7 @@ The token goes into the Authorization header only. What the answer means is deci
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import aiohttp
 from msgspec import Struct
@@ -16,11 +16,14 @@ from etl import __version__
 from etl.config.proxies import Proxy
 from etl.config.settings import ApiSettings
 from etl.errors import UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError
+from etl.semgrep.connections import Connector, is_new, was_unread
 from etl.semgrep.deadline import Deadline
 from etl.semgrep.responses import one_line
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ERROR_BODY_BYTES, ERROR_BODY_SECONDS = 2_000, 2.0
+MOST_HEADER_BYTES, MOST_HEADERS = 65_536, 1_000
+"""Policies of 8 KB and more exist, and aiohttp reads no more than that of its own accord."""
 PROXY_LOGIN = 407
 
 
@@ -47,7 +50,7 @@ class Http:
         seconds = self._settings.timeout_seconds
         self._deadline = Deadline(seconds)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=Connector(),
             # The whole request has its deadline.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(CONNECT_TIMEOUT_SECONDS, seconds)),
             headers={
@@ -56,12 +59,15 @@ class Http:
                 "User-Agent": f"scan-etl/{__version__}",
             },
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MOST_HEADER_BYTES,
+            max_field_size=MOST_HEADER_BYTES,
+            max_headers=MOST_HEADERS,
             # By `trust_env` aiohttp would find it itself, but read `~/.netrc` too, and refuse each request for a host
             # that stands there.
             proxy=URL(self._proxy.url) if self._proxy else None,
         )
-        # aiohttp would send a GET once more, on its own, when a kept connection turns out dead: a request that
-        # no pace has let through and no one counts.
+        # aiohttp would send a GET once more, on its own, whenever a kept connection turns out dead: also one that the
+        # server has read, which no pace has let through then and no one counts.
         self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
         return self
 
@@ -74,6 +80,8 @@ class Http:
     async def ask(self, path: str, token: str | None = None, query: bytes | None = None) -> HttpResponse:
         """Send one request, a POST if it has a query of JSON. No redirect is followed.
 
+        A request that nobody has read, because a kept connection had ended, is sent on another one.
+
         TransientError if no whole answer comes in time, or if no server is there that can be trusted, which may be a
         FatalError; ItemError if the answer is too large.
         """
@@ -83,11 +91,15 @@ class Http:
         settings = self._settings
         url = URL(settings.base_url + path, encoded=True)
         method = "GET" if query is None else "POST"
+        has_begun = False
+        if is_new.get():
+            is_new.set(False)
         try:
             with self._deadline:
                 async with self._session.request(
                     method, url, headers=headers, data=query, allow_redirects=False
                 ) as response:
+                    has_begun = True
                     if response.status == PROXY_LOGIN and self._proxy and url.scheme == "http":
                         raise _refused_by(self._proxy, PROXY_LOGIN, gives_up=self._gives_up)
                     if response.status == 200:
@@ -95,12 +107,21 @@ class Http:
                     else:
                         body = await _read_some(response, settings.timeout_seconds, token)
                     return HttpResponse(response.status, response.headers, body)
-        except aiohttp.ClientSSLError as error:
-            raise _untrusted(error, gives_up=self._gives_up) from error
-        except aiohttp.ClientHttpProxyError as error:
-            raise _refused_by(cast(Proxy, self._proxy), error.status, gives_up=self._gives_up) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _translated(error, path, settings.timeout_seconds, self._proxy) from error
+            if has_begun or not was_unread(error):
+                raise self._translated(error, path) from error
+        return await self.ask(path, token, query)
+
+    def _translated(self, error: Exception, path: str) -> ApiError:
+        """Ours for an error of aiohttp or of the system, most specific first."""
+        match error:
+            case aiohttp.ClientSSLError():
+                return _untrusted(error, gives_up=self._gives_up)
+            case aiohttp.ClientHttpProxyError() if self._proxy:
+                return _refused_by(self._proxy, error.status, gives_up=self._gives_up)
+            case aiohttp.ClientProxyConnectionError() if self._proxy:
+                return _unreachable(self._proxy, error)
+        return _failed(error, path, self._settings.timeout_seconds, f" through {self._proxy}" if self._proxy else "")
 
 
 def _untrusted(error: aiohttp.ClientSSLError, *, gives_up: bool) -> ApiError:
@@ -126,19 +147,19 @@ def _refused_by(proxy: Proxy, status: int, *, gives_up: bool) -> ApiError:
     return TransientError(text, kind="proxy", spends_attempt=False)
 
 
-def _translated(error: Exception, path: str, timeout_seconds: float, proxy: Proxy | None) -> TransientError:
-    """Ours for an error of aiohttp or of the system, most specific first."""
-    through = f" through {proxy}" if proxy else ""
+def _unreachable(proxy: Proxy, error: aiohttp.ClientProxyConnectionError) -> TransientError:
+    fix = f"look at {proxy.variable}, or name the API's host in NO_PROXY"
+    text = f"can't connect to {proxy}: {one_line(error.os_error)}; {fix}"
+    return TransientError(text, kind="connection", spends_attempt=False)
+
+
+def _failed(error: Exception, path: str, timeout_seconds: float, through: str) -> TransientError:
     match error:
         case aiohttp.ConnectionTimeoutError():
             seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
             return TransientError(f"no connection within {seconds:g} s for {path}{through}", kind="timeout")
         case TimeoutError():
             return TransientError(f"no answer within {timeout_seconds:g} s from {path}{through}", kind="timeout")
-        case aiohttp.ClientProxyConnectionError() if proxy:
-            fix = f"look at {proxy.variable}, or name the API's host in NO_PROXY"
-            text = f"can't connect to {proxy}: {one_line(error.os_error)}; {fix}"
-            return TransientError(text, kind="connection", spends_attempt=False)
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
