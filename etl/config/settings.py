@@ -1,7 +1,7 @@
 """Settings: what is in force, where each one came from, and one sentence for each that is wrong.
 
-Flags win over the environment, that over `config.toml`, and that over the defaults below. `[api] rate` is
-`SCAN_ETL_API__RATE` in the environment.
+Flags win over the environment, that over `config.toml`, and that over the defaults below, of which that of
+`[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in the environment.
 """
 
 import re
@@ -23,6 +23,8 @@ from etl.model import INT64_MAX, RETENTION
 
 DEFAULT_FILE = "config.toml"
 _PREFIX = "SCAN_ETL_"
+SEMGREP_URL_VARIABLES = ("SEMGREP_URL", "SEMGREP_APP_URL")
+"""The first of them that is set counts."""
 _SHOWN_CHARACTERS = 60
 
 # A week is longer than any wait makes sense, and short enough for a slip of the finger to be seen.
@@ -203,7 +205,7 @@ def load_settings(
     Without `config_file`, the `config.toml` in `directory` is read if there is one. Raises ConfigError, with one
     line for each problem.
     """
-    given = [*_from_file(config_file, directory), *_from_environment(environ)]
+    given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
@@ -236,6 +238,12 @@ def origins(settings: Settings) -> list[Origin]:
         for section in _SECTIONS
         for key, value in getattr(settings, section).__repr_args__()
     ]
+
+
+def _from_semgrep(environ: Mapping[str, str]) -> list[Origin]:
+    """The API's address as Semgrep's own programs are told it: a default."""
+    variable = next((name for name in SEMGREP_URL_VARIABLES if environ.get(name)), None)
+    return [Origin("api.base_url", environ[variable], f"environment {variable}")] if variable else []
 
 
 def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
