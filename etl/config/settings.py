@@ -350,7 +350,7 @@ def _checked_database_url(url: str) -> str:
     return url
 
 
-_SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
+SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
@@ -372,6 +372,6 @@ def mask_url(url: str) -> str:
 
 
 def _masked_parameter(match: re.Match[str]) -> str:
-    if not _SECRET_NAME.search(unquote(match[1])):
+    if not SECRET_NAME.search(unquote(match[1])):
         return match[0]
     return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

@@ -4,7 +4,7 @@ The token goes into the Authorization header only. What the answer means is deci
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +14,7 @@ from yarl import URL
 
 from etl import __version__
 from etl.config.proxies import Proxy
+from etl.config.secret import without_cut_secret
 from etl.config.settings import ApiSettings
 from etl.errors import UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError
 from etl.semgrep.connections import Connector, is_new, was_unread
@@ -105,14 +106,18 @@ class Http:
                     if response.status == 200:
                         body = await _read(response, settings.max_body_bytes)
                     else:
-                        body = await _read_some(response, settings.timeout_seconds, token)
+                        body = await _read_some(response, settings.timeout_seconds, self.secrets(token))
                     return HttpResponse(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as error:
             if has_begun or not was_unread(error):
-                raise self._translated(error, path) from error
+                raise self._translated(error, path, self.secrets(token)) from error
         return await self.ask(path, token, query)
 
-    def _translated(self, error: Exception, path: str) -> ApiError:
+    def secrets(self, token: str | None) -> tuple[str, ...]:
+        """What no error may quote of a request with this token."""
+        return (token or "", *(self._proxy.secrets if self._proxy else ()))
+
+    def _translated(self, error: Exception, path: str, secrets: Collection[str]) -> ApiError:
         """Ours for an error of aiohttp or of the system, most specific first."""
         match error:
             case aiohttp.ClientSSLError():
@@ -121,7 +126,8 @@ class Http:
                 return _refused_by(self._proxy, error.status, gives_up=self._gives_up)
             case aiohttp.ClientProxyConnectionError() if self._proxy:
                 return _unreachable(self._proxy, error)
-        return _failed(error, path, self._settings.timeout_seconds, f" through {self._proxy}" if self._proxy else "")
+        through = f" through {self._proxy}" if self._proxy else ""
+        return _failed(error, f"{path}{through}", self._settings.timeout_seconds, secrets)
 
 
 def _untrusted(error: aiohttp.ClientSSLError, *, gives_up: bool) -> ApiError:
@@ -153,20 +159,20 @@ def _unreachable(proxy: Proxy, error: aiohttp.ClientProxyConnectionError) -> Tra
     return TransientError(text, kind="connection", spends_attempt=False)
 
 
-def _failed(error: Exception, path: str, timeout_seconds: float, through: str) -> TransientError:
+def _failed(error: Exception, path: str, timeout_seconds: float, secrets: Collection[str]) -> TransientError:
     match error:
         case aiohttp.ConnectionTimeoutError():
             seconds = min(CONNECT_TIMEOUT_SECONDS, timeout_seconds)
-            return TransientError(f"no connection within {seconds:g} s for {path}{through}", kind="timeout")
+            return TransientError(f"no connection within {seconds:g} s for {path}", kind="timeout")
         case TimeoutError():
-            return TransientError(f"no answer within {timeout_seconds:g} s from {path}{through}", kind="timeout")
+            return TransientError(f"no answer within {timeout_seconds:g} s from {path}", kind="timeout")
         case aiohttp.ClientConnectorError():
             return TransientError(f"can't connect to {error.host}: {one_line(error.os_error)}", kind="connection")
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
             # Its message alone: the rest is a status of aiohttp's own, which the answer didn't have.
             fault = getattr(error.__cause__ or error, "message", error)
-            return TransientError(f"broken answer from {path}{through}: {one_line(fault)}", kind="broken_answer")
-    return TransientError(f"connection lost at {path}{through}: {one_line(error)}", kind="connection")
+            return TransientError(f"broken answer from {path}: {one_line(fault, *secrets)}", kind="broken_answer")
+    return TransientError(f"connection lost at {path}: {one_line(error, *secrets)}", kind="connection")
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -181,7 +187,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     raise ItemError(f"the answer is larger than api.max_body_bytes ({limit})", kind="too_large", http_status=200)
 
 
-async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float, token: str | None) -> bytes:
+async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float, secrets: Collection[str]) -> bytes:
     """The beginning of an error's body. That it can't be read doesn't change what the status says."""
     content, body = response.content, b""
     try:
@@ -193,5 +199,4 @@ async def _read_some(response: aiohttp.ClientResponse, timeout_seconds: float, t
     if content.at_eof() and content.exception() is None:
         return body
     response.close()
-    # Not the beginning of a token, which nobody would know for one.
-    return body[: max(0, min(len(body), ERROR_BODY_BYTES) - len(token or ""))]
+    return without_cut_secret(body[:ERROR_BODY_BYTES], *secrets)
