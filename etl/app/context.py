@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+from etl.config.proxies import Proxy
 from etl.config.settings import Settings
 from etl.config.tokens import Tokens
 from etl.pipeline.run_state import RunRequest, RunState
@@ -22,6 +23,7 @@ class RunContext:
     tokens: Tokens
     reporter: Reporter
     state: RunState
+    proxy: Proxy | None = None
     run_id: str = field(default_factory=partial(secrets.token_hex, 16))
     token: str = field(default_factory=partial(secrets.token_hex, 16))
     began_at: float = field(default_factory=time.monotonic)

@@ -1,7 +1,9 @@
 """Whether everything is in place for a run: one finding for each thing that may be missing."""
 
 import asyncio
+import os
 import shutil
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from sqlalchemy import Connection
 from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
 from etl.app.search_kind import ask_for_scans
+from etl.config.proxies import Proxy
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.database.connection import Database, check_schema
@@ -65,7 +68,11 @@ def exit_code_of(findings: Iterable[Finding]) -> int:
     return next((code for code in EXIT_CODES if code in found), 0)
 
 
-async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[], Tokens]) -> list[Finding]:
+async def examine(
+    read_settings: Callable[[], Settings],
+    read_tokens: Callable[[], Tokens],
+    read_proxy: Callable[[str], Proxy | None] = lambda _: None,
+) -> list[Finding]:
     """Make all checks. What can't be looked at before something else is fixed says so. No sentence holds a secret."""
     settings, tokens = _loaded("settings", read_settings), _loaded("tokens", read_tokens)
     findings = [
@@ -76,7 +83,7 @@ async def examine(read_settings: Callable[[], Settings], read_tokens: Callable[[
         return findings + unchecked(["api", "database"], "settings", SETTINGS_EXIT)
     findings += privacy_findings(settings)
     usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
-    about_api, seen = await _examine_api(settings.api, usable)
+    about_api, seen = await _examine_way_and_api(settings.api, usable, read_proxy)
     try:
         about_database = _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
     except ConfigError as error:  # its driver isn't installed
@@ -130,13 +137,41 @@ def privacy_findings(settings: Settings) -> list[Finding]:
 # The API
 
 
-async def _examine_api(settings: ApiSettings, tokens: Tokens) -> tuple[list[Finding], frozenset[int]]:
+async def _examine_way_and_api(
+    settings: ApiSettings, tokens: Tokens, read_proxy: Callable[[str], Proxy | None]
+) -> tuple[list[Finding], frozenset[int]]:
+    """How the API is reached, where there is something to say of that, and what it says."""
+    proxy = _loaded("proxy", lambda: read_proxy(settings.base_url))
+    if isinstance(proxy, Finding):
+        return [proxy, *unchecked(["api"], "proxy", SETTINGS_EXIT)], frozenset()
+    findings = [Finding("proxy", f"{proxy.address} from {proxy.variable}")] if proxy else []
+    findings += [certificates_finding()] if settings.base_url.startswith("https:") else []
+    about_api, seen = await _examine_api(settings, tokens, proxy)
+    return findings + about_api, seen
+
+
+def certificates_finding() -> Finding:
+    """Whose certificates are trusted, by the rules of OpenSSL."""
+    paths = ssl.get_default_verify_paths()
+    in_force = {paths.openssl_cafile_env: paths.cafile, paths.openssl_capath_env: paths.capath}
+    named = {variable: place for variable in in_force if (place := os.environ.get(variable))}
+    for variable, place in named.items():
+        if not in_force[variable]:
+            sentence = f"{variable} names {place}, where none are: name the certificates of the API's authority"
+            return Finding("certificates", sentence, warning=True)
+    shown = [f"{place} ({variable})" if variable in named else place for variable, place in in_force.items() if place]
+    return Finding("certificates", f"those in {' and '.join(shown) or 'no place'} are trusted")
+
+
+async def _examine_api(
+    settings: ApiSettings, tokens: Tokens, proxy: Proxy | None
+) -> tuple[list[Finding], frozenset[int]]:
     """What the API says, and the deployments that the token for all of them sees."""
     once = settings.model_copy(
         update={"retries": 0, "max_wait_seconds": min(settings.max_wait_seconds, LONGEST_WAIT_SECONDS)}
     )
     whose = [*tokens.deployment_ids, *([NO_DEPLOYMENT] if tokens.for_deployment(NO_DEPLOYMENT) else [])]
-    async with Semgrep(once, tokens, lambda _: _OwnTime(), RunCounts(), lambda _: None) as semgrep:
+    async with Semgrep(once, tokens, lambda _: _OwnTime(), RunCounts(), lambda _: None, proxy=proxy) as semgrep:
         about_api = await _ping(semgrep, settings.base_url)
         if not about_api[0].ok:
             names = [_token_name(deployment_id) for deployment_id in whose]

@@ -19,6 +19,7 @@ from etl.app.ending import counts_of, finish, skip, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
 from etl.app.privacy import privacy_of
 from etl.app.walking import expect_walks, walk_all
+from etl.config.proxies import Proxy
 from etl.config.settings import Settings, origins
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
@@ -54,9 +55,15 @@ in any case. A database that neither answers nor fails can't be asked to stop.""
 
 
 async def run(
-    request: RunRequest, settings: Settings, tokens: Tokens, *, interactive: bool, report: Report = lambda _: None
+    request: RunRequest,
+    settings: Settings,
+    tokens: Tokens,
+    *,
+    interactive: bool,
+    report: Report = lambda _: None,
+    proxy: Proxy | None = None,
 ) -> dict[str, Any]:
-    """Do one run and return its summary, the exit code in it.
+    """Do one run and return its summary, the exit code in it. The API is asked through `proxy`, if any.
 
     A stop that takes too long ends the process from here, after `report` has got what is known.
 
@@ -72,7 +79,7 @@ async def run(
     counts = RunCounts()
     reporter = Reporter(counts, interactive=interactive)
     stop = Stop(reporter.emit)
-    this = RunContext(request, settings, tokens, reporter, RunState(counts, reporter.emit, stop))
+    this = RunContext(request, settings, tokens, reporter, RunState(counts, reporter.emit, stop), proxy)
     with _signals(stop):
         working = asyncio.create_task(_carry_out(this))
         overdue = asyncio.create_task(_overdue(stop))
@@ -172,7 +179,7 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
     request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
     watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     slots_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
-    client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, gives_up=not request.forever)
+    client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, proxy=this.proxy, gives_up=not request.forever)
     try:
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:

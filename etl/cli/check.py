@@ -12,6 +12,7 @@ from etl.app.doctor import examine, exit_code_of
 from etl.app.finding import Finding
 from etl.app.intake import open_database, read_files
 from etl.cli.options import as_json, common, files, is_interactive, rate, run_async, settings_of, wants_json
+from etl.config.proxies import proxy_for
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.engine import display_url, sqlite_path
@@ -125,7 +126,8 @@ def doctor_command(ctx: click.Context) -> None:
 
     The exit code is that of the run that would fail: 2 settings, 3 token, 5 database, 4 API, else 0.
     """
-    findings = run_async(examine(partial(settings_of, ctx), partial(load_tokens, os.environ)))
+    read_tokens, read_proxy = partial(load_tokens, os.environ), partial(proxy_for, environ=os.environ)
+    findings = run_async(examine(partial(settings_of, ctx), read_tokens, read_proxy))
     exit_code = exit_code_of(findings)
     if wants_json(ctx):
         shown = [

@@ -26,6 +26,7 @@ from etl.cli.options import (
     strict,
     wants_json,
 )
+from etl.config.proxies import proxy_for
 from etl.config.settings import seconds_of
 from etl.config.tokens import load_tokens
 from etl.database.engine import display_url
@@ -148,6 +149,7 @@ def _report_run(ctx: click.Context, request: RunRequest) -> NoReturn:
     settings = settings_of(ctx)
     report = partial(print_summary, where=display_url(settings.database.url), as_json=wants_json(ctx))
     interactive = is_interactive(settings)
-    summary = run_async(run(request, settings, load_tokens(os.environ), interactive=interactive, report=report))
+    tokens, proxy = load_tokens(os.environ), proxy_for(settings.api.base_url, os.environ)
+    summary = run_async(run(request, settings, tokens, interactive=interactive, report=report, proxy=proxy))
     report(summary)
     ctx.exit(summary["exit_code"])

@@ -1,14 +1,13 @@
 """Settings: what is in force, where each one came from, and one sentence for each that is wrong.
 
-Flags win over the environment, that over `config.toml`, and that over the defaults below. `[api] rate` is
-`SCAN_ETL_API__RATE` in the environment.
+Flags win over the environment, that over `config.toml`, and that over the defaults below, of which that of
+`[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in the environment.
 """
 
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -17,12 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
+from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
 
 DEFAULT_FILE = "config.toml"
 _PREFIX = "SCAN_ETL_"
+SEMGREP_URL_VARIABLES = ("SEMGREP_URL", "SEMGREP_APP_URL")
+"""The first of them that is set counts."""
 _SHOWN_CHARACTERS = 60
 
 # A week is longer than any wait makes sense, and short enough for a slip of the finger to be seen.
@@ -203,7 +205,7 @@ def load_settings(
     Without `config_file`, the `config.toml` in `directory` is read if there is one. Raises ConfigError, with one
     line for each problem.
     """
-    given = [*_from_file(config_file, directory), *_from_environment(environ)]
+    given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
@@ -236,6 +238,12 @@ def origins(settings: Settings) -> list[Origin]:
         for section in _SECTIONS
         for key, value in getattr(settings, section).__repr_args__()
     ]
+
+
+def _from_semgrep(environ: Mapping[str, str]) -> list[Origin]:
+    """The API's address as Semgrep's own programs are told it: a default."""
+    variable = next((name for name in SEMGREP_URL_VARIABLES if environ.get(name)), None)
+    return [Origin("api.base_url", environ[variable], f"environment {variable}")] if variable else []
 
 
 def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
@@ -315,17 +323,10 @@ def _checked_base_url(url: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError("it must be a URL such as https://semgrep.dev") from error
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host or ""))
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
     if not is_safe or not host:
         raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
     return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # What SQLAlchemy understands, too. A password may hold anything but `@`.
@@ -349,7 +350,7 @@ def _checked_database_url(url: str) -> str:
     return url
 
 
-_SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
+SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
 
 
 def mask_url(url: str) -> str:
@@ -371,6 +372,6 @@ def mask_url(url: str) -> str:
 
 
 def _masked_parameter(match: re.Match[str]) -> str:
-    if not _SECRET_NAME.search(unquote(match[1])):
+    if not SECRET_NAME.search(unquote(match[1])):
         return match[0]
     return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

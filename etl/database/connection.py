@@ -135,7 +135,7 @@ def one_at_a_time(connection: Connection) -> Iterator[None]:
     try:
         yield
     except exc.DBAPIError as error:
-        raise DatabaseError(f"{first_line(error)}; {_HALF_DONE}") from error
+        raise DatabaseError(f"{first_line(error, connection.engine.url)}; {_HALF_DONE}") from error
 
 
 def take_turn(connection: Connection) -> None:

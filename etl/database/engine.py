@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
-from etl.config.settings import mask_url
+from etl.config.secret import masked
+from etl.config.settings import SECRET_NAME, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
@@ -22,6 +23,7 @@ BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
+LEAST_SECRET = 4
 MOST_UNKNOWN, MOST_LOST = 3, 6
 """How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
 Links are cut for reasons of their own, but not that often in a row."""
@@ -187,15 +189,15 @@ def translated(url: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        raise _ours(error, f"database {mask_url(url)}") from error
+        raise _ours(error, url) from error
     except UnicodeEncodeError as error:
         raise RefusedError("the database refuses a row: a text in it isn't Unicode") from error
     except exc.TimeoutError as error:
         raise DatabaseAwayError("the database gave no connection in time") from error
 
 
-def _ours(error: exc.DBAPIError, database: str) -> DatabaseError:
-    said = first_line(error)
+def _ours(error: exc.DBAPIError, url: str) -> DatabaseError:
+    database, said = f"database {mask_url(url)}", first_line(error, parse_url(url))
     is_lost = error.connection_invalidated and error.statement is not None
     match _meaning(error):
         case Meaning.ROW:
@@ -214,11 +216,17 @@ def _ours(error: exc.DBAPIError, database: str) -> DatabaseError:
     return DatabaseAwayError(f"{database}: {said}")
 
 
-def first_line(error: exc.StatementError) -> str:
-    """What the driver says of an error, cut to one short line."""
+def first_line(error: exc.StatementError, url: URL) -> str:
+    """What the driver says of an error, without the secrets of the URL, cut to one short line."""
     arguments = getattr(error.orig, "args", ()) or ("",)  # PyMySQL's begin with a number
-    lines = str(arguments[-1]).strip().splitlines() or [type(error.orig).__name__]
+    lines = masked(str(arguments[-1]), *_secrets_of(url)).strip().splitlines() or [type(error.orig).__name__]
     return printable(lines[0], 300)
+
+
+def _secrets_of(url: URL) -> list[str]:
+    """What no error may quote. A password of three letters would take most words with it, and is none."""
+    named = [str(value) for name, value in url.query.items() if SECRET_NAME.search(name)]
+    return [secret for secret in (str(url.password or ""), *named) if len(secret) >= LEAST_SECRET]
 
 
 def _code(error: exc.DBAPIError) -> Code | None:

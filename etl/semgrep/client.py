@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from etl.backoff import backoff_seconds
+from etl.config.proxies import Proxy
 from etl.config.settings import ApiSettings
 from etl.config.tokens import Tokens
 from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ItemError, TransientError
@@ -68,6 +69,7 @@ class Semgrep:
         counts: RunCounts,
         emit: EventSink,
         *,
+        proxy: Proxy | None = None,
         gives_up: bool = True,
     ) -> None:
         self._settings = settings
@@ -76,7 +78,7 @@ class Semgrep:
         self._counts = counts
         self._emit = emit
         self._gives_up = gives_up
-        self._http = Http(settings, gives_up=gives_up)
+        self._http = Http(settings, proxy, gives_up=gives_up)
         self._states: dict[int, TokenState] = {}  # by deployment; those with one token share one
         self._is_stopped = False
 

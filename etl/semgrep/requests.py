@@ -1,7 +1,7 @@
 """Calls to the API: each in its turn, what its answer means, and the quick retries of what may work the next moment.
 
-Every answer becomes a decoded document or one of our errors, here and in `responses`; error texts are cleaned of the
-token.
+Every answer becomes a decoded document or one of our errors, here and in `responses`; error texts are cleaned of
+secrets.
 """
 
 import math
@@ -54,6 +54,7 @@ class Calls:
     ) -> None:
         self._http = http
         self._token = token
+        self._secrets = http.secrets(token)
         self._limiter = limiter
         self._counts = counts
         self._gives_up = gives_up
@@ -86,7 +87,7 @@ class Calls:
                     await self._limiter.hold(seconds)
         if error is not None:
             raise error
-        found = document(answer.body, answer.headers.get("Content-Type", "application/json"), path, self._token)
+        found = document(answer.body, answer.headers.get("Content-Type", "application/json"), path, *self._secrets)
         self.answered_at = request.sent_at
         return ApiResponse(found, answer.headers, request.sent_at)
 
@@ -96,8 +97,8 @@ class Calls:
     def _error_of(self, answer: HttpResponse, path: str, now: datetime) -> ApiError | RefusedPathError | None:
         if answer.status == 200:
             return None
-        said = f"HTTP {answer.status} from {path}{quoted(answer.body, self._token)}"
-        return meaning(answer.status, said, answer.headers, now, answer.body)
+        said = f"HTTP {answer.status} from {path}{quoted(answer.body, *self._secrets)}"
+        return meaning(answer.status, said, answer.headers, now, answer.body, *self._secrets)
 
     async def _report_refusal(self, request: Request, error: TransientError) -> None:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from etl.config.secret import masked, without_cut_secret
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
 from etl.transform.privacy import without_people
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
 
 QUOTED_CHARACTERS = 200
-_READ_CHARACTERS = 10_000  # of a body, for those: to look through 10 MiB for people takes seconds
+_READ_BYTES = 10_000  # of a body, for those: to look through 10 MiB for secrets and people takes seconds
 RETRIED_STATUSES = frozenset({408, 413, 425})
 """What is retried apart from 429 and 5xx. The vendor's own client retries 413 too."""
 REFUSED_PATHS = frozenset({401, 403, 404, 410})
@@ -33,13 +34,13 @@ class RefusedPathError(Exception):
         self.http_status = http_status
 
 
-def document(body: bytes, content_type: str, path: str, token: str) -> object:
-    """The decoded body of a 200, without the token where it is quoted. TransientError if it isn't whole JSON: the next
+def document(body: bytes, content_type: str, path: str, *secrets: str) -> object:
+    """The decoded body of a 200, without secrets where it is quoted. TransientError if it isn't whole JSON: the next
     answer may be."""
     if "json" not in content_type.lower():
-        said = printable(without_people(_without(token, content_type)), 60)
+        said = printable(without_people(masked(content_type, *secrets)), 60)
         raise TransientError(
-            f"{path} answered 200 with {said!r}, not JSON{quoted(body, token)}",
+            f"{path} answered 200 with {said!r}, not JSON{quoted(body, *secrets)}",
             kind="not_json",
             http_status=200,
         )
@@ -52,7 +53,7 @@ def document(body: bytes, content_type: str, path: str, token: str) -> object:
 
 
 def meaning(
-    status: int, said: str, headers: Mapping[str, str], now: datetime, body: bytes = b""
+    status: int, said: str, headers: Mapping[str, str], now: datetime, body: bytes = b"", *secrets: str
 ) -> ApiError | RefusedPathError:
     """The error that a status other than 200 stands for. `said` is what a person should read of the answer."""
     if status == 410 and MIGRATED in body:
@@ -67,7 +68,7 @@ def meaning(
             said, kind="rate_limited", http_status=429, retry_after_seconds=wait, spends_attempt=False
         )
     if 300 <= status < 400:
-        said = f"{said}: redirected to {_host(headers.get('Location', ''))}, not followed; look at api.base_url"
+        said = f"{said}: redirected to {_host(headers, *secrets)}, not followed; look at api.base_url"
     if status < 400 or status in RETRIED_STATUSES or status >= 500:
         return TransientError(said, kind="http_status", http_status=status, retry_after_seconds=wait)
     return ItemError(said, kind="http_status", http_status=status)
@@ -87,10 +88,11 @@ def retry_after_seconds(header: str | None, now: datetime) -> float | None:
     return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
-def _host(url: str) -> str:
-    """Where a URL leads, without its user and query, which may hold secrets."""
+def _host(headers: Mapping[str, str], *secrets: str) -> str:
+    """Where a redirect leads, without its user and query, which may hold secrets of others."""
     try:
-        return one_line(urlsplit(url).netloc.rpartition("@")[2] or "nowhere")
+        host = urlsplit(headers.get("Location", "")).netloc.rpartition("@")[2]
+        return one_line(host or "nowhere", *secrets)
     except ValueError:
         return "nowhere"
 
@@ -206,18 +208,15 @@ def api_away(seconds: float, reason: object) -> FatalError:
     )
 
 
-def quoted(body: bytes, token: str) -> str:
-    """`: ` and a piece of a body for a person to read, on one line, without the token and without people; nothing of an
+def quoted(body: bytes, *secrets: str) -> str:
+    """`: ` and a piece of a body for a person to read, on one line, without secrets and without people; nothing of an
     empty one."""
-    said = _without(token, body.decode("utf-8", "replace"))[:_READ_CHARACTERS]
+    piece = body if len(body) <= _READ_BYTES else without_cut_secret(body[:_READ_BYTES], *secrets)
+    said = masked(piece.decode("utf-8", "replace"), *secrets)
     text = printable(without_people(said), QUOTED_CHARACTERS)
     return f": {text}" if text else ""
 
 
-def _without(token: str, text: str) -> str:
-    return text.replace(token, "***") if token else text
-
-
-def one_line(error: object) -> str:
-    """An error's text, cut to one short line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS]
+def one_line(error: object, *secrets: str) -> str:
+    """An error's text, without secrets, cut to one short line."""
+    return (masked(str(error), *secrets).strip() or type(error).__name__).splitlines()[0][:QUOTED_CHARACTERS]

@@ -7,6 +7,7 @@ from typing import Any
 
 from memory_budget import MemoryBudget
 
+from etl.config.proxies import proxy_for
 from etl.config.settings import ApiSettings
 from etl.config.tokens import load_tokens
 from etl.semgrep.client import Semgrep
@@ -27,9 +28,15 @@ class Asking:
 
 @asynccontextmanager
 async def asking_at(
-    base_url: str, tokens: Mapping[str, str] | None = None, *, gives_up: bool = True, **settings: Any
+    base_url: str,
+    tokens: Mapping[str, str] | None = None,
+    *,
+    gives_up: bool = True,
+    environ: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Asking]:
-    """A client of `base_url`. `tokens` are environment variables; `settings` are those of `[api]`.
+    """A client of `base_url`. `tokens` are environment variables, `environ` has those of proxies; `settings` are those
+    of `[api]`.
 
     It doesn't retry in place unless told so, so that a test sees each failure.
     """
@@ -41,6 +48,7 @@ async def asking_at(
         lambda token: rate_slots.setdefault(token, MemoryBudget()),
         counts,
         events.append,
+        proxy=proxy_for(base_url, environ or {}),
         gives_up=gives_up,
     )
     async with semgrep:

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 from aiohttp import web
+from own_loop import own_loop
 from patience import PATIENCE_SECONDS
 from scan_rows import document
 
@@ -24,6 +24,9 @@ UNTRUSTED = Path(__file__).parent / "untrusted.pem"
 """A key and a certificate that it has signed itself. Made for these tests; it opens nothing."""
 EXPIRED = Path(__file__).parent / "expired.pem"
 """Another one, which was valid for a day."""
+HIDDEN = Path(__file__).parent / "hidden.pem"
+"""Another one, of a host that no name server knows: `HIDDEN_HOST`."""
+HIDDEN_HOST = "api.hidden.example"
 LINE_BYTES = 65_536
 
 
@@ -136,16 +139,11 @@ class SmallApi:
 @contextmanager
 def in_thread(api: SmallApi, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> Iterator[str]:
     """Serve from another thread until the block ends, for tests that start the command. Gives the base URL."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield asyncio.run_coroutine_threadsafe(api.start(ssl_context, port), loop).result(PATIENCE_SECONDS)
-    finally:
-        asyncio.run_coroutine_threadsafe(_end(api), loop).result(PATIENCE_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+    with own_loop() as call:
+        try:
+            yield call(api.start(ssl_context, port))
+        finally:
+            call(_end(api))
 
 
 async def _end(api: SmallApi) -> None:

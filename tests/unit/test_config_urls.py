@@ -1,12 +1,14 @@
 """URLs in the settings: those that pass, those that are refused, and none that shows its password."""
 
+from pathlib import Path
+
 import pytest
-from given_settings import SECRET, load, problems
+from given_settings import SECRET, load, problems, written
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.config.settings import mask_url, origins
+from etl.config.settings import Origin, mask_url, origins
 from etl.database.engine import parse_url
 from etl.errors import ConfigError
 
@@ -59,6 +61,45 @@ def test_other_base_urls_are_refused(url: str) -> None:
     assert len(found) == 1
     assert found[0].startswith("flag: api.base_url is '")
     assert "; it must be" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "base_url", "source"),
+    [
+        ({}, "https://acme.semgrep.dev", "environment SEMGREP_URL"),
+        ({"SEMGREP_URL": ""}, "https://old.semgrep.dev", "environment SEMGREP_APP_URL"),
+        (
+            {"SCAN_ETL_API__BASE_URL": "https://own.example"},
+            "https://own.example",
+            "environment SCAN_ETL_API__BASE_URL",
+        ),
+        ({"SEMGREP_URL": "", "SEMGREP_APP_URL": ""}, "https://semgrep.dev", "default"),
+    ],
+)
+def test_the_variables_of_semgreps_own_programs_give_the_default(
+    more: dict[str, str], base_url: str, source: str
+) -> None:
+    """SEMGREP_URL before SEMGREP_APP_URL; our own setting wins, and the source is named."""
+    environ = {"SEMGREP_URL": "https://acme.semgrep.dev/", "SEMGREP_APP_URL": "https://old.semgrep.dev", **more}
+
+    assert Origin("api.base_url", base_url, source) in origins(load(environ=environ))
+
+
+def test_a_file_wins_over_the_variables_of_semgreps_own_programs(tmp_path: Path) -> None:
+    """And so a wrong one that isn't in force is no error."""
+    config_file = written(tmp_path / "some.toml", '[api]\nbase_url = "https://own.example"\n')
+
+    settings = load(config_file=config_file, environ={"SEMGREP_URL": "semgrep.dev"})
+
+    assert settings.api.base_url == "https://own.example"
+
+
+@pytest.mark.parametrize("variable", ["SEMGREP_URL", "SEMGREP_APP_URL"])
+def test_a_wrong_address_in_a_variable_of_semgreps_is_named(variable: str) -> None:
+    """As it would be in one of ours, without a password."""
+    (said,) = problems(environ={variable: f"http://user:{SECRET}@semgrep.example"})
+
+    assert said.startswith(f"environment {variable}: api.base_url is 'http://user:***@semgrep.example'; it must ")
 
 
 @pytest.mark.parametrize(
