@@ -20,7 +20,7 @@ REFUSED_PATHS = frozenset({401, 403, 404, 410})
 MIGRATED = b"DEPLOYMENT_MIGRATED"
 """The code in a 410 with which the API retires an endpoint, whatever is asked of it."""
 REFUSALS = frozenset({429, 503})
-"""With these the API asks for less, or for patience."""
+"""With these the API asks for less, or for patience where it says for how long."""
 OF_ANOTHER = "token_of_another_deployment"
 _EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
 
