@@ -7,6 +7,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
+from etl.model import INT64_MAX
 from etl.transform.privacy import without_people
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
@@ -133,10 +134,14 @@ def server_time(headers: Mapping[str, str]) -> datetime | None:
 
 
 def deployment_ids(answer: object) -> frozenset[int]:
-    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none."""
+    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none.
+
+    What is no id of a deployment would name none, and no database could hold it.
+    """
     found = answer.get("deployments") if isinstance(answer, dict) else None
     ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-    return frozenset(int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+    numbers = (int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+    return frozenset(number for number in numbers if 1 <= number <= INT64_MAX)
 
 
 def refusal_of_scan(noun: str, error: RefusedPathError) -> ItemError:
