@@ -177,9 +177,9 @@ async def _other_at_work(this: RunContext, database: Database) -> str | None:
 async def _work(this: RunContext, database: Database, patient: PatientDatabase) -> None:
     """Enqueue, discover, drain. What ends it early is in the state then."""
     request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
-    watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, patient))]
     slots_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
     client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, proxy=this.proxy, gives_up=not request.forever)
+    watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, client, patient))]
     try:
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
@@ -263,7 +263,7 @@ async def _drain(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -
     await drain(RunPorts(patient, semgrep, this), this.settings, this.request, this.state)
 
 
-async def _save_counts(this: RunContext, patient: PatientDatabase) -> None:
+async def _save_counts(this: RunContext, semgrep: Semgrep, patient: PatientDatabase) -> None:
     """Say now and then that this worker lives, and what it has done. Nothing depends on it."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
     throughput, counts = runs.Throughput(), this.state.counts
@@ -273,7 +273,9 @@ async def _save_counts(this: RunContext, patient: PatientDatabase) -> None:
         began_at, requests, finished = time.monotonic(), counts.requests, _finished(counts)
         await asyncio.sleep(SAVE_INTERVAL_SECONDS)
         seconds = time.monotonic() - began_at
-        throughput = runs.Throughput((counts.requests - requests) / seconds, (_finished(counts) - finished) / seconds)
+        throughput = runs.Throughput(
+            (counts.requests - requests) / seconds, (_finished(counts) - finished) / seconds, semgrep.slow_pace()
+        )
 
 
 def _finished(counts: RunCounts) -> int:

@@ -392,5 +392,6 @@ workers = Table(
         nullable=False,
         server_default=text("0"),
     ),
+    _column("slow_pace", _Text, "why it asks less than a tenth of [api] rate; NULL: it doesn't"),
     comment="who is at work",
 )

@@ -24,7 +24,8 @@ LARGEST_FALL, LARGEST_NEXT_FALL = 0.2, 0.7
 """To what share a refusal lets the pace fall at most. One that comes soon after another shows too little for more."""
 SLOWEST_RATE = 0.1
 LATEST_ANSWERS, MANY_UNAVAILABLE = 50, 0.08
-"""A 503 is an accident, from which the pace recovers at once, unless they are many of the latest answers."""
+"""A 503 with a time to wait is an accident, from which the pace recovers at once, unless they are many of the latest
+answers."""
 LEAST_REFUSED_AT_A_TIME = 3
 """Of a refusal while fewer are on their way, their number is hardly the reason."""
 FIRST_TRIAL_SECONDS, LONGEST_TRIAL_SECONDS = 8.0, 64.0
@@ -102,7 +103,7 @@ class AdaptiveLimit:
             self._tried_at = now
 
     def refused(self, one: Sent, now: float, *, is_limit: bool, share: float = 1.0) -> bool:
-        """One request was refused: because of a limit, or perhaps for another reason (503).
+        """One request was refused: because of a limit, or perhaps for another reason (503 with a time to wait).
 
         `share` is how much of the time before was this process's to ask in: the rest was other workers'.
         False if the request had gone out before the last refusal came: then it says nothing new.

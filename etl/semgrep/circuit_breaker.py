@@ -4,7 +4,7 @@
     closed     everything                  a request fails                  suspect
     suspect    what worked before, again   it works: the pair is to blame   closed
                                            it fails: the API is to blame    open
-    open       nothing                     1 to 30 s have passed            half-open
+    open       nothing                     1 to 8 s have passed             half-open
     half-open  one probe                   it works                         closed
                                            it fails                         open
 
@@ -27,7 +27,8 @@ from etl.semgrep.requests import DEPLOYMENTS, ApiResponse, Calls
 from etl.semgrep.responses import RefusedPathError, api_away, refusal_of_token
 from etl.telemetry.events import ApiAway, ApiBack, EventSink
 
-FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 30.0
+FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 1.0, 8.0
+"""So long after the end of an outage nobody knows of it: within ten seconds all is as before."""
 MANY_FAILING = 0.25
 """Where so many of the latest requests fail, the API is more likely to blame for a failure than the pair."""
 MANY_FAILED = 25
@@ -66,6 +67,7 @@ class CircuitBreaker:
         self.state = Circuit.CLOSED
         self._is_for_scans = False  # whether it is open for them alone
         self._opened_at = self._closed_at = -math.inf
+        self._reason = ""
         self._probes = 0
         self._worked = ""  # the scan that was answered as the latest
         self._worked_again_at = -math.inf
@@ -75,6 +77,11 @@ class CircuitBreaker:
         self._failed = set[str]()  # scans, since one has been answered
         self._judging = asyncio.Lock()  # held by the one that asks the second question, and waits until all works
         self._trying = asyncio.Lock()  # held by the one scan that is tried
+
+    @property
+    def away_because(self) -> str | None:
+        """Why nothing but probes goes out, or no scans; None where all may."""
+        return self._reason if self.state in (Circuit.OPEN, Circuit.HALF_OPEN) else None
 
     async def ask(self, path: str, query: bytes | None = None, *, past_the_gate: bool = False) -> ApiResponse:
         """The answer to a call, with the quick retries if it fails.
@@ -223,7 +230,7 @@ class CircuitBreaker:
 
     def _open(self, error: TransientError, *, for_scans: bool) -> None:
         self.state, self._is_for_scans = Circuit.OPEN, for_scans
-        self._opened_at, self._probes = time.monotonic(), 0
+        self._opened_at, self._probes, self._reason = time.monotonic(), 0, str(error)
         self._emit(ApiAway(self._deployment_id, str(error)))
 
     def _close(self) -> None:

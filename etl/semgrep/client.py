@@ -37,7 +37,16 @@ from etl.semgrep.responses import (
 from etl.semgrep.slot_schedule import Budget
 from etl.semgrep.token_state import TokenState
 from etl.semgrep.transport import Http
-from etl.telemetry.events import EventSink, GateClosed, GateOpened, PaceReserved, RunCounts, TokenReadAgain
+from etl.telemetry.events import (
+    EventSink,
+    GateClosed,
+    GateOpened,
+    PaceFallen,
+    PaceRegained,
+    PaceReserved,
+    RunCounts,
+    TokenReadAgain,
+)
 
 PROOF_SECONDS, PROOF_REQUESTS = 0.25, 4
 """How long a refusal waits for another scan to show that the token is good, before a question is spent on it: so long
@@ -263,6 +272,12 @@ class Semgrep:
             return
         self._states = {number: state for number, state in self._states.items() if state is not refused}
 
+    def slow_pace(self) -> str | None:
+        """Why less than a tenth of the rate is asked with a token; None where that isn't so."""
+        found = {state.token: (number, state.slow_because()) for number, state in self._states.items()}
+        reasons = [f"{_whose(number)}: {reason}" for number, reason in found.values() if reason is not None]
+        return "; ".join(reasons) or None
+
     def stop_sending(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""
         self._is_stopped = True
@@ -288,6 +303,7 @@ class Semgrep:
             self._budget_of(token),
             partial(self._emit_gate, deployment_id),
             lambda seconds: self._emit(PaceReserved(deployment_id, round(seconds, 1))),
+            lambda: self._emit_pace(deployment_id, limiter),
         )
         if self._is_stopped:
             limiter.close()
@@ -297,9 +313,17 @@ class Semgrep:
         )
         return TokenState(token, limiter, calls, breaker)
 
+    def _emit_pace(self, deployment_id: int | None, limiter: RateLimiter) -> None:
+        kind = PaceFallen if limiter.is_slow else PaceRegained
+        self._emit(kind(deployment_id, round(limiter.rate, 2)))
+
     def _emit_gate(self, deployment_id: int | None, seconds: float) -> None:
         self._emit(GateClosed(deployment_id, round(seconds, 1)) if seconds else GateOpened(deployment_id))
 
 
 def _dated(answer: ApiResponse) -> SearchResponse:
     return SearchResponse(answer.document, server_time(answer.headers) or datetime.now(UTC))
+
+
+def _whose(deployment_id: int) -> str:
+    return f"deployment {deployment_id}" if deployment_id else "the token without a deployment"

@@ -20,6 +20,8 @@ from etl.semgrep.adaptive_limit import AdaptiveLimit, Sent
 from etl.semgrep.gate import Gate
 from etl.semgrep.slot_schedule import Budget, SlotSchedule
 
+SLOW_SHARE = 0.1
+"""A pace below this share of the ceiling is told of."""
 LONG_WAIT_SECONDS = 1.0
 """A longer wait for a window, apart from what the pace itself takes, is told of."""
 
@@ -53,10 +55,6 @@ class Request:
         self._gate.accepted(now)
         self._limit.accepted(self._sent, now)
 
-    def unavailable(self) -> None:
-        """The API can't answer, and doesn't say for how long: slower, if that happens often."""
-        self._limit.refused(self._sent, time.monotonic(), is_limit=False)
-
     async def refused(self, retry_after: float | None, *, is_limit: bool = True) -> bool:
         """The API has asked for less: close the gate for all workers, and go on slower after it.
 
@@ -77,7 +75,7 @@ class RateLimiter:
     """The pace of one token in this process. Every request goes through `request`.
 
     `on_gate` is told the seconds for which the gate closes, and 0 when it opens; `on_wait` those for which others have
-    the token's time.
+    the token's time, and `on_pace` when the pace falls below a tenth of the ceiling, and when it is back.
     """
 
     def __init__(
@@ -87,7 +85,11 @@ class RateLimiter:
         budget: Budget,
         on_gate: Callable[[float], None],
         on_wait: Callable[[float], None] = lambda _: None,
+        on_pace: Callable[[], None] = lambda: None,
     ) -> None:
+        self._ceiling = ceiling
+        self._on_pace = on_pace
+        self._was_slow = False
         self._schedule = SlotSchedule(budget)
         self._limit = AdaptiveLimit(ceiling)
         self._gate = Gate(max_wait_seconds, budget, on_gate)
@@ -103,6 +105,16 @@ class RateLimiter:
     def rate(self) -> float:
         """Requests a second at present."""
         return self._limit.rate
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the API has refused so much that the pace is below a tenth of the ceiling."""
+        return self.rate < SLOW_SHARE * self._ceiling
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing goes out, for the API has said so."""
+        return self._gate.is_held
 
     @asynccontextmanager
     async def request(self, *, past_the_gate: bool = False) -> AsyncIterator[Request]:
@@ -120,6 +132,9 @@ class RateLimiter:
         finally:
             self._limit.done()
             self._changed.set()
+            if self.is_slow != self._was_slow:
+                self._was_slow = self.is_slow
+                self._on_pace()
 
     async def _turn(self) -> Sent:
         """Wait, one behind the other, until nothing is in the way of a request."""

@@ -79,7 +79,7 @@ class Calls:
             self._count(failed=answer.status >= 500)
             now = datetime.now(UTC)
             error = self._error_of(answer, path, now)
-            if isinstance(error, TransientError) and error.http_status in REFUSALS:
+            if isinstance(error, TransientError) and _asks_for_less(error):
                 await self._report_refusal(request, error)
             else:
                 request.accepted()
@@ -104,9 +104,7 @@ class Calls:
         """The API asks for less: the gate closes for all who use the token. FatalError (exit 4) in the long run."""
         is_limit = error.http_status == 429
         self._counts.rate_limited += is_limit
-        if not is_limit and error.retry_after_seconds is None:
-            request.unavailable()
-        elif not await request.refused(error.retry_after_seconds, is_limit=is_limit) and self._gives_up:
+        if not await request.refused(error.retry_after_seconds, is_limit=is_limit) and self._gives_up:
             raise FatalError(
                 f"the API has refused every request for {self._max_wait_seconds:g} s: {error}",
                 kind="rate_limited",
@@ -134,6 +132,11 @@ class Calls:
             return await self.send(path, query)
 
         return await self._retrying(again)
+
+
+def _asks_for_less(error: TransientError) -> bool:
+    """A 503 that doesn't say for how long is an outage: a slower pace is no help, and would outlast it."""
+    return error.http_status == 429 or (error.http_status in REFUSALS and error.retry_after_seconds is not None)
 
 
 def _quick_retry(error: Exception) -> bool | float:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from etl.config.secret import masked, without_cut_secret
 from etl.errors import TOKEN_EXIT, UNAVAILABLE_EXIT, ApiError, FatalError, ItemError, TransientError, printable
+from etl.model import INT64_MAX
 from etl.transform.privacy import without_people
 from etl.transform.readers import header_date
 from etl.transform.sanitize import decode
@@ -21,7 +22,7 @@ REFUSED_PATHS = frozenset({401, 403, 404, 410})
 MIGRATED = b"DEPLOYMENT_MIGRATED"
 """The code in a 410 with which the API retires an endpoint, whatever is asked of it."""
 REFUSALS = frozenset({429, 503})
-"""With these the API asks for less, or for patience."""
+"""With these the API asks for less, or for patience where it says for how long."""
 OF_ANOTHER = "token_of_another_deployment"
 _EPOCH_SECONDS = 1_000_000_000  # a reset beyond it is an instant, not a wait
 
@@ -135,10 +136,14 @@ def server_time(headers: Mapping[str, str]) -> datetime | None:
 
 
 def deployment_ids(answer: object) -> frozenset[int]:
-    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none."""
+    """The ids in an answer of `GET /api/v1/deployments`, numbers or strings; empty if it has none.
+
+    What is no id of a deployment would name none, and no database could hold it.
+    """
     found = answer.get("deployments") if isinstance(answer, dict) else None
     ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-    return frozenset(int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+    numbers = (int(str(value)) for value in ids if re.fullmatch("[0-9]{1,19}", str(value)))
+    return frozenset(number for number in numbers if 1 <= number <= INT64_MAX)
 
 
 def refusal_of_scan(noun: str, error: RefusedPathError) -> ItemError:

@@ -29,6 +29,16 @@ class TokenState:
     ended: FatalError | None = None
     """Why nothing is asked with this token any more."""
 
+    def slow_because(self) -> str | None:
+        """Why less than a tenth of the rate is asked; None where that isn't so."""
+        if (reason := self.breaker.away_because) is not None:
+            return f"the API is unavailable: {reason}"
+        if self.limiter.is_refused:
+            return "the API has refused, and said for how long"
+        if self.limiter.is_slow:
+            return f"the API has refused more than {self.limiter.rate:.3g} requests a second"
+        return None
+
     def end(self, reason: FatalError) -> None:
         """Ask nothing more: whoever waits for its turn isn't to ask, too."""
         self.ended = reason

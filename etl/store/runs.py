@@ -83,10 +83,11 @@ def counted(connection: Connection, run_id: str) -> dict[str, int]:
 
 
 class Throughput(NamedTuple):
-    """How fast a worker has been since its last sign of life."""
+    """How fast a worker has been since its last sign of life; and why it asks so little, if it does."""
 
     requests_per_second: float = 0.0
     finished_per_second: float = 0.0
+    slow_pace: str | None = None
 
 
 _UNKNOWN = Throughput()

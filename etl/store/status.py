@@ -27,7 +27,7 @@ from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.store.listings import mark_dropped
 from etl.store.queue import lease
-from etl.store.runs import lives
+from etl.store.runs import Throughput, lives
 
 CHOSEN_AT_ONCE = 10_000
 HELD_SECONDS = 5.0
@@ -97,9 +97,10 @@ def at_work(connection: Connection) -> list[dict[str, Any]]:
     leased = select(_q.lease_token, func.count()).where(_q.lease_token.is_not(None), _q.due_at > utc_now())
     held = {row[0]: row[1] for row in connection.execute(leased.group_by(_q.lease_token))}
     speeds = [case((lives(), speed), else_=0.0) for speed in (_worker.requests_per_second, _worker.finished_per_second)]
-    names = ("worker", "run_id", "version", "started_at", "seen_at", "requests_per_second", "finished_per_second")
+    names = ("worker", "run_id", "version", "started_at", "seen_at", *Throughput._fields)
+    reason = case((lives(), _worker.slow_pace))
     found = connection.execute(
-        select(_worker.token, _worker.run_id, _worker.version, _worker.started_at, _worker.seen_at, *speeds)
+        select(_worker.token, _worker.run_id, _worker.version, _worker.started_at, _worker.seen_at, *speeds, reason)
         .where(or_(lives(), _worker.token.in_(list(held))))
         .order_by(_worker.started_at, _worker.token)
     )

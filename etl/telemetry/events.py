@@ -59,6 +59,20 @@ class PaceReserved(Struct, frozen=True):
     seconds: float
 
 
+class PaceFallen(Struct, frozen=True):
+    """The API has refused so much that the pace is below a tenth of `[api] rate`."""
+
+    deployment_id: int | None
+    requests_per_second: float
+
+
+class PaceRegained(Struct, frozen=True):
+    """The pace is a tenth of `[api] rate` again, or more."""
+
+    deployment_id: int | None
+    requests_per_second: float
+
+
 class WorkAwaited(Struct, frozen=True):
     """Nothing is due: the run waits `seconds` for `retrying` pairs that failed, or that other workers have leased."""
 
@@ -217,6 +231,8 @@ Event = (
     | GateClosed
     | GateOpened
     | PaceReserved
+    | PaceFallen
+    | PaceRegained
     | WorkAwaited
     | ApiAway
     | ApiBack

@@ -376,6 +376,7 @@ def create_run_tables() -> None:
         sa.Column("run_id", sa.String(32), nullable=False),
         sa.Column("requests_per_second", sa.Double, nullable=False, server_default=sa.text("0")),
         sa.Column("finished_per_second", sa.Double, nullable=False, server_default=sa.text("0")),
+        sa.Column("slow_pace", TEXT),
         sa.PrimaryKeyConstraint("token", name="pk_workers"),
     )
 

@@ -15,7 +15,7 @@ from small_api import Answer, Call, SmallApi, found, json_answer, until
 
 from etl.errors import FatalError, TransientError
 from etl.model import Pair
-from etl.telemetry.events import GateClosed, GateOpened
+from etl.telemetry.events import GateClosed, GateOpened, PaceFallen
 
 Headers = Callable[[datetime], Mapping[str, str]]
 
@@ -141,6 +141,64 @@ async def test_a_503_without_a_time_closes_no_gate() -> None:
 
     assert answer == document(ONE)
     assert asking.events == []
+
+
+async def test_503s_without_a_time_leave_the_pace_as_it_is() -> None:
+    """Half of the answers for a while, and then none: nothing was learnt of a limit, so nothing is to be forgotten."""
+
+    async def brown_out(call: Call) -> web.StreamResponse:
+        is_down = call.pair.scan_id % 2 and call.times == 1
+        return json_answer({}, status=503) if is_down else await found(call)
+
+    async with SmallApi(brown_out) as api, asking_at(api.base_url, retries=1) as asking:
+        answers = await asyncio.gather(*(asking.semgrep.scan(Pair(120, number)) for number in range(1, 201)))
+        why_slow = asking.semgrep.slow_pace()
+
+    assert answers == [document(Pair(120, number)) for number in range(1, 201)]
+    assert (why_slow, asking.events) == (None, [])
+
+
+async def test_a_pace_below_a_tenth_of_the_ceiling_says_why() -> None:
+    """Once when it falls so low and once when it is back; and whoever asks is told for as long as it is so."""
+    refused = 0
+
+    async def limited(call: Call) -> web.StreamResponse:
+        nonlocal refused
+        refused += 1
+        if refused % 3 == 0 and refused < 60:
+            return json_answer({}, 429, {"Retry-After": "0.01"})
+        return await found(call)
+
+    async with SmallApi(limited) as api, asking_at(api.base_url, retries=1, rate=100_000.0) as asking:
+        at_first = asking.semgrep.slow_pace()
+        await errors_of(asking, *range(1, 121))
+        why_slow = asking.semgrep.slow_pace()
+
+    [told] = [event for event in asking.events if isinstance(event, PaceFallen)]
+    assert at_first is None
+    assert told.deployment_id == 120
+    assert told.requests_per_second < 10_000
+    assert why_slow is not None
+    assert "deployment 120: the API has refused more than" in why_slow
+
+
+async def test_an_api_that_is_away_is_why_nothing_is_asked() -> None:
+    """So whoever asks is told, until it is back."""
+    down = True
+
+    async def answer(call: Call) -> web.StreamResponse:
+        return json_answer({"message": "trouble"}, status=502) if down else await found(call)
+
+    async with SmallApi(answer) as api, asking_at(api.base_url) as asking:
+        await tried(asking, ONE)
+        while_away = asking.semgrep.slow_pace()
+        down = False
+        await asking.semgrep.scan(ONE)
+        after = asking.semgrep.slow_pace()
+
+    assert while_away is not None
+    assert while_away.startswith("deployment 120: the API is unavailable: HTTP 502")
+    assert after is None
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -188,3 +188,22 @@ def test_a_worker_gets_its_scans_when_an_expired_certificate_is_replaced(cli: Co
 
     assert "SSL_CERT_FILE" in said
     assert json.loads(output)["fetched"] == 1
+
+
+def test_a_night_on_which_no_scan_is_shown_is_made_up_for_by_the_next(cli: Command, sqlite_url: str) -> None:
+    """The list and the deployments call work, and each of ten new scans or so fails: exit 4, nothing dead. The next
+    `sync` stores the ten."""
+    environment = {**ONCE, "SCAN_ETL_DATABASE__URL": sqlite_url, "SCAN_ETL_API__MAX_WAIT_SECONDS": "1"}
+    behaviour = Behaviour(faults=(Fault("status-502", times=0),))
+    world = finished_world(10, scans_per_day=1.0)
+    with running_sandbox(world, behaviour) as sandbox:
+        first = cli("sync", "--json", environment={**environment, "SCAN_ETL_API__BASE_URL": sandbox.base_url})
+        queued = rows(sqlite_url, fetch_queue)
+    with running_sandbox(world) as sandbox:
+        second = cli("sync", "--json", environment={**environment, "SCAN_ETL_API__BASE_URL": sandbox.base_url})
+
+    assert (first.exit_code, first.json()["dead"], first.json()["fetched"]) == (4, 0, 0), first
+    assert 10 <= len(queued) < 20
+    assert as_it_was(queued)
+    assert (second.exit_code, second.json()["dead"]) == (0, 0), second
+    assert scan_ids(sqlite_url, scans) >= set(range(1, 11))

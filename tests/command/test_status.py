@@ -41,7 +41,8 @@ def give_signs_of_life(url: str) -> None:
     """Of two workers, the first of which has been quick lately."""
     counts = dict.fromkeys(RUN_COUNTS, 0)
     with closing(Database(url)) as database:
-        for token, throughput in (("quick", runs.Throughput(5.0, 4.0)), ("idle", runs.Throughput())):
+        slow = runs.Throughput(slow_pace="deployment 120: the API is unavailable")
+        for token, throughput in (("quick", runs.Throughput(5.0, 4.0)), ("idle", slow)):
             sign = partial(runs.sign_of_life, run_id="run", token=token, version="0.1.0", counts=counts)
             database.run_here(partial(sign, throughput=runs.Throughput()))
             database.run_here(partial(sign, throughput=throughput))
@@ -86,6 +87,12 @@ def test_status_says_what_is_queued_and_who_works_on_it(cli: Command, database_u
         "idle": (0, "0.1.0"),
         "forgotten": (1, None),
     }
+    assert {row["worker"]: row["slow_pace"] for row in status["workers"]} == {
+        "quick": None,
+        "idle": "deployment 120: the API is unavailable",
+        "forgotten": None,
+    }
+    assert "deployment 120: the API is unavailable" in text
     assert all(row["started_at"] <= row["seen_at"] for row in status["workers"][:2])
     assert (status["requests_per_second"], status["finished_per_second"]) == (5.0, 4.0)
     assert status["seconds_to_drain"] == 8 / 4
