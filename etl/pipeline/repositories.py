@@ -12,9 +12,10 @@ from functools import partial
 from typing import NamedTuple
 
 from etl.errors import ItemError, RefusedError, TransientError, foremost
-from etl.model import RETENTION, SLACK, Pair, WalkedRepository
+from etl.model import RETENTION, SLACK, Drift, Pair, WalkedRepository
 from etl.pipeline.walk import MOST_PAGES, Ports, Reading, Start, Walker
 from etl.telemetry.events import WalkedByRepository
+from etl.transform.readers import DRIFT_REFUSED
 from etl.transform.repositories_page import RepositoryPage
 from etl.transform.search_page import Page
 
@@ -38,12 +39,22 @@ async def list_repositories(ports: Ports, deployment_id: int, ask: Ask) -> datet
         came_at, page = await ask(partial(ports.repositories, deployment_id, number))
         at = at or came_at
         new = {one.repository_id for one in page.repositories} - known
-        await ports.save_repositories(deployment_id, page, at)
+        await _save(ports, deployment_id, page, at)
         if not new:
             await ports.finish_repositories(deployment_id, at)
             return at
         known |= new
     raise ItemError(f"the repositories don't end after {MOST_PAGES} pages", kind="endless")
+
+
+async def _save(ports: Ports, deployment_id: int, page: RepositoryPage, at: datetime) -> None:
+    """Store a page. If the database refuses it, without `extra` and tags, which may hold anything."""
+    try:
+        await ports.save_repositories(deployment_id, page, at)
+    except RefusedError:
+        refused = (Drift("repository.extra", DRIFT_REFUSED), Pair(deployment_id, 0))
+        less = tuple(one._replace(tags=None, extra=None) for one in page.repositories)
+        await ports.save_repositories(deployment_id, RepositoryPage(less, (*page.drift, refused)), at)
 
 
 class Repositories(NamedTuple):
