@@ -94,10 +94,11 @@ def test_a_walk_goes_back_over_what_fits_onto_a_page(changes: dict[str, Any], si
         (UNWALKED | {"latest_scan_at": NOW - 30 * DAY}, False),
         ({"latest_scan_at": None}, False),
         ({"latest_scan_at": NOW + 2 * DAY}, False),
+        (NEW | {"gone_at": NOW}, False),
     ],
 )
 def test_newer_is_what_a_walk_must_find(changes: dict[str, Any], is_so: bool) -> None:
-    """Neither what the API lists no more, nor what comes from a clock that is ahead."""
+    """Neither what the API lists no more, nor what is gone, nor what comes from a clock that is ahead."""
     assert shows_newer(known(**changes), NOW, None) is is_so
 
 
@@ -202,12 +203,14 @@ async def test_an_empty_list_of_one_repository_is_believed_when_others_list_scan
 
 async def test_lists_that_are_all_empty_are_not_believed() -> None:
     """No watermark moves, not even of those that show no newer scan."""
-    ports = RepositoryPorts({1: [], 2: []}, [known(1, **NEW), known(2, **NEW)])
+    ports = RepositoryPorts(
+        {1: [], 2: [], 3: []}, [known(1, **NEW), known(2, **NEW), known(3, walked_at=NOW - 7 * DAY)]
+    )
     state, events = await nightly(ports)
 
     assert (moved(ports), state.unwalked) == ([], {120})
     assert isinstance(events[-1], WalkFailed)
-    assert "lists no scan, though 2 of 2 repositories were scanned" in events[-1].reason
+    assert "lists no scan, though 2 of 3 repositories were scanned" in events[-1].reason
 
 
 async def test_what_is_fatal_for_one_repository_is_so_for_all() -> None:
