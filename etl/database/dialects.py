@@ -180,8 +180,8 @@ _BY_KEYS_ALONE = select(*(func.set_config(name, "off", True) for name in _DETOUR
 
 # A transaction locks rows table after table, those of a table in the order of their keys:
 #
-#   fetch_queue, dead_letters, scan_listings, scans and their children, schema_drift (path, kind), then what has one row
-#   a deployment, a run or a worker (watermarks, runs, workers).
+#   fetch_queue, dead_letters, scan_listings, scans and their children, repositories, schema_drift (path, kind), then
+#   what has one row a deployment, a run or a worker (watermarks, deployments, runs, workers).
 #
 # What it needs of a table it locks in one go, before it believes what it has read: by `lock` where the rows are there,
 # by an upsert in the order of the keys where some may be new. So one may wait for another, but no two for each other.

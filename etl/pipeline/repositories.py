@@ -12,9 +12,10 @@ from functools import partial
 from typing import NamedTuple
 
 from etl.errors import ItemError, RefusedError, TransientError, foremost
-from etl.model import RETENTION, SLACK, Pair, WalkedRepository
+from etl.model import RETENTION, SLACK, Drift, Pair, WalkedRepository
 from etl.pipeline.walk import MOST_PAGES, Ports, Reading, Start, Walker
 from etl.telemetry.events import WalkedByRepository
+from etl.transform.readers import DRIFT_REFUSED
 from etl.transform.repositories_page import RepositoryPage
 from etl.transform.search_page import Page
 
@@ -38,12 +39,22 @@ async def list_repositories(ports: Ports, deployment_id: int, ask: Ask) -> datet
         came_at, page = await ask(partial(ports.repositories, deployment_id, number))
         at = at or came_at
         new = {one.repository_id for one in page.repositories} - known
-        await ports.save_repositories(deployment_id, page, at)
+        await _save(ports, deployment_id, page, at)
         if not new:
             await ports.finish_repositories(deployment_id, at)
             return at
         known |= new
     raise ItemError(f"the repositories don't end after {MOST_PAGES} pages", kind="endless")
+
+
+async def _save(ports: Ports, deployment_id: int, page: RepositoryPage, at: datetime) -> None:
+    """Store a page. If the database refuses it, without `extra` and tags, which may hold anything."""
+    try:
+        await ports.save_repositories(deployment_id, page, at)
+    except RefusedError:
+        refused = (Drift("repository.extra", DRIFT_REFUSED), Pair(deployment_id, 0))
+        less = tuple(one._replace(tags=None, extra=None) for one in page.repositories)
+        await ports.save_repositories(deployment_id, RepositoryPage(less, (*page.drift, refused)), at)
 
 
 class Repositories(NamedTuple):
@@ -80,25 +91,24 @@ async def walk_by_repository(walker: Walker, start: Start, repositories: Reposit
     walks = await _walk_each(walker, [start_of(one, at, start, overlap) for one in due])
     readings = [one for one in walks if isinstance(one, Reading)]
     failures = [one for one in walks if isinstance(one, Exception)]
-    if not any(one.listed for one in readings):
-        _check_news(repositories, start, failures)
-    for held in filter(_is_held, readings):
-        await walker.finish(held)
+    newer = repositories.newer(start.since)
+    if not newer or any(one.listed for one in readings):
+        for empty in [one for one in readings if not one.listed]:
+            await walker.finish(empty)
+    elif not failures:
+        raise _nothing_listed(len(newer), len(repositories.known))
     if failures:
         message = f"{len(failures)} of {len(due)} repositories couldn't be walked: {failures[0]}"
         raise ItemError(message, kind="repositories_unwalked")
     await _finish_deployment(walker, start, at, readings)
 
 
-def _check_news(repositories: Repositories, start: Start, failures: Sequence[Exception]) -> None:
-    """ItemError if no scan was listed where there must be some."""
-    newer = repositories.newer(start.since)
-    if newer and not failures:
-        raise ItemError(
-            f"the search lists no scan, though {len(newer)} of {len(repositories.known)} repositories were scanned"
-            " since the last walk: look at what the token may see",
-            kind="nothing_listed",
-        )
+def _nothing_listed(newer: int, known: int) -> ItemError:
+    return ItemError(
+        f"the search lists no scan, though {newer} of {known} repositories were scanned since the last walk: look at"
+        " what the token may see",
+        kind="nothing_listed",
+    )
 
 
 async def _walk_each(walker: Walker, starts: Sequence[Start]) -> list[Reading | Exception]:
@@ -118,10 +128,10 @@ async def _walk_each(walker: Walker, starts: Sequence[Start]) -> list[Reading | 
 
 
 async def _walk_one(walker: Walker, start: Start) -> Reading | Exception:
-    """Walk one repository's list. One without the scans that it must have isn't finished."""
+    """Walk one repository's list. An empty one isn't finished: it is believed when others aren't empty."""
     try:
         reading = await _read(walker, start)
-        return reading if _is_held(reading) else reading._replace(queued=await walker.finish(reading), last=_NO_PAGE)
+        return reading._replace(queued=await walker.finish(reading), last=_NO_PAGE) if reading.listed else reading
     except (TransientError, ItemError, RefusedError) as error:
         return error
 
@@ -135,13 +145,6 @@ async def _read(walker: Walker, start: Start) -> Reading:
         if gone_at is None:
             raise
         return Reading(walker.listing_pass(start, gone_at), _NO_PAGE)
-
-
-def _is_held(reading: Reading) -> bool:
-    listing_pass = reading.listing_pass
-    repository = listing_pass.repository
-    is_news = repository is not None and shows_newer(repository, listing_pass.walked_at, listing_pass.since)
-    return is_news and not reading.listed
 
 
 async def _finish_deployment(walker: Walker, start: Start, at: datetime, readings: Sequence[Reading]) -> None:
@@ -189,7 +192,8 @@ def start_of(one: WalkedRepository, at: datetime, start: Start, overlap: timedel
 
 
 def shows_newer(one: WalkedRepository, at: datetime, since: datetime | None) -> bool:
-    """Whether a repository shows a newer scan than is known, which a walk from `since` on must find."""
+    """Whether a repository that isn't gone shows a newer scan than is known, which a walk from `since` on must find."""
     known = (at - RETENTION + NEAR_THE_EDGE, since, one.walked_latest_scan_at, one.newest_started_at)
     newest_known = max(instant for instant in known if instant)
-    return one.latest_scan_at is not None and newest_known < one.latest_scan_at < at + SLACK
+    latest = one.latest_scan_at if one.gone_at is None else None
+    return latest is not None and newest_known < latest < at + SLACK

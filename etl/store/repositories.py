@@ -64,7 +64,10 @@ def _newer(new: Any, name: str) -> ColumnElement[Any]:
 def finish_pass(connection: Connection, deployment_id: int, at: datetime) -> None:
     """Mark those that a complete pass hasn't listed, and note when it began."""
     is_gone = and_(_repository.deployment_id == deployment_id, _repository.seen_at < at, _repository.gone_at.is_(None))
-    connection.execute(update(repositories).where(is_gone).values(gone_at=at))
+    # Locked in the order of the keys, as a page of another pass is.
+    key = _repository.repository_id
+    if connection.execute(select(key).where(is_gone).order_by(key).with_for_update()).all():
+        connection.execute(update(repositories).where(is_gone).values(gone_at=at))
     is_later = or_(_deployment.repositories_at.is_(None), _deployment.repositories_at < at)
     noted = update(deployments).where(_deployment.deployment_id == deployment_id, is_later)
     connection.execute(noted.values(repositories_at=at))

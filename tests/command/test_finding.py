@@ -8,7 +8,7 @@ import pytest
 from command import Command
 from sandbox_client import Time
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from tables_of import ask, change, count
 
 from etl.database.schema import deployments, repositories, repository_watermarks, scan_listings, scans, watermarks
@@ -181,13 +181,15 @@ def test_a_deployment_that_was_renamed_is_asked_for_by_its_new_name(cli: Command
 
 
 def test_status_by_repository_adds_up(cli: Command, database_url: str) -> None:
-    """What is listed of each repository is stored, waits, is dead or lost; those without scans are there, too."""
+    """What is listed of each repository is stored, waits, is dead or lost; those without scans are there, too. Each has
+    its name before any of its scans is stored."""
     with running_sandbox(finished_world(60, repositories=6, idle_repositories=2)) as sandbox:
         environment = variables(sandbox, database_url)
-        cli("sync", environment=environment)
         cli("discover", environment=environment)
+        named = {row[0] for row in ask(database_url, text("SELECT repository FROM bi_coverage"))}
+        cli("sync", environment=environment)
         found = json.loads(cli("status", "--by-repository", "--json", environment=environment).stdout)["repositories"]
-        text = cli("status", "--by-repository", environment=environment).stdout
+        shown = cli("status", "--by-repository", environment=environment).stdout
     known: dict[int, Any] = {row.repository_id: row.name for row in ask(database_url, select(repositories))}
 
     assert {row["repository_id"]: row["repository"] for row in found} == known
@@ -196,4 +198,5 @@ def test_status_by_repository_adds_up(cli: Command, database_url: str) -> None:
     assert sum(row["listed"] for row in found) == count(database_url, scan_listings) >= 60
     assert sum(row["stored"] for row in found) == count(database_url, scans)
     assert [(row["listed"], row["latest_scan_at"]) for row in found[-2:]] == [(0, None)] * 2
-    assert known[1_000_000].split("/")[1][:8] in text
+    assert known[1_000_000].split("/")[1][:8] in shown
+    assert named == {row["repository"] for row in found[:-2]}

@@ -7,10 +7,10 @@ import pytest
 from listings_of import entry
 from walked_lists import DAY, NOW, MemoryPorts, previous, quick
 
-from etl.errors import FatalError, ItemError, TransientError
-from etl.model import ListingPass, Pair, Repository, SearchResponse, WalkedRepository, WatermarkMove
+from etl.errors import FatalError, ItemError, RefusedError, TransientError
+from etl.model import Drift, ListingPass, Pair, Repository, SearchResponse, WalkedRepository, WatermarkMove
 from etl.pipeline.discovery import discover
-from etl.pipeline.repositories import is_due, shows_newer, start_of
+from etl.pipeline.repositories import is_due, list_repositories, shows_newer, start_of
 from etl.pipeline.run_state import RunState
 from etl.pipeline.stop import Stop
 from etl.pipeline.walk import Start
@@ -94,10 +94,11 @@ def test_a_walk_goes_back_over_what_fits_onto_a_page(changes: dict[str, Any], si
         (UNWALKED | {"latest_scan_at": NOW - 30 * DAY}, False),
         ({"latest_scan_at": None}, False),
         ({"latest_scan_at": NOW + 2 * DAY}, False),
+        (NEW | {"gone_at": NOW}, False),
     ],
 )
 def test_newer_is_what_a_walk_must_find(changes: dict[str, Any], is_so: bool) -> None:
-    """Neither what the API lists no more, nor what comes from a clock that is ahead."""
+    """Neither what the API lists no more, nor what is gone, nor what comes from a clock that is ahead."""
     assert shows_newer(known(**changes), NOW, None) is is_so
 
 
@@ -202,12 +203,14 @@ async def test_an_empty_list_of_one_repository_is_believed_when_others_list_scan
 
 async def test_lists_that_are_all_empty_are_not_believed() -> None:
     """No watermark moves, not even of those that show no newer scan."""
-    ports = RepositoryPorts({1: [], 2: []}, [known(1, **NEW), known(2, **NEW)])
+    ports = RepositoryPorts(
+        {1: [], 2: [], 3: []}, [known(1, **NEW), known(2, **NEW), known(3, walked_at=NOW - 7 * DAY)]
+    )
     state, events = await nightly(ports)
 
     assert (moved(ports), state.unwalked) == ([], {120})
     assert isinstance(events[-1], WalkFailed)
-    assert "lists no scan, though 2 of 2 repositories were scanned" in events[-1].reason
+    assert "lists no scan, though 2 of 3 repositories were scanned" in events[-1].reason
 
 
 async def test_what_is_fatal_for_one_repository_is_so_for_all() -> None:
@@ -216,3 +219,24 @@ async def test_what_is_fatal_for_one_repository_is_so_for_all() -> None:
     state, _ = await nightly(RepositoryPorts({1: refused, 2: [21]}, [known(1, **NEW), known(2, **NEW)]))
 
     assert state.halted == {120: refused}
+
+
+async def test_repositories_that_the_database_refuses_are_stored_without_what_may_hold_anything() -> None:
+    """MariaDB reads no JSON of more than 32 levels."""
+    saved = list[RepositoryPage]()
+
+    class Refusing(RepositoryPorts):
+        async def repositories(self, deployment_id: int, number: int) -> tuple[datetime, RepositoryPage]:
+            at, page = await super().repositories(deployment_id, number)
+            return at, RepositoryPage(tuple(one._replace(tags=["x"], extra={"x": 1}) for one in page.repositories), ())
+
+        async def save_repositories(self, deployment_id: int, page: RepositoryPage, at: datetime) -> None:
+            if any(one.extra for one in page.repositories):
+                raise RefusedError("too deep")
+            saved.append(page)
+            await super().save_repositories(deployment_id, page, at)
+
+    await list_repositories(Refusing({}, [known(1)]), 120, lambda ask: ask())
+
+    assert [(one.repository_id, one.tags, one.extra) for one in saved[0].repositories] == [(1, None, None)]
+    assert saved[0].drift == ((Drift("repository.extra", "refused_row"), Pair(120, 0)),)
