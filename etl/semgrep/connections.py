@@ -1,7 +1,6 @@
 """Connections that are kept between requests, and what is known of one that the server has closed."""
 
 import asyncio
-import errno
 import select
 import struct
 import sys
@@ -19,9 +18,12 @@ if sys.platform != "win32":  # there a request on a connection that had ended is
     import fcntl
     import termios
 
-_RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 is_new: ContextVar[bool] = ContextVar("is_new", default=False)
 """Whether a connection had to be made for the latest request of this task. Who sends one sets it to False before."""
+
+
+class UnreadError(aiohttp.ClientConnectionError):
+    """The server had closed the connection before its machine could take the request."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -29,7 +31,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self) -> None:
         super().__init__(limit=0)
-        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
+        self._factory = cast("partial[ResponseHandler]", partial(Protocol, loop=self._loop))
 
     async def _create_connection(
         self,
@@ -41,7 +43,7 @@ class Connector(aiohttp.TCPConnector):
         return await super()._create_connection(req, traces, timeout)
 
 
-class _Protocol(ResponseHandler):
+class Protocol(ResponseHandler):
     """A connection that isn't used once the server has closed it, and whose end says whether our words were taken.
 
     aiohttp hears of an end a little later, and may send a request before that. What comes then is the same end as that
@@ -66,7 +68,7 @@ class _Protocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if exc is None and self._has_lost_words:
-            exc = ConnectionResetError(errno.ECONNRESET, "the server had closed the connection")
+            exc = UnreadError("the server had closed the connection")
         super().connection_lost(exc)
 
 
@@ -82,5 +84,6 @@ def _waiting_bytes(transport: asyncio.BaseTransport | None) -> int:
 
 
 def was_unread(error: Exception) -> bool:
-    """Whether the server has never read the latest request of this task: it had closed a kept connection before."""
-    return not is_new.get() and isinstance(error, aiohttp.ClientOSError) and error.errno in _RESETS
+    """Whether the server has never read the latest request of this task: it had closed a kept connection before. A
+    reset says nothing of that: it may come from a server that has read."""
+    return isinstance(error, UnreadError) and not is_new.get()
