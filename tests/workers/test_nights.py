@@ -17,6 +17,7 @@ from simulated_nights import OPENED_AT, Nights, TickingTime, reckon
 from etl.sandbox import Behaviour, World
 
 IS_SOAK = "SCAN_ETL_SOAK_SECONDS" in os.environ
+NIGHTS = 365 if IS_SOAK else 20
 
 
 def live_through(nights: Nights, count: int, draw: random.Random) -> None:
@@ -64,12 +65,12 @@ def test_what_could_be_had_is_there_and_what_is_lost_is_reported(
         new_share=0.2,
         renamed_share=0.2,
         archived_share=0.2,
-        changes_days=365 if IS_SOAK else 45,
+        changes_days=NIGHTS + 40,
     )
     behaviour = Behaviour(details_days=30, offset_cursors=True, search=kind)
     with running_sandbox(world, behaviour, clock) as sandbox:
         nights = Nights(sandbox, clock, cli, sqlite_url, behaviour)
-        live_through(nights, 365 if IS_SOAK else 45, draw)
+        live_through(nights, NIGHTS, draw)
         found = reckon(nights)
 
     assert (found.missing, found.different, found.still_queued, found.made_up) == (set(), set(), set(), set())
