@@ -61,11 +61,8 @@ def test_an_address_is_nowhere_afterwards(database: Database) -> None:
     done = forget(database, Person(ADDRESS), dry_run=False)
     after = database.run_here(everything)
     assert done == trial
-    assert {table for table, count in done.changed.items() if count} == {
-        *("scans", "scan_meta", "scan_stats", "scan_listings", "fetch_queue", "dead_letters"),
-        *("scan_products", "scan_languages", "scan_stat_items", "schema_drift", "runs"),
-        *("deployments", "repositories"),
-    }
+    holding = {table for table, rows in json.loads(before).items() if ADDRESS in json.dumps(rows, ensure_ascii=False)}
+    assert {table for table, count in done.changed.items() if count} == holding > {"scan_meta", "dead_letters"}
     assert ADDRESS not in after
     assert "Ann Muster" not in after
     assert not any(forget(database, Person(ADDRESS), dry_run=False).changed.values())
