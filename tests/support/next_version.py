@@ -33,6 +33,7 @@ class NextVersion:
             cwd=self.folder,
             env={
                 **os.environ,
+                "PYTHONDONTWRITEBYTECODE": "1",  # a file that changes twice in a second would be taken from the cache
                 "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT / 'tests' / 'support'}",
                 "SCAN_ETL_DATABASE__URL": url,
             },

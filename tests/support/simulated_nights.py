@@ -18,6 +18,7 @@ from typing import Any
 from command import Command
 from sandbox_thread import RunningSandbox
 from sqlalchemy import Connection, select
+from tables_of import ask
 
 from etl.app.run import run
 from etl.backoff import LONGEST_SNOOZE
@@ -29,7 +30,7 @@ from etl.model import RETENTION, Pair
 from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Behaviour, Fault, World
 from etl.sandbox.answers import details
-from etl.sandbox.world import newest_id, repository_index, scan, started_at
+from etl.sandbox.world import exists, newest_id, repository_index, scan, started_at
 from etl.transform.scan import flatten
 
 OPENED_AT = datetime(2026, 1, 5, 2, 17, tzinfo=UTC)
@@ -53,11 +54,13 @@ class TickingTime:
 
 @dataclass(slots=True)
 class Night:
-    """What happened in a night: `walked_at` is when a sync that walked the whole list began."""
+    """What happened in a night: `walked_at` is when a sync that walked the whole list began. `lost` answers were on
+    their way when it was killed."""
 
     walked_at: datetime
     is_whole: bool
     requests: Mapping[tuple[str, int], int]
+    lost: int = 0
 
 
 @dataclass(slots=True)
@@ -106,7 +109,10 @@ class Nights:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
+        began_at = datetime.now(UTC)
         self._note(start_and_kill)
+        stored = ask(self.url, select(scans.c.scan_id).where(scans.c.fetched_at >= began_at))
+        self.nights[-1].lost = max(0, self.nights[-1].requests.get(("details", 200), 0) - len(stored))
         time.sleep(2 * LEASE_SECONDS)  # the next night comes when its leases are long over
 
     def away(self) -> None:
@@ -146,7 +152,13 @@ def reckon(nights: Nights) -> Reckoning:
     began = {number: started_at(world, number) for number in range(world.first_scan_id, newest_id(world, now) + 1)}
     walks = [night.walked_at for night in nights.nights if night.is_whole]
     slack = timedelta(minutes=30)
-    could = {number for number, at in began.items() if any(walk - RETENTION + slack < at < walk for walk in walks)}
+    known_at = {index: first_listed(nights, index, walks) for index in range(world.repositories)}
+    could = {
+        number
+        for number, at in began.items()
+        for known in [known_at[repository_index(world, number)]]
+        if any(walk - RETENTION + slack < at < walk >= known for walk in walks)
+    }
     might = {
         number
         for number, at in began.items()
@@ -180,8 +192,16 @@ def reckon(nights: Nights) -> Reckoning:
             for (_, status), count in night.requests.items()
             if status in (200, 400, 404)
         ),
-        least_requests=len(tables.stored) + least_to_find(nights, walks),
+        least_requests=len(tables.stored) + least_to_find(nights, walks) + sum(night.lost for night in nights.nights),
     )
+
+
+def first_listed(nights: Nights, index: int, walks: Sequence[datetime]) -> datetime:
+    """The walk that first knew a repository; where the search lists a deployment, nobody has to. One that goes before
+    that is never found."""
+    world = nights.sandbox.sandbox.world
+    is_whole = nights.behaviour.search == "whole"
+    return next((walk for walk in walks if is_whole or exists(world, index, walk)), datetime.max.replace(tzinfo=UTC))
 
 
 def least_to_find(nights: Nights, walks: Sequence[datetime]) -> int:
