@@ -1,6 +1,6 @@
 """Writes the next migration: what `etl/database/schema.py` says beyond what the migrations so far make.
 
-Call it by `make migration MESSAGE="add scans.engine"`, then read and mend what it wrote: it doesn't see
+Call it by `make migration MESSAGE="add scans.engine"`, then read and fix what it wrote: it doesn't see
 views, server defaults or CHECK constraints.
 """
 

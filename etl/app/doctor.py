@@ -55,7 +55,7 @@ EXIT_CODES = (SETTINGS_EXIT, TOKEN_EXIT, DATABASE_EXIT, UNAVAILABLE_EXIT)
 class _OwnTime:
     """A line of time that nobody shares: the few requests here shouldn't queue behind those of a run."""
 
-    async def reserve(self, seconds: float) -> float:  # noqa: ARG002 - as pacing.Budget has it
+    async def reserve(self, seconds: float) -> float:  # noqa: ARG002 - as slot_schedule.Budget has it
         return 0.0
 
     async def hold(self, seconds: float) -> None:

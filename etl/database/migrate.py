@@ -57,7 +57,7 @@ def check(url: str) -> None:
         opened.run_here(check_schema)
 
     def step(config: Config) -> None:
-        config.attributes["connection"].dialect.supports_comments = False  # the next upgrade mends them
+        config.attributes["connection"].dialect.supports_comments = False  # the next upgrade fixes them
         command.check(config)
 
     try:

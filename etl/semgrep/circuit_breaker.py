@@ -46,7 +46,7 @@ class Circuit(enum.Enum):
 
 class CircuitBreaker:
     """What all calls with one token go through, and who makes them wait. Unless it `gives_up`, that takes as long as
-    the API is away, else `longest_seconds` at most."""
+    the API is unavailable, else `longest_seconds` at most."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The gate of a token: closed while the API refuses, or is away. Seconds are those of the monotonic clock."""
+"""The gate of a token: closed while the API refuses or is unavailable. Seconds are those of the monotonic clock."""
 
 import math
 import time

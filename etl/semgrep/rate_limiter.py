@@ -1,9 +1,9 @@
 """How fast one token may ask.
 
 A schedule gives out slots from a clock that all workers share (`slot_schedule`). A limit adapts to what the API refuses
-(`adaptive_limit`). A gate is closed while the API refuses or is away (`gate`). One door, `async with limiter.request()
-as request`, leads through all of them, and inside it the caller says what came of the request. aiolimiter spaces the
-requests inside a window.
+(`adaptive_limit`). A gate is closed while the API refuses or is unavailable (`gate`). One door, `async with
+limiter.request() as request`, leads through all of them, and inside it the caller says what came of the request.
+aiolimiter spaces the requests inside a window.
 """
 
 import asyncio

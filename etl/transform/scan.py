@@ -70,7 +70,7 @@ def _check_id(name: str, noun: str, got: object, asked: int) -> None:
     except OddError:
         same = False
     if not same:
-        message = f"$.{name}: the answer is about {noun} {_shown(got)}, asked was {asked}"
+        message = f"$.{name}: expected {noun} {asked}, got {_shown(got)}"
         raise ItemError(message, kind="wrong_scan")
 
 

@@ -38,15 +38,15 @@ def test_an_answer_that_is_no_object_is_refused(document: object, message: str) 
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ({"id": 7}, "$.id: the answer is about scan 7, asked was 123"),
-        ({"id": "7"}, "$.id: the answer is about scan '7', asked was 123"),
-        ({"id": 123.5}, "$.id: the answer is about scan 123.5, asked was 123"),
-        ({"id": True}, "$.id: the answer is about scan true, asked was 123"),
-        ({"id": [123]}, "$.id: the answer is about scan a list, asked was 123"),
-        ({"id": {"id": 123}}, "$.id: the answer is about scan an object, asked was 123"),
-        ({"id": 2**64 + 123}, "$.id: the answer is about scan an integer beyond 64 bits, asked was 123"),
-        ({"id": "x\0\ud800" + "y" * 99}, f"$.id: the answer is about scan 'x{BAD}{BAD}{'y' * 37}', asked was 123"),
-        ({"id": 123, "deployment_id": 9}, "$.deployment_id: the answer is about deployment 9, asked was 120"),
+        ({"id": 7}, "$.id: expected scan 123, got 7"),
+        ({"id": "7"}, "$.id: expected scan 123, got '7'"),
+        ({"id": 123.5}, "$.id: expected scan 123, got 123.5"),
+        ({"id": True}, "$.id: expected scan 123, got true"),
+        ({"id": [123]}, "$.id: expected scan 123, got a list"),
+        ({"id": {"id": 123}}, "$.id: expected scan 123, got an object"),
+        ({"id": 2**64 + 123}, "$.id: expected scan 123, got an integer beyond 64 bits"),
+        ({"id": "x\0\ud800" + "y" * 99}, f"$.id: expected scan 123, got 'x{BAD}{BAD}{'y' * 37}'"),
+        ({"id": 123, "deployment_id": 9}, "$.deployment_id: expected deployment 120, got 9"),
     ],
 )
 def test_an_answer_about_another_scan_is_refused(ids: dict[str, Any], message: str) -> None:
@@ -56,7 +56,7 @@ def test_an_answer_about_another_scan_is_refused(ids: dict[str, Any], message: s
 
 def test_one_is_not_true() -> None:
     """A truth value is no id, although Python says that `True == 1`."""
-    with pytest.raises(ItemError, match="about scan true, asked was 1"):
+    with pytest.raises(ItemError, match="expected scan 1, got true"):
         flatten(Pair(1, 1), {"id": True}, FETCHED_AT)
 
 
