@@ -128,7 +128,7 @@ summary_marks = Table(
 summary_state = Table(
     "summary_state",
     metadata,
-    column("id", Integer, "1", primary_key=True, autoincrement=False),
+    column("id", Integer, "always 1", primary_key=True, autoincrement=False),
     column("refreshed_at", UtcDateTime, "when days were counted last; NULL: never"),
     comment="one row: who counts has locked it",
 )
@@ -212,7 +212,7 @@ duration_weeks = Table(
     column("scan_kind", String(4), "all, full or diff", primary_key=True),
     _count("scans", "those with a duration"),
     *(
-        column(f"p{percent}_seconds", Double, f"{percent} % took this long at most", unit="seconds", nullable=False)
+        column(f"p{percent}_seconds", Double, f"{percent} of 100 took so long at most", unit="seconds", nullable=False)
         for percent in (50, 75, 95)
     ),
     column("longest_seconds", Double, "the longest of them", unit="seconds", nullable=False),
