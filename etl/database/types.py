@@ -77,7 +77,7 @@ def _add_seconds_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
 @compiles(add_seconds, "mysql")
 def _add_seconds_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     instant, seconds = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), {instant})"
+    return f"TIMESTAMPADD(MICROSECOND, ROUND(({seconds}) * 1000000), {instant})"
 
 
 class ready_now(expression.FunctionElement[datetime]):  # noqa: N801 - as utc_now

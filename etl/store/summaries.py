@@ -8,8 +8,8 @@ Days come from `bi_scan` and from the queue, weeks from days, and what is known 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import date, timedelta
 from statistics import quantiles
 from typing import Any
 
@@ -35,6 +35,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     table,
     true,
@@ -42,7 +43,7 @@ from sqlalchemy import (
     update,
 )
 
-from etl.database.dialects import plan_by_index
+from etl.database.dialects import insert_rows, plan_by_index
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.database.summaries import (
     OUTCOMES,
@@ -63,6 +64,7 @@ from etl.store.marks import UNKNOWN_DAY, DeploymentDay, mark_all
 
 DAYS_AT_ONCE = 7
 MARKS_AT_ONCE = 100_000
+KEYS_AT_ONCE = 1_000
 UNFINISHED_AFTER = timedelta(days=1)
 """A scan without an end counts as running for so long, as in `bi_scan`."""
 ALL_DEPLOYMENTS = 0
@@ -76,16 +78,19 @@ def refresh_piece(connection: Connection) -> int:
     """Count up to `DAYS_AT_ONCE` of the marked days. Returns how many; 0: there is nothing left to count."""
     plan_by_index(connection)
     refreshed_at = connection.execute(select(summary_state.c.refreshed_at).with_for_update()).scalar()
-    if refreshed_at is None:
+    if refreshed_at is None or _nothing_is_counted(connection):
         mark_all(connection)
     marks = _read_marks(connection)
-    for of_day in marks:
-        _count(connection, of_day)
+    _count(connection, list(marks))
     _add_up(connection, marks)
     _rank_durations(connection, marks)
     _remove_marks(connection, [number for numbers in marks.values() for number in numbers])
     connection.execute(update(summary_state).values(refreshed_at=utc_now()))
     return len(marks)
+
+
+def _nothing_is_counted(connection: Connection) -> bool:
+    return not any(connection.execute(select(each.c.day).limit(1)).first() for each in (scan_days, coverage_days))
 
 
 def mark_everything(connection: Connection) -> None:
@@ -189,33 +194,41 @@ def _facts(is_of_day: Callable[[Any], ColumnElement[bool]]) -> CompoundSelect[An
 _FACTS = _facts(lambda day: day == bindparam("day", type_=Date))
 _FACTS_OF_NO_DAY = _facts(lambda day: day.is_(None))
 _COUNTED = (scan_days, scan_groups, author_days, coverage_days)
-_CLEAR = {
-    each: delete(each).where(each.c.deployment_id == bindparam("deployment"), each.c.day == bindparam("of"))
-    for each in _COUNTED
-}
+_COLUMNS = {each: tuple(column for column in each.c if column.name != "id") for each in _COUNTED}
 
 
-def _count(connection: Connection, of_day: DeploymentDay) -> None:
-    """Replace what is counted of a day."""
-    deployment_id, day = of_day
-    is_known = day != UNKNOWN_DAY
-    found = connection.execute(
-        _FACTS if is_known else _FACTS_OF_NO_DAY, {"deployment": deployment_id} | ({"day": day} if is_known else {})
-    )
-    counts = count_day(map(Fact._make, found), day if is_known else None)
-    for each, rows in counts.rows.items():
-        connection.execute(_CLEAR[each], {"deployment": deployment_id, "of": day})
-        if rows:
-            connection.execute(insert(each), [{"deployment_id": deployment_id, "day": day, **row} for row in rows])
-    _mark_again(connection, of_day, counts.running_since)
+def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
+    """Replace what is counted of these days."""
+    rows: dict[Table, list[tuple[Any, ...]]] = {each: [] for each in _COUNTED}
+    again: list[dict[str, Any]] = []
+    for deployment_id, day in days:
+        of_day = {"deployment_id": deployment_id, "day": day}
+        counts = count_day(_facts_of(connection, deployment_id, day), day if day != UNKNOWN_DAY else None)
+        for each, found in counts.rows.items():
+            rows[each] += (tuple((of_day | row)[column.name] for column in _COLUMNS[each]) for row in found)
+        if counts.running_since is not None:
+            again.append({**of_day, "due_at": counts.running_since + UNFINISHED_AFTER})
+    for each in _COUNTED:
+        connection.execute(delete(each).where(_is_among(each, days)))
+        insert_rows(connection, each, _COLUMNS[each], rows[each])
+    # A day is counted again when the first of its scans that run is given up.
+    connection.execute(delete(summary_marks).where(_is_among(summary_marks, days), _mark.due_at > utc_now()))
+    if again:
+        connection.execute(insert(summary_marks), again)
 
 
-def _mark_again(connection: Connection, of_day: DeploymentDay, running_since: datetime | None) -> None:
-    """Have a day counted again when the first of its scans that run is given up."""
-    of = {"deployment_id": of_day[0], "day": of_day[1]}
-    connection.execute(delete(summary_marks).filter_by(**of).where(_mark.due_at > utc_now()))
-    if running_since is not None:
-        connection.execute(insert(summary_marks).values(**of, due_at=running_since + UNFINISHED_AFTER))
+def _facts_of(connection: Connection, deployment_id: int, day: date) -> Iterator[Fact]:
+    if day == UNKNOWN_DAY:
+        return map(Fact._make, connection.execute(_FACTS_OF_NO_DAY, {"deployment": deployment_id}))
+    return map(Fact._make, connection.execute(_FACTS, {"deployment": deployment_id, "day": day}))
+
+
+def _is_among(counted: Table, days: Sequence[DeploymentDay]) -> ColumnElement[bool]:
+    by_deployment = defaultdict(list)
+    for deployment_id, day in days:
+        by_deployment[deployment_id].append(day)
+    c = counted.c
+    return or_(false(), *(and_(c.deployment_id == of, c.day.in_(each)) for of, each in by_deployment.items()))
 
 
 # Weeks, and all time
@@ -291,26 +304,34 @@ _ADD_WEEK = _adding_up(
     ),
     week=bindparam("monday", type_=Date),
 )
+_KEYS = select(_w.repository_key).where(_OF_WEEK)
+_AMONG: Any = bindparam("keys", expanding=True)
 _CLEAR_TOTALS = delete(repository_summaries).where(
-    _t.deployment_id == bindparam("deployment"), _t.repository_key.in_(select(_w.repository_key).where(_OF_WEEK))
+    _t.deployment_id == bindparam("deployment"), _t.repository_key.in_(_AMONG)
 )
-_HAS_TOTAL = select(1).where(_t.deployment_id == _w.deployment_id, _t.repository_key == _w.repository_key).exists()
 _ADD_TOTALS = _adding_up(
-    scan_weeks, "week", repository_summaries, and_(_w.deployment_id == bindparam("deployment"), ~_HAS_TOTAL)
+    scan_weeks,
+    "week",
+    repository_summaries,
+    and_(_w.deployment_id == bindparam("deployment"), _w.repository_key.in_(_AMONG)),
 )
 
 
 def _add_up(connection: Connection, days: Collection[DeploymentDay]) -> None:
     """Add up the weeks of these days, and all time of the repositories that have, or had, scans in these weeks."""
-    weeks = sorted({(deployment_id, week_of(day)) for deployment_id, day in days})
-    for deployment_id, monday in weeks:
+    touched: dict[int, set[str]] = defaultdict(set)
+    for deployment_id, monday in sorted({(deployment_id, week_of(day)) for deployment_id, day in days}):
         of_week = {"deployment": deployment_id, "monday": monday}
-        connection.execute(_CLEAR_TOTALS, of_week)
+        touched[deployment_id].update(connection.execute(_KEYS, of_week).scalars())
         connection.execute(_CLEAR_WEEK, of_week)
         connection.execute(_ADD_WEEK, {**of_week, "sunday": monday + _SIX_DAYS})
-        connection.execute(_CLEAR_TOTALS, of_week)
-    for deployment_id in sorted({deployment_id for deployment_id, _ in weeks}):
-        connection.execute(_ADD_TOTALS, {"deployment": deployment_id})
+        touched[deployment_id].update(connection.execute(_KEYS, of_week).scalars())
+    for deployment_id, keys in touched.items():
+        ordered = sorted(keys)
+        for at in range(0, len(ordered), KEYS_AT_ONCE):
+            of_keys = {"deployment": deployment_id, "keys": ordered[at : at + KEYS_AT_ONCE]}
+            connection.execute(_CLEAR_TOTALS, of_keys)
+            connection.execute(_ADD_TOTALS, of_keys)
 
 
 # How long scans took

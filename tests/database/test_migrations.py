@@ -36,7 +36,7 @@ def test_up_and_down_and_up_again(empty_database_url: str) -> None:
     db.upgrade(empty_database_url)
     db.check(empty_database_url)
     full = names(empty_database_url)
-    assert full == {*metadata.tables, *dictionary().views}
+    assert full == {*metadata.tables, *db.dictionary().views}
 
     db.downgrade(empty_database_url, "base")
     assert names(empty_database_url) == set()
