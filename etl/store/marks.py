@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Date, Select, Table, and_, func, insert, literal, select
+from sqlalchemy import Connection, Select, Table, and_, func, insert, select
 
 from etl.database.dialects import on_pairs
 from etl.database.schema import scan_listings, scans, staged_pairs
@@ -22,11 +22,10 @@ DeploymentDay = tuple[int, date]
 
 
 def _days(table: Table) -> Select[Any]:
-    day = func.coalesce(table.c.started_day, literal(UNKNOWN_DAY, Date))
-    return select(table.c.deployment_id, day.label("day")).distinct()
+    return select(table.c.deployment_id, func.coalesce(table.c.started_day, UNKNOWN_DAY)).distinct()
 
 
-_SCAN_DAYS, _LISTING_DAYS = _days(scans), _days(scan_listings)
+_DAYS_OF = {table: select(table.c.deployment_id, table.c.started_day).distinct() for table in (scans, scan_listings)}
 
 
 def mark(connection: Connection, pairs: Sequence[Pair], also: Collection[DeploymentDay] = ()) -> None:
@@ -34,8 +33,9 @@ def mark(connection: Connection, pairs: Sequence[Pair], also: Collection[Deploym
     if not pairs:
         return
     days = set(also)
-    for table, statement in ((scans, _SCAN_DAYS), (scan_listings, _LISTING_DAYS)):
-        days |= {(row.deployment_id, row.day) for row in on_pairs(connection, statement, table, pairs)}
+    for table, statement in _DAYS_OF.items():
+        found = on_pairs(connection, statement, table, pairs)
+        days |= {(row.deployment_id, row.started_day or UNKNOWN_DAY) for row in found}
     if days:
         connection.execute(insert(summary_marks), [{"deployment_id": of, "day": day} for of, day in sorted(days)])
 
@@ -46,7 +46,9 @@ def mark_staged(connection: Connection, batch: str) -> None:
         return
     key = ("deployment_id", "scan_id")
     is_same = and_(*(staged_pairs.c[name] == scan_listings.c[name] for name in key))
-    listed = _LISTING_DAYS.select_from(staged_pairs.join(scan_listings, is_same)).where(staged_pairs.c.batch == batch)
+    listed = (
+        _days(scan_listings).select_from(staged_pairs.join(scan_listings, is_same)).where(staged_pairs.c.batch == batch)
+    )
     connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], listed))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_days import count_all
 from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, column, func, insert, select, table, text, update
 
@@ -15,17 +16,10 @@ from etl.database.migrate import dictionary
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import ScanRows
 from etl.store.scans import load_scans
-from etl.store.summaries import refresh_piece
 from migrations.views import FOLDER
 from migrations.views.macros import in_words_of
 
 DAY = timedelta(days=1)
-
-
-def count_all(connection: Connection) -> None:
-    """Count what is marked, as whoever ends a batch of work does."""
-    while refresh_piece(connection):
-        pass
 
 
 def query(url: str, sql: str, *batch: ScanRows) -> list[tuple[Any, ...]]:
