@@ -92,6 +92,7 @@ scans = Table(
     Index(None, "started_at"),
     Index(None, "changed_at"),
     Index("ix_scans_started_day", "deployment_id", "started_day"),
+    Index("ix_scans_repository", "deployment_id", "repository_id", "started_at"),
     comment="one row a scan",
 )
 

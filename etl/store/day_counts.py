@@ -44,6 +44,7 @@ class Fact(NamedTuple):
     findings_secrets: int | None
     products: str | None
     commit_author_username: str | None
+    semgrep_version: str | None
     is_listed: bool
     has_end: bool
     is_queued: bool
@@ -172,17 +173,32 @@ def _first_and_last(facts: Sequence[Fact], day: date | None) -> Row:
     """What a day knows of the first scan, of the newest one, and of the newest full one that ended well."""
     dated = sorted((fact for fact in facts if fact.started_at), key=_age) if day else []
     full = [fact for fact in dated if fact.is_full_scan and fact.outcome in ("passed", FINDINGS)]
-    last = full[-1] if full else None
     return {
         "first_started_at": dated[0].started_at if dated else None,
-        "last_started_at": dated[-1].started_at if dated else None,
-        "last_scan_id": dated[-1].scan_id if dated else None,
-        "full_scan_id": last and last.scan_id,
-        "full_started_at": last and last.started_at,
-        "full_findings": last and _believed(last.findings),
-        "full_findings_code": last and _believed(last.findings_code),
-        "full_findings_supply_chain": last and _believed(last.findings_supply_chain),
-        "full_findings_secrets": last and _believed(last.findings_secrets),
+        **_last(dated[-1] if dated else None),
+        **_last_full(full[-1] if full else None),
+    }
+
+
+def _last(last: Fact | None) -> Row:
+    return {
+        "last_started_at": last and last.started_at,
+        "last_scan_id": last and last.scan_id,
+        "last_outcome": last and last.outcome,
+        "last_exit_code": last and last.exit_code,
+        "last_products": last and last.products,
+        "last_semgrep_version": last and last.semgrep_version,
+    }
+
+
+def _last_full(full: Fact | None) -> Row:
+    return {
+        "full_scan_id": full and full.scan_id,
+        "full_started_at": full and full.started_at,
+        "full_findings": full and _believed(full.findings),
+        "full_findings_code": full and _believed(full.findings_code),
+        "full_findings_supply_chain": full and _believed(full.findings_supply_chain),
+        "full_findings_secrets": full and _believed(full.findings_secrets),
     }
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import date
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, func, insert, select
+from sqlalchemy import Connection, Select, Table, and_, func, insert, literal, select
 
 from etl.database.dialects import on_pairs
-from etl.database.schema import scan_listings, scans, staged_pairs
+from etl.database.schema import repositories, scan_listings, scans, staged_pairs
 from etl.database.summaries import summary_marks
 from etl.model import Pair
 
@@ -36,6 +36,11 @@ def mark(connection: Connection, pairs: Sequence[Pair], also: Collection[Deploym
     for table, statement in _DAYS_OF.items():
         found = on_pairs(connection, statement, table, pairs)
         days |= {(row.deployment_id, row.started_day or UNKNOWN_DAY) for row in found}
+    mark_days(connection, days)
+
+
+def mark_days(connection: Connection, days: Collection[DeploymentDay]) -> None:
+    """Mark these days."""
     if days:
         connection.execute(insert(summary_marks), [{"deployment_id": of, "day": day} for of, day in sorted(days)])
 
@@ -54,5 +59,8 @@ def mark_staged(connection: Connection, batch: str) -> None:
 
 def mark_all(connection: Connection) -> None:
     """Mark every day that there is anything of, counted before or not."""
+    names = ["deployment_id", "day"]
     for table in (scans, scan_listings):
-        connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], _days(table)))
+        connection.execute(insert(summary_marks).from_select(names, _days(table)))
+    of_repositories = select(repositories.c.deployment_id, literal(UNKNOWN_DAY)).distinct()
+    connection.execute(insert(summary_marks).from_select(names, of_repositories))

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Double,
     FromClause,
     Insert,
+    String,
     Table,
     and_,
     bindparam,
@@ -44,7 +45,7 @@ from sqlalchemy import (
 )
 
 from etl.database.dialects import insert_rows, plan_by_index
-from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
+from etl.database.schema import dead_letters, fetch_queue, repositories, scan_listings, scans
 from etl.database.summaries import (
     OUTCOMES,
     PRODUCTS,
@@ -131,11 +132,18 @@ _bi_scan = table(
     column("is_full_scan", Boolean),
     column("duration_seconds", Double),
 )
-_b, _l, _q, _d = _bi_scan.c, scan_listings.c, fetch_queue.c, dead_letters.c
+_b, _l = _bi_scan.c, scan_listings.c
 
 
 def _same(one: Any, other: Any) -> ColumnElement[bool]:
     return and_(one.deployment_id == other.deployment_id, one.scan_id == other.scan_id)
+
+
+def _is_in(held: Table, scan: Any) -> ColumnElement[bool]:
+    """Whether a scan is in the queue or among the dead letters. Looked up one by one: whatever a planner takes these
+    tables for, it can't compare all scans with all of their rows."""
+    found = select(held.c.scan_id).where(_same(held.c, scan)).limit(1).correlate(_bi_scan, scan_listings)
+    return found.scalar_subquery().is_not(None)
 
 
 def _findings(name: str) -> ColumnElement[Any]:
@@ -148,7 +156,7 @@ _OF_SCAN: dict[str, Any] = {
     **{name: _findings(name) for name in ("findings_code", "findings_supply_chain", "findings_secrets")},
     "is_listed": _l.scan_id.is_not(None),
     "has_end": _b.completed_at.is_not(None),
-    "is_queued": _q.scan_id.is_not(None),
+    "is_queued": case((_b.completed_at.is_(None), _is_in(fetch_queue, _b)), else_=false()),
     "is_dead": false(),
     "is_gone": false(),
     "is_expired": _l.expired_at.is_not(None),
@@ -160,8 +168,8 @@ _OF_LISTING: dict[str, Any] = {
     "is_pull_request": literal(0),
     "is_listed": true(),
     "has_end": false(),
-    "is_queued": _q.scan_id.is_not(None),
-    "is_dead": _d.scan_id.is_not(None),
+    "is_queued": _is_in(fetch_queue, _l),
+    "is_dead": _is_in(dead_letters, _l),
     "is_gone": _l.details_gone_at.is_not(None),
     "is_expired": _l.expired_at.is_not(None),
     "is_dropped": _l.dropped_at.is_not(None),
@@ -172,20 +180,12 @@ def _facts(is_of_day: Callable[[Any], ColumnElement[bool]]) -> CompoundSelect[An
     """The scans of a day that are stored, and those that are but listed, in one statement: as of one instant."""
     stored = (
         select(*(_OF_SCAN[name].label(name) for name in Fact._fields))
-        .select_from(
-            _bi_scan.outerjoin(scan_listings, _same(_l, _b)).outerjoin(
-                fetch_queue, and_(_same(_q, _b), _b.completed_at.is_(None))
-            )
-        )
+        .select_from(_bi_scan.outerjoin(scan_listings, _same(_l, _b)))
         .where(_b.deployment_id == bindparam("deployment"), is_of_day(_b.started_day))
     )
     listed = (
         select(*(_OF_LISTING[name].label(name) for name in Fact._fields))
-        .select_from(
-            scan_listings.outerjoin(scans, _same(scans.c, _l))
-            .outerjoin(fetch_queue, _same(_q, _l))
-            .outerjoin(dead_letters, _same(_d, _l))
-        )
+        .select_from(scan_listings.outerjoin(scans, _same(scans.c, _l)))
         .where(_l.deployment_id == bindparam("deployment"), is_of_day(_l.started_day), scans.c.scan_id.is_(None))
     )
     return union_all(stored, listed)
@@ -246,6 +246,7 @@ _LARGEST = (
     *("duration_seconds_longest", "last_started_at", "last_fetched_at"),
     *(f"last_{product}_day" for product in PRODUCTS),
 )
+_OF_LAST = ("last_scan_id", "last_outcome", "last_exit_code", "last_products", "last_semgrep_version")
 _OF_FULL = ("full_scan_id", "full_started_at", *(f"full_findings{name}" for name in _FINDINGS))
 
 
@@ -281,7 +282,7 @@ def _adding_up(source: Table, period: str, into: Table, which: ColumnElement[boo
         **{name: g[name] for name in ("deployment_id", "repository_key", "repository_id", "first_started_at")},
         **{name: g[name] for name in (*_SUMS, *_LARGEST)},
         "repository": named.c.repository,
-        "last_scan_id": last.c.last_scan_id,
+        **{name: last.c[name] for name in _OF_LAST},
         **{name: full.c[name] for name in _OF_FULL},
         **values,
     }
@@ -319,8 +320,24 @@ _ADD_TOTALS = _adding_up(
 )
 
 
+_r = repositories.c
+_ID_KEY = literal("id:", String) + cast(_r.repository_id, String(20))
+_HAS_TOTAL = select(1).where(_t.deployment_id == _r.deployment_id, _t.repository_key == _ID_KEY).exists()
+_UNSCANNED: dict[str, Any] = {
+    "deployment_id": _r.deployment_id,
+    "repository_key": _ID_KEY,
+    "repository_id": _r.repository_id,
+    "repository": _r.name,
+    **dict.fromkeys(_SUMS, literal(0)),
+}
+_ADD_UNSCANNED = insert(repository_summaries).from_select(
+    list(_UNSCANNED), select(*_UNSCANNED.values()).where(_r.deployment_id == bindparam("deployment"), ~_HAS_TOTAL)
+)
+
+
 def _add_up(connection: Connection, days: Collection[DeploymentDay]) -> None:
-    """Add up the weeks of these days, and all time of the repositories that have, or had, scans in these weeks."""
+    """Add up the weeks of these days, and all time of the repositories that have, or had, scans in these weeks. What
+    is listed and was never scanned has a row, too."""
     touched: dict[int, set[str]] = defaultdict(set)
     for deployment_id, monday in sorted({(deployment_id, week_of(day)) for deployment_id, day in days}):
         of_week = {"deployment": deployment_id, "monday": monday}
@@ -334,6 +351,7 @@ def _add_up(connection: Connection, days: Collection[DeploymentDay]) -> None:
             of_keys = {"deployment": deployment_id, "keys": ordered[at : at + KEYS_AT_ONCE]}
             connection.execute(_CLEAR_TOTALS, of_keys)
             connection.execute(_ADD_TOTALS, of_keys)
+        connection.execute(_ADD_UNSCANNED, {"deployment": deployment_id})
 
 
 # How long scans took

@@ -119,6 +119,7 @@ def create_scan_tables() -> None:
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scans"),
     )
     op.create_index("ix_scans_started_day", "scans", ["deployment_id", "started_day"])
+    op.create_index("ix_scans_repository", "scans", ["deployment_id", "repository_id", "started_at"])
     op.create_index("ix_scans_started_at", "scans", ["started_at"])
     op.create_index("ix_scans_changed_at", "scans", ["changed_at"])
     op.create_table(

@@ -18,7 +18,7 @@ FROM (
         r.deployment_id,
         {{ as_whole(COUNT(CASE WHEN r.gone_at IS NULL THEN 1 END)) }} AS repositories,
         {{ as_whole(COUNT(CASE WHEN r.gone_at IS NULL AND r.scans > 0 THEN 1 END)) }} AS repositories_scanned,
-        {{ as_whole(COUNT(CASE WHEN r.gone_at IS NULL AND r.scans_30_days > 0 THEN 1 END)) }}
+        {{ as_whole(COUNT(CASE WHEN r.gone_at IS NULL AND r.days_since_last_scan < 30 THEN 1 END)) }}
             AS repositories_scanned_30_days,
         {{ as_whole(SUM(r.scans)) }} AS scans,
         {{ as_whole(SUM(r.failed)) }} AS failed,
@@ -33,6 +33,6 @@ FROM (
     UNION ALL
     SELECT d.deployment_id, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL
     FROM deployments d
-    WHERE NOT EXISTS (SELECT 1 FROM bi_repository r WHERE r.deployment_id = d.deployment_id)
+    WHERE NOT EXISTS (SELECT 1 FROM repository_summaries r WHERE r.deployment_id = d.deployment_id)
 ) x
 LEFT JOIN deployments d ON d.deployment_id = x.deployment_id

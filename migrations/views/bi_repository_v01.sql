@@ -14,10 +14,10 @@ SELECT
     r.last_started_at AS last_scan_at,
     {{ as_whole({{ days_since({{ day(r.last_started_at) }}) }}) }} AS days_since_last_scan,
     r.last_scan_id,
-    b.outcome AS last_outcome,
-    b.exit_code AS last_exit_code,
-    b.products,
-    b.semgrep_version,
+    r.last_outcome,
+    r.last_exit_code,
+    r.last_products AS products,
+    r.last_semgrep_version AS semgrep_version,
     r.full_started_at AS last_full_scan_at,
     r.full_scan_id AS last_full_scan_id,
     r.full_findings AS findings,
@@ -43,45 +43,3 @@ SELECT
     r.last_ai_day
 FROM repository_summaries r
 LEFT JOIN repositories a ON a.deployment_id = r.deployment_id AND a.repository_id = r.repository_id
-LEFT JOIN bi_scan b ON b.deployment_id = r.deployment_id AND b.scan_id = r.last_scan_id
-UNION ALL
-SELECT
-    a.deployment_id,
-    a.repository_id,
-    a.name,
-    a.url,
-    a.tags,
-    a.default_branch,
-    a.primary_branch,
-    a.created_at,
-    a.latest_scan_at,
-    a.gone_at,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    0,
-    0,
-    0,
-    0,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL,
-    NULL
-FROM repositories a
-LEFT JOIN repository_summaries r
-    ON r.deployment_id = a.deployment_id AND r.repository_key = {{ id_key(a.repository_id) }}
-WHERE r.repository_key IS NULL
