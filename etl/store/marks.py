@@ -5,7 +5,7 @@ marks that it has read.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, and_, func, insert, literal, select
@@ -19,6 +19,11 @@ UNKNOWN_DAY = date(1970, 1, 1)
 """Stands for the day of scans without a start, or without one that is believed."""
 
 DeploymentDay = tuple[int, date]
+
+
+def week_of(day: date) -> date:
+    """The Monday of its week."""
+    return day - timedelta(days=day.weekday())
 
 
 def _days(table: Table) -> Select[Any]:

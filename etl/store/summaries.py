@@ -8,19 +8,15 @@ Days come from `bi_scan` and from the queue, weeks from days, and what is known 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import date, timedelta
-from statistics import quantiles
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     Column,
     ColumnElement,
-    CompoundSelect,
     Connection,
     Date,
-    Double,
     FromClause,
     Insert,
     String,
@@ -29,29 +25,23 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    column,
     delete,
     false,
     func,
     insert,
     literal,
-    null,
     or_,
     select,
-    table,
-    true,
-    union_all,
     update,
 )
 
 from etl.database.dialects import insert_rows, plan_by_index
-from etl.database.schema import dead_letters, fetch_queue, repositories, scan_listings, scans
+from etl.database.schema import repositories
 from etl.database.summaries import (
     OUTCOMES,
     PRODUCTS,
     author_days,
     coverage_days,
-    duration_weeks,
     repository_summaries,
     scan_days,
     scan_groups,
@@ -59,16 +49,17 @@ from etl.database.summaries import (
     summary_marks,
     summary_state,
 )
-from etl.database.types import UtcDateTime, utc_now
-from etl.store.day_counts import Fact, count_day
-from etl.store.marks import UNKNOWN_DAY, DeploymentDay, mark_all
+from etl.database.types import utc_now
+from etl.store.day_counts import count_day
+from etl.store.day_facts import facts_of
+from etl.store.duration_weeks import rank_durations
+from etl.store.marks import UNKNOWN_DAY, DeploymentDay, mark_all, week_of
 
 DAYS_AT_ONCE = 7
 MARKS_AT_ONCE = 100_000
 KEYS_AT_ONCE = 1_000
 UNFINISHED_AFTER = timedelta(days=1)
 """A scan without an end counts as running for so long, as in `bi_scan`."""
-ALL_DEPLOYMENTS = 0
 _SIX_DAYS = timedelta(days=6)
 _FINDINGS = ("", "_code", "_supply_chain", "_secrets")
 
@@ -84,7 +75,7 @@ def refresh_piece(connection: Connection) -> int:
     marks = _read_marks(connection)
     _count(connection, list(marks))
     _add_up(connection, marks)
-    _rank_durations(connection, marks)
+    rank_durations(connection, marks)
     _remove_marks(connection, [number for numbers in marks.values() for number in numbers])
     connection.execute(update(summary_state).values(refreshed_at=utc_now()))
     return len(marks)
@@ -121,78 +112,6 @@ def _remove_marks(connection: Connection, numbers: Sequence[int]) -> None:
 
 # A day
 
-_bi_scan = table(
-    "bi_scan",
-    column("deployment_id"),
-    *(column(name) for name in Fact._fields),
-    column("started_at", UtcDateTime),
-    column("fetched_at", UtcDateTime),
-    column("completed_at", UtcDateTime),
-    column("started_day", Date),
-    column("is_full_scan", Boolean),
-    column("duration_seconds", Double),
-)
-_b, _l = _bi_scan.c, scan_listings.c
-
-
-def _same(one: Any, other: Any) -> ColumnElement[bool]:
-    return and_(one.deployment_id == other.deployment_id, one.scan_id == other.scan_id)
-
-
-def _is_in(held: Table, scan: Any) -> ColumnElement[bool]:
-    """Whether a scan is in the queue or among the dead letters. Looked up one by one: whatever a planner takes these
-    tables for, it can't compare all scans with all of their rows."""
-    found = select(held.c.scan_id).where(_same(held.c, scan)).limit(1).correlate(_bi_scan, scan_listings)
-    return found.scalar_subquery().is_not(None)
-
-
-def _findings(name: str) -> ColumnElement[Any]:
-    """Looked up for full scans alone: what is found now is of these."""
-    return case((_b.is_full_scan, _b[name])).label(name)
-
-
-_OF_SCAN: dict[str, Any] = {
-    **{name: _b[name] for name in Fact._fields if name in _b},
-    **{name: _findings(name) for name in ("findings_code", "findings_supply_chain", "findings_secrets")},
-    "is_listed": _l.scan_id.is_not(None),
-    "has_end": _b.completed_at.is_not(None),
-    "is_queued": case((_b.completed_at.is_(None), _is_in(fetch_queue, _b)), else_=false()),
-    "is_dead": false(),
-    "is_gone": false(),
-    "is_expired": _l.expired_at.is_not(None),
-    "is_dropped": _l.dropped_at.is_not(None),
-}
-_OF_LISTING: dict[str, Any] = {
-    **dict.fromkeys(Fact._fields, null()),
-    **{name: _l[name] for name in ("repository_id", "scan_id", "started_at")},
-    "is_pull_request": literal(0),
-    "is_listed": true(),
-    "has_end": false(),
-    "is_queued": _is_in(fetch_queue, _l),
-    "is_dead": _is_in(dead_letters, _l),
-    "is_gone": _l.details_gone_at.is_not(None),
-    "is_expired": _l.expired_at.is_not(None),
-    "is_dropped": _l.dropped_at.is_not(None),
-}
-
-
-def _facts(is_of_day: Callable[[Any], ColumnElement[bool]]) -> CompoundSelect[Any]:
-    """The scans of a day that are stored, and those that are but listed, in one statement: as of one instant."""
-    stored = (
-        select(*(_OF_SCAN[name].label(name) for name in Fact._fields))
-        .select_from(_bi_scan.outerjoin(scan_listings, _same(_l, _b)))
-        .where(_b.deployment_id == bindparam("deployment"), is_of_day(_b.started_day))
-    )
-    listed = (
-        select(*(_OF_LISTING[name].label(name) for name in Fact._fields))
-        .select_from(scan_listings.outerjoin(scans, _same(scans.c, _l)))
-        .where(_l.deployment_id == bindparam("deployment"), is_of_day(_l.started_day), scans.c.scan_id.is_(None))
-    )
-    return union_all(stored, listed)
-
-
-_FACTS = _facts(lambda day: day == bindparam("day", type_=Date))
-_FACTS_OF_NO_DAY = _facts(lambda day: day.is_(None))
 _COUNTED = (scan_days, scan_groups, author_days, coverage_days)
 _COLUMNS = {each: tuple(column for column in each.c if column.name != "id") for each in _COUNTED}
 
@@ -203,7 +122,7 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
     again: list[dict[str, Any]] = []
     for deployment_id, day in days:
         of_day = {"deployment_id": deployment_id, "day": day}
-        counts = count_day(_facts_of(connection, deployment_id, day), day if day != UNKNOWN_DAY else None)
+        counts = count_day(facts_of(connection, deployment_id, day), day if day != UNKNOWN_DAY else None)
         for each, found in counts.rows.items():
             rows[each] += (tuple((of_day | row)[column.name] for column in _COLUMNS[each]) for row in found)
         if counts.running_since is not None:
@@ -219,12 +138,6 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
         connection.execute(insert(summary_marks), again)
 
 
-def _facts_of(connection: Connection, deployment_id: int, day: date) -> Iterator[Fact]:
-    if day == UNKNOWN_DAY:
-        return map(Fact._make, connection.execute(_FACTS_OF_NO_DAY, {"deployment": deployment_id}))
-    return map(Fact._make, connection.execute(_FACTS, {"deployment": deployment_id, "day": day}))
-
-
 def _is_among(counted: Table, days: Sequence[DeploymentDay]) -> ColumnElement[bool]:
     by_deployment = defaultdict(list)
     for deployment_id, day in days:
@@ -234,11 +147,6 @@ def _is_among(counted: Table, days: Sequence[DeploymentDay]) -> ColumnElement[bo
 
 
 # Weeks, and all time
-
-
-def week_of(day: date) -> date:
-    """The Monday of its week."""
-    return day - timedelta(days=day.weekday())
 
 
 _SUMS = ("scans", *OUTCOMES, "full_scans", "diff_scans", "findings", "timed", "duration_seconds_total")
@@ -352,66 +260,3 @@ def _add_up(connection: Connection, days: Collection[DeploymentDay]) -> None:
             connection.execute(_CLEAR_TOTALS, of_keys)
             connection.execute(_ADD_TOTALS, of_keys)
         connection.execute(_ADD_UNSCANNED, {"deployment": deployment_id})
-
-
-# How long scans took
-
-_DURATIONS = select(_b.is_full_scan, _b.duration_seconds).where(
-    _b.deployment_id == bindparam("deployment"),
-    _b.started_day.between(bindparam("monday", type_=Date), bindparam("sunday", type_=Date)),
-    _b.duration_seconds.is_not(None),
-)
-_CLEAR_DURATIONS = delete(duration_weeks).where(
-    duration_weeks.c.deployment_id == bindparam("deployment"), duration_weeks.c.week == bindparam("monday", type_=Date)
-)
-
-
-def _rank_durations(connection: Connection, days: Collection[DeploymentDay]) -> None:
-    """Write the percentiles of these days' weeks, and those of all deployments where a week has no more marks."""
-    weeks = {(deployment_id, week_of(day)) for deployment_id, day in days if day != UNKNOWN_DAY}
-    for deployment_id, monday in sorted(weeks):
-        _write_durations(connection, deployment_id, monday, _durations(connection, deployment_id, monday))
-    for monday in sorted({monday for _, monday in weeks}):
-        if not _is_marked(connection, monday, days):
-            deployments = select(_w.deployment_id).where(_w.week == monday).distinct()
-            of_all: list[tuple[bool, float]] = []
-            for deployment_id in connection.execute(deployments).scalars().all():
-                of_all += _durations(connection, deployment_id, monday)
-            _write_durations(connection, ALL_DEPLOYMENTS, monday, of_all)
-
-
-def _is_marked(connection: Connection, monday: date, without: Collection[DeploymentDay]) -> bool:
-    """Whether other days of a week are still to be counted."""
-    due = _mark.due_at <= select(utc_now()).scalar_subquery()
-    of_week = select(_mark.deployment_id, _mark.day).where(_mark.day.between(monday, monday + _SIX_DAYS), due)
-    return any((row[0], row[1]) not in without for row in connection.execute(of_week.distinct()))
-
-
-def _durations(connection: Connection, deployment_id: int, monday: date) -> list[tuple[bool, float]]:
-    of_week = {"deployment": deployment_id, "monday": monday, "sunday": monday + _SIX_DAYS}
-    return [(bool(row[0]), row[1]) for row in connection.execute(_DURATIONS, of_week)]
-
-
-def _write_durations(
-    connection: Connection, deployment_id: int, monday: date, durations: Sequence[tuple[bool, float]]
-) -> None:
-    kinds = {
-        "all": [seconds for _, seconds in durations],
-        "full": [seconds for is_full, seconds in durations if is_full],
-        "diff": [seconds for is_full, seconds in durations if not is_full],
-    }
-    key = {"deployment_id": deployment_id, "week": monday}
-    connection.execute(_CLEAR_DURATIONS, {"deployment": deployment_id, "monday": monday})
-    rows = [{**key, "scan_kind": kind, **_percentiles(seconds)} for kind, seconds in kinds.items() if seconds]
-    if rows:
-        connection.execute(insert(duration_weeks), rows)
-
-
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Between two durations a percentile is on the line from one to the other, as SQL's PERCENTILE_CONT has it."""
-    twentieths = quantiles(seconds if len(seconds) > 1 else [*seconds, *seconds], n=20, method="inclusive")
-    return {
-        "scans": len(seconds),
-        **{f"p{percent}_seconds": twentieths[percent // 5 - 1] for percent in (50, 75, 95)},
-        "longest_seconds": max(seconds),
-    }
