@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from command import Command
@@ -114,9 +114,21 @@ SLOW = Behaviour(latency_seconds=0.1)
 SCANS = 200
 
 
+class TwoRuns(NamedTuple):
+    """Two runs of one file, and the API that both of them wait for."""
+
+    first: subprocess.Popen[str]
+    second: subprocess.Popen[str]
+    sandbox: RunningSandbox
+
+    def hurry(self) -> None:
+        """What is asked for from here on comes at once."""
+        self.sandbox.sandbox.behaviour = Behaviour()
+
+
 @contextmanager
-def two_runs(cli: Command, url: str) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
-    """Two runs of one file, the second of which has read it while the first one works."""
+def two_runs(cli: Command, url: str) -> Iterator[TwoRuns]:
+    """The second has read the file while the first one works."""
     with running_sandbox(finished_world(SCANS), SLOW) as sandbox:
         pairs = cli.folder / "pairs.txt"
         pairs.write_text(sandbox.pairs_text())
@@ -125,7 +137,7 @@ def two_runs(cli: Command, url: str) -> Iterator[tuple[subprocess.Popen[str], su
             wait_until("the first works", lambda: count(url, scans))
             with cli.start("run", pairs, "--json", environment=environment) as second:
                 wait_until("the second has read the file", lambda: shares_pairs(url))
-                yield first, second
+                yield TwoRuns(first, second, sandbox)
 
 
 def shares_pairs(url: str) -> bool:
@@ -142,9 +154,10 @@ def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def test_a_second_run_of_a_file_takes_nothing_from_the_first(cli: Command, database_url: str) -> None:
     """However it ends, the first one has all of its pairs done at its end."""
-    with two_runs(cli, database_url) as (first, second):
-        second.kill()
-        found = summary_of(first)
+    with two_runs(cli, database_url) as both:
+        both.second.kill()
+        both.hurry()
+        found = summary_of(both.first)
 
     assert (found["requested"], found["fetched"], found["remaining"]) == (SCANS, SCANS, 0)
     assert (count(database_url, scans), count(database_url, fetch_queue)) == (SCANS, 0)
@@ -152,8 +165,9 @@ def test_a_second_run_of_a_file_takes_nothing_from_the_first(cli: Command, datab
 
 def test_a_run_ends_when_its_pairs_are_done_by_whomever(cli: Command, database_url: str) -> None:
     """The second of two runs of a file waits for the pairs of the first, and fetches none of them again."""
-    with two_runs(cli, database_url) as (first, second):
-        found = [summary_of(process) for process in (first, second)]
+    with two_runs(cli, database_url) as both:
+        both.hurry()
+        found = [summary_of(process) for process in (both.first, both.second)]
 
     assert [one["remaining"] for one in found] == [0, 0]
     assert sum(one["fetched"] for one in found) == SCANS
@@ -170,12 +184,13 @@ def test_a_run_takes_over_the_pairs_of_another_that_is_no_longer_at_work(
     cli: Command, database_url: str, number: int
 ) -> None:
     """Those that both files name: once the first was stopped, or was killed a minute ago, the second does the rest."""
-    with two_runs(cli, database_url) as (first, second):
-        first.send_signal(number)
-        first.wait(PATIENCE_SECONDS)
+    with two_runs(cli, database_url) as both:
+        both.first.send_signal(number)
+        both.first.wait(PATIENCE_SECONDS)
+        both.hurry()
         [killed] = ask(database_url, select(fetch_queue.c.batch).distinct())
         change(database_url, update(workers).where(workers.c.run_id == killed[0]).values(seen_at=LONG_AGO))
-        found = summary_of(second)
+        found = summary_of(both.second)
 
     assert (found["requested"], found["remaining"]) == (SCANS, 0)
     assert 0 < found["fetched"] < SCANS
