@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 # The tests are shared out again when a worker has no more. tests/conftest.py says how many workers there are.
 PYTEST := -m pytest -n logical --dist worksteal
 
+# What Python has compiled is kept, whatever the environment says: each worker of the tests takes 2 s less to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv where it is there (1 s instead of 15); where it isn't, or can't reach its registry, pip does the same.
 define install
 @if command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python $(1); then :; \

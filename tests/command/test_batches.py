@@ -6,19 +6,21 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from threading import Event
+from typing import Any, NamedTuple
 
 import pytest
+from aiohttp import web
 from command import Command
 from patience import PATIENCE_SECONDS
-from sandbox_thread import RunningSandbox, finished_world, running_sandbox
+from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
+from small_api import Call, SmallApi, found, in_thread, until
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from tables_of import ask, change, count
 from worker_processes import wait_until
 
 from etl.database.schema import fetch_queue, scans, staged_pairs, workers
-from etl.sandbox import Behaviour
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 UNKNOWN = 9_000_000
@@ -36,8 +38,8 @@ def queue(url: str, *scan_ids: int, **values: Any) -> None:
     change(url, *(insert(fetch_queue).values(deployment_id=120, scan_id=number, **values) for number in scan_ids))
 
 
-def variables(sandbox: RunningSandbox, url: str, **additions: str) -> dict[str, str]:
-    return sandbox.environment(**{"SCAN_ETL_DATABASE__URL": url, "SCAN_ETL_QUEUE__LEASE_SECONDS": "1", **additions})
+def variables(sandbox: RunningSandbox, url: str) -> dict[str, str]:
+    return sandbox.environment(SCAN_ETL_DATABASE__URL=url, SCAN_ETL_QUEUE__LEASE_SECONDS="1")
 
 
 def put_to_work(url: str, run_id: str, seen_at: datetime | None = None) -> None:
@@ -110,22 +112,46 @@ def test_a_discover_fetches_nothing_of_a_run_that_is_not_at_work(cli: Command, s
     assert UNKNOWN in queued(sqlite_url)
 
 
-SLOW = Behaviour(latency_seconds=0.1)
 SCANS = 200
+SOON = 20
+
+
+class TwoRuns(NamedTuple):
+    """Two runs of one file. Once `hurry` is set, both get their answers at once."""
+
+    first: subprocess.Popen[str]
+    second: subprocess.Popen[str]
+    hurry: Event
 
 
 @contextmanager
-def two_runs(cli: Command, url: str) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str]]]:
-    """Two runs of one file, the second of which has read it while the first one works."""
-    with running_sandbox(finished_world(SCANS), SLOW) as sandbox:
-        pairs = cli.folder / "pairs.txt"
-        pairs.write_text(sandbox.pairs_text())
-        environment = variables(sandbox, url, SCAN_ETL_API__CONCURRENCY="4", SCAN_ETL_DATABASE__BATCH_SIZE="10")
+def two_runs(cli: Command, url: str) -> Iterator[TwoRuns]:
+    """The second has read the file while the first one works: but for a few, the API keeps its answers until then."""
+    hurry = Event()
+
+    async def answer(call: Call) -> web.StreamResponse:
+        if len(api.seen) > SOON:
+            await until(hurry.is_set)
+        return await found(call)
+
+    api = SmallApi(answer)
+    pairs = cli.folder / "pairs.txt"
+    pairs.write_text("".join(f"120 {number}\n" for number in range(1, SCANS + 1)))
+    with in_thread(api) as base_url:
+        environment = {
+            "SCAN_ETL_API__BASE_URL": base_url,
+            "SCAN_ETL_API__CONCURRENCY": "4",
+            "SCAN_ETL_API__RATE": "5000",
+            "SCAN_ETL_DATABASE__BATCH_SIZE": "10",
+            "SCAN_ETL_DATABASE__URL": url,
+            "SCAN_ETL_QUEUE__LEASE_SECONDS": "1",
+            "SEMGREP_APP_TOKEN": TOKEN,
+        }
         with cli.start("run", pairs, "--json", environment=environment) as first:
             wait_until("the first works", lambda: count(url, scans))
             with cli.start("run", pairs, "--json", environment=environment) as second:
                 wait_until("the second has read the file", lambda: shares_pairs(url))
-                yield first, second
+                yield TwoRuns(first, second, hurry)
 
 
 def shares_pairs(url: str) -> bool:
@@ -142,9 +168,10 @@ def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def test_a_second_run_of_a_file_takes_nothing_from_the_first(cli: Command, database_url: str) -> None:
     """However it ends, the first one has all of its pairs done at its end."""
-    with two_runs(cli, database_url) as (first, second):
-        second.kill()
-        found = summary_of(first)
+    with two_runs(cli, database_url) as both:
+        both.second.kill()
+        both.hurry.set()
+        found = summary_of(both.first)
 
     assert (found["requested"], found["fetched"], found["remaining"]) == (SCANS, SCANS, 0)
     assert (count(database_url, scans), count(database_url, fetch_queue)) == (SCANS, 0)
@@ -152,8 +179,9 @@ def test_a_second_run_of_a_file_takes_nothing_from_the_first(cli: Command, datab
 
 def test_a_run_ends_when_its_pairs_are_done_by_whomever(cli: Command, database_url: str) -> None:
     """The second of two runs of a file waits for the pairs of the first, and fetches none of them again."""
-    with two_runs(cli, database_url) as (first, second):
-        found = [summary_of(process) for process in (first, second)]
+    with two_runs(cli, database_url) as both:
+        both.hurry.set()
+        found = [summary_of(process) for process in (both.first, both.second)]
 
     assert [one["remaining"] for one in found] == [0, 0]
     assert sum(one["fetched"] for one in found) == SCANS
@@ -170,12 +198,13 @@ def test_a_run_takes_over_the_pairs_of_another_that_is_no_longer_at_work(
     cli: Command, database_url: str, number: int
 ) -> None:
     """Those that both files name: once the first was stopped, or was killed a minute ago, the second does the rest."""
-    with two_runs(cli, database_url) as (first, second):
-        first.send_signal(number)
-        first.wait(PATIENCE_SECONDS)
+    with two_runs(cli, database_url) as both:
+        both.first.send_signal(number)
+        both.hurry.set()
+        both.first.wait(PATIENCE_SECONDS)
         [killed] = ask(database_url, select(fetch_queue.c.batch).distinct())
         change(database_url, update(workers).where(workers.c.run_id == killed[0]).values(seen_at=LONG_AGO))
-        found = summary_of(second)
+        found = summary_of(both.second)
 
     assert (found["requested"], found["remaining"]) == (SCANS, 0)
     assert 0 < found["fetched"] < SCANS

@@ -113,9 +113,8 @@ def test_since_holds_for_each_repository(cli: Command, sqlite_url: str) -> None:
 def test_repositories_are_kept_with_their_names_and_marked_when_they_go(cli: Command, database_url: str) -> None:
     """Those that come, are renamed or archived are found out, and which were never scanned is known."""
     clock = Time(datetime.now(UTC))
-    world = finished_world(
-        40, repositories=200, idle_repositories=5, new_share=0.3, renamed_share=0.5, archived_share=0.3, changes_days=20
-    )
+    shares = {"new_share": 0.3, "renamed_share": 0.5, "archived_share": 0.3}
+    world = finished_world(40, scans_per_day=20.0, repositories=200, idle_repositories=5, changes_days=20, **shares)
     everything = select(repositories).order_by(repositories.c.repository_id)
     with running_sandbox(world, clock=clock) as sandbox:
         environment = variables(sandbox, database_url)

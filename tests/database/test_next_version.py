@@ -141,7 +141,7 @@ def rename_branches(url: str, stop: Event) -> int:
 
 def test_a_fill_that_is_killed_goes_on_while_workers_write(database_url: str, following: NextVersion) -> None:
     """What they write meanwhile stays as they wrote it, also the new column of a scan that is stored meanwhile."""
-    most = 10_000
+    most = 6_000
     load(database_url, *(scan_rows(number, meta={"shiny": number, "n": 1}) for number in range(1, most + 1)))
     stop = Event()
     with ThreadPoolExecutor(1) as pool, ExitStack() as at_end:

@@ -4,8 +4,10 @@ It takes a line of JSON for each command from the socket at its stdin, with the 
 and stderr. It answers with two numbers: the process id, and the exit code when the command has ended.
 """
 
+import atexit
 import gc
 import importlib
+import inspect
 import json
 import os
 import socket
@@ -26,6 +28,7 @@ encodings.idna psycopg rich.console rich.progress rich.table sqlalchemy.dialects
 def import_program() -> None:
     for name in FIRST_USED_LATE.split():
         importlib.import_module(name)
+    inspect.stack()  # the coverage of each child asks for it, and then knows the files of a thousand modules
     gc.collect()
     gc.freeze()  # a child that looks for garbage copies no page for it
 
@@ -60,10 +63,28 @@ def become(streams: list[int], arguments: list[str], folder: str, environment: d
     os.environ.update(environment)
     sys.path[0] = folder
     sys.argv[1:] = arguments
+
+
+def run_command() -> None:
+    """End as any Python does, but without taking apart what is shared with the server: to touch all of it would take a
+    short command as long again."""
+    code = 1
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)  # what is registered later runs before it
     coverage.process_startup()  # if the environment says so
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+        raise
 
 
 if __name__ == "__main__":
     import_program()
     wait_for_a_command(socket.socket(fileno=0))
-    main()
+    run_command()

@@ -1,4 +1,4 @@
-"""A database server of our own for the tests: in a temporary folder, on a free port, gone afterwards.
+"""A database server of our own for the tests: in temporary folders, on a free port, gone afterwards.
 
 A server that merely happens to run on the machine is never used: the tests create and drop databases.
 """
@@ -21,11 +21,16 @@ from typing import Any, ClassVar
 START_SECONDS = 120.0
 """How long a server may take to answer, on a loaded machine. As a rule it takes a tenth of a second."""
 
+MEMORY = Path("/dev/shm")  # noqa: S108 # a folder of a random name is made in it
+MEMORY_BYTES = 2 * 2**30
+"""Data stand in memory where so much is free: a database is some 300 files, and to make and remove them takes a
+PostgreSQL 0.02 s of a processor there, and 0.2 s on the journal of a disk."""
+
 # Runs the server and names its process id. When the pipe on stdin ends without a line, the tests have died:
-# then it stops the server and removes the folder. So no `kill -9` of pytest leaves a server behind.
+# then it stops the server and removes the folders. So no `kill -9` of pytest leaves a server behind.
 # Descriptor 3, because a shell gives its background jobs an empty stdin.
 _GUARD = """
-folder=$1; shift
+folder=$1; data=$2; shift 2
 exec 2>>"$folder/log"
 "$@" </dev/null >&2 &
 server=$!
@@ -34,7 +39,7 @@ exec 3<&0
     read -r _ <&3 && exit
     kill -QUIT "$server"
     while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
-    rm -rf "$folder" 2>/dev/null
+    rm -rf "$folder" "$data" 2>/dev/null
 ) &
 echo "$server"
 wait "$server"
@@ -46,22 +51,23 @@ class ServerUnavailableError(Exception):
 
 
 class OwnServer(ABC):
-    """One server, which `start` makes answer and `stop` removes, its data too."""
+    """One server, which `start` makes answer and `stop` removes, its data too. `data` is its data folder, which is
+    there as long as the server is; on the disk in any case if it is `durable`."""
 
     name: ClassVar[str]
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix=f"scan-etl-{self.name}-"))
+        self._folder = self._new_folder()
+        self.data = self._new_folder(None if durable else _memory())
         self._password = secrets.token_hex(16)
         self._port = 0
         self._guard: subprocess.Popen[str] | None = None
         self._process_id = 0
         try:
-            self._give_to_user(self._folder)
             self._prepare()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._remove_folders()
             raise
 
     @abstractmethod
@@ -75,11 +81,6 @@ class OwnServer(ABC):
     @abstractmethod
     def _answers(self) -> bool:
         """Whether it accepts connections."""
-
-    @property
-    def data(self) -> Path:
-        """The data folder, which is there as long as the server is."""
-        return self._folder / "data"
 
     def start(self) -> None:
         """Return when the server answers.
@@ -103,11 +104,20 @@ class OwnServer(ABC):
     def stop(self) -> None:
         """End the server and remove its data."""
         self._end(signal.SIGQUIT)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_folders()
+
+    def _new_folder(self, parent: Path | None = None) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"scan-etl-{self.name}-", dir=parent))
+        self._give_to_user(folder)
+        return folder
+
+    def _remove_folders(self) -> None:
+        for folder in self._folder, self.data:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _attempt(self, deadline: float) -> bool:
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "guard", str(self._folder), *self._command()],
+            ["/bin/sh", "-c", _GUARD, "guard", self._folder, self.data, *self._command()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -151,6 +161,12 @@ class OwnServer(ABC):
         if self._user is None:
             return place
         return {**place, "user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+
+def _memory() -> Path | None:
+    """The folder in memory that Linux has, if there is room in it. A soak's data may outgrow any."""
+    is_there = os.access(MEMORY, os.W_OK) and "SCAN_ETL_SOAK_SECONDS" not in os.environ
+    return MEMORY if is_there and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES else None
 
 
 def _free_port() -> int:

@@ -21,8 +21,8 @@ NO_POSTGRES = (
 class PostgresServer(OwnServer):
     """One server. `start`, `kill` (-9) and `start` again work on the same data folder and port.
 
-    Without `durable`, nothing is forced to the disk: a killed process still loses nothing, since the
-    operating system holds what was written; only a power cut would.
+    Without `durable`, nothing is forced to the disk, nor need it stand there: a killed process still loses nothing,
+    since the operating system holds what was written; only a power cut would.
     """
 
     name = "PostgreSQL"
@@ -34,10 +34,11 @@ class PostgresServer(OwnServer):
             "unix_socket_directories": "",
             "max_connections": "200",
             "fsync": "on" if durable else "off",
+            "max_wal_size": "128MB",  # it may be memory
             # Not UTC on purpose: a view or a query that leans on the server's zone shows itself.
             "timezone": "Asia/Kathmandu",
         }
-        super().__init__()
+        super().__init__(durable=durable)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres:{self._password}@127.0.0.1:{self._port}/{database}"
