@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
 from etl.app.search_kind import ask_for_scans
+from etl.config.database_url import Address
 from etl.config.proxies import Proxy
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
@@ -85,7 +86,7 @@ async def examine(
     usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
     about_api, seen = await _examine_way_and_api(settings.api, usable, read_proxy)
     try:
-        about_database = _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
+        about_database = _examine_database(settings.database.address, partial(_lacks_token, usable, seen))
     except ConfigError as error:  # its driver isn't installed
         about_database = [Finding("database", str(error), SETTINGS_EXIT)]
     return findings + about_api + about_database
@@ -234,8 +235,9 @@ def _token_name(deployment_id: int) -> str:
 # The database
 
 
-def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Finding]:
+def _examine_database(address: Address, lacks_token: Callable[[int], bool]) -> list[Finding]:
     """Look at the file, then connect and go on until something is missing."""
+    url = address.url
     path = sqlite_path(url)
     findings = [] if path is None else [_file(path)]
     if path is not None and (folder := path.absolute().parent).is_dir():
@@ -247,7 +249,7 @@ def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Find
         "write": _write,
     }
     missing = next((finding.name for finding in findings if not finding.ok), None)
-    with closing(Database(url)) as database:
+    with closing(Database(address)) as database:
         for name, check in checks.items():
             if missing is not None:
                 findings += unchecked([name], missing, DATABASE_EXIT)

@@ -46,7 +46,7 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     settings = settings_of(ctx)
     url, counts = settings.database.url, RunCounts()
     is_there = _is_there(url)
-    with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
+    with closing(open_database(settings.database.address, create=False) if is_there else _empty_database()) as opened:
         if files:
             reporter = Reporter(counts, interactive=is_interactive(settings))
             with reporter.reading():

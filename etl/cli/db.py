@@ -23,9 +23,9 @@ def db_group() -> None:
 @click.pass_context
 def db_upgrade(ctx: click.Context) -> None:
     """Create the tables, or bring them to the newest version."""
-    url = settings_of(ctx).database.url
-    migrate.upgrade(url)
-    _emit(ctx, f"{display_url(url)} is at {HEAD}", url, HEAD)
+    address = settings_of(ctx).database.address
+    migrate.upgrade(address)
+    _emit(ctx, f"{display_url(address.url)} is at {HEAD}", address.url, HEAD)
 
 
 @db_group.command("downgrade")
@@ -35,11 +35,11 @@ def db_upgrade(ctx: click.Context) -> None:
 @click.pass_context
 def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
     """Take the tables back to REVISION (`base`: none at all). What the dropped ones held is lost."""
-    url = settings_of(ctx).database.url
+    address = settings_of(ctx).database.address
     if not yes:
-        click.confirm(f"Drop what came after {revision} in {display_url(url)}, with its data?", abort=True)
-    migrate.downgrade(url, revision)
-    click.echo(f"{display_url(url)} is at {revision}")
+        click.confirm(f"Drop what came after {revision} in {display_url(address.url)}, with its data?", abort=True)
+    migrate.downgrade(address, revision)
+    click.echo(f"{display_url(address.url)} is at {revision}")
 
 
 @db_group.command("check")
@@ -48,9 +48,9 @@ def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
 @click.pass_context
 def db_check(ctx: click.Context) -> None:
     """Exit 0 if the tables are what this version needs, else 5."""
-    url = settings_of(ctx).database.url
-    migrate.check(url)
-    _emit(ctx, f"{display_url(url)} is at {HEAD}, as it should be", url, HEAD)
+    address = settings_of(ctx).database.address
+    migrate.check(address)
+    _emit(ctx, f"{display_url(address.url)} is at {HEAD}, as it should be", address.url, HEAD)
 
 
 @db_group.command("current")
@@ -59,9 +59,9 @@ def db_check(ctx: click.Context) -> None:
 @click.pass_context
 def db_current(ctx: click.Context) -> None:
     """Print the revision that the database is at, or `none`."""
-    url = settings_of(ctx).database.url
-    revision = migrate.current(url)
-    _emit(ctx, revision or "none", url, revision)
+    address = settings_of(ctx).database.address
+    revision = migrate.current(address)
+    _emit(ctx, revision or "none", address.url, revision)
 
 
 @db_group.command("sql")
@@ -69,7 +69,7 @@ def db_current(ctx: click.Context) -> None:
 @click.pass_context
 def db_sql(ctx: click.Context) -> None:
     """Print the SQL of all migrations for this kind of database, without touching it."""
-    click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
+    click.echo(migrate.upgrade_sql(settings_of(ctx).database.address), nl=False)
 
 
 @db_group.command("dictionary")

@@ -52,7 +52,7 @@ which_dead = all_of(
 def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."""
     settings = settings_of(ctx)
-    with closing(open_database(settings.database.url, create=True)) as opened:
+    with closing(open_database(settings.database.address, create=True)) as opened:
         counts = fill(opened, RunRequest("enqueue", files, **options), interactive=is_interactive(settings))
     print_result(counts, as_json=wants_json(ctx))
 
@@ -207,4 +207,4 @@ def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options:
 
 
 def _open(ctx: click.Context) -> Database:
-    return open_database(settings_of(ctx).database.url, create=False)
+    return open_database(settings_of(ctx).database.address, create=False)

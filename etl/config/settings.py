@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from etl.config.database_url import Address, checked_database_url, checked_schema
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
@@ -41,6 +42,11 @@ class _Section(BaseModel):
             raise ValueError("it must be a number or a text")  # or `rate = true` would mean 1
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """By the names that the settings have: some are pydantic's own, and a field can't be called so."""
+        for name, value in super().__repr_args__():
+            yield type(self).model_fields[name or ""].alias or name, value
+
 
 class ApiSettings(_Section):
     """`[api]`: how the Semgrep API is asked."""
@@ -63,13 +69,24 @@ class DatabaseSettings(_Section):
     """`[database]`: where the rows go, and how many at a time. The password in `url` isn't shown by repr()."""
 
     url: str = "sqlite:///scans.db"
+    schema_: str = Field(default="", alias="schema")
     batch_size: int = Field(default=1000, ge=1, le=10_000)
     flush_seconds: float = Field(default=1.0, gt=0, le=60)
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        return _checked_database_url(url)
+        return checked_database_url(url)
+
+    @field_validator("schema_")
+    @classmethod
+    def _check_schema(cls, schema: str, given: ValidationInfo) -> str:
+        return checked_schema(schema, given.data.get("url", ""))
+
+    @property
+    def address(self) -> Address:
+        """Where the rows go."""
+        return Address(self.url, self.schema_)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -186,7 +203,11 @@ class Settings(BaseSettings):
 _SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
 PRIVACY_KEY = "privacy.key"
 """What `sources` calls the key, which isn't in `_KEYS`: no file and no flag may hold it."""
-_KEYS = [f"{section}.{key}" for section in _SECTIONS for key, _ in getattr(Settings(), section)]
+_KEYS = [
+    f"{section}.{field.alias or name}"
+    for section in _SECTIONS
+    for name, field in type(getattr(Settings(), section)).model_fields.items()
+]
 
 
 class Origin(NamedTuple):
@@ -327,27 +348,6 @@ def _checked_base_url(url: str) -> str:
     if not is_safe or not host:
         raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
     return url.rstrip("/")
-
-
-# What SQLAlchemy understands, too. A password may hold anything but `@`.
-_DATABASE_URL = re.compile(
-    r"sqlite:///.+|"
-    r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
-    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
-)
-
-
-def _checked_database_url(url: str) -> str:
-    if url == "sqlite:///:memory:":
-        raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
-    if url.startswith("sqlite:") and "?" in url:
-        raise ValueError("an SQLite URL has no parameters: it ends with the name of the file")
-    if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
-        raise ValueError(
-            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
-            "with special characters in the password as %XX"
-        )
-    return url
 
 
 SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)

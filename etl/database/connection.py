@@ -8,10 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import stamina
-from sqlalchemy import Connection, exc, func, inspect, select, text
+from sqlalchemy import Connection, exc, func, select, text
 
+from etl.config.database_url import Address, address_of
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD
+from etl.database.version import revision
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
 T = TypeVar("T")
@@ -27,9 +29,9 @@ class Database:
     again when the database ends its transaction in favour of another one: what it does is in its connection alone.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.engine = make_engine(url)
+    def __init__(self, place: str | Address) -> None:
+        self.url = address_of(place).url
+        self.engine = make_engine(place)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -112,13 +114,6 @@ def check_schema(connection: Connection) -> None:
         raise SchemaBehindError(f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`")
     if found > HEAD:
         raise DatabaseError(f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl")
-
-
-def revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None if no migration has run."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
+from etl.config.database_url import Address, address_of
 from etl.config.secret import masked
 from etl.config.settings import SECRET_NAME, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
@@ -58,12 +59,13 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database or "") if is_file else None
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(place: str | Address) -> Engine:
     """An engine that connects on first use, with the settings that make its transactions and its times real.
 
     ConfigError where the driver isn't installed.
     """
-    parsed = parse_url(url)
+    address = address_of(place)
+    parsed = parse_url(address.url)
     match parsed.get_backend_name():
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
@@ -76,6 +78,8 @@ def make_engine(url: str) -> Engine:
         case _:
             engine = _engine(parsed, _postgresql_arguments())
             event.listen(engine, "connect", _prepare_postgresql)
+            if address.schema:
+                event.listen(engine, "begin", _in_schema(address.schema))
     return engine
 
 
@@ -139,6 +143,20 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.execute("SET tcp_keepalives_interval = 5")
     connection.execute("SET tcp_keepalives_count = 3")
     connection.commit()
+
+
+def _in_schema(schema: str) -> Callable[[Connection], None]:
+    """For one transaction at a time: the next one of the same session may be another client's of a pool."""
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL search_path = {quoted(schema)}")
+
+    return begin
+
+
+def quoted(schema: str) -> str:
+    """The name of a schema, which has no quotes, as SQL has it."""
+    return f'"{schema}"'
 
 
 def _make_sqlite_file(path: str) -> None:

@@ -160,6 +160,30 @@ def test_a_database_in_memory_is_refused() -> None:
     assert said.endswith("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
 
 
+@pytest.mark.parametrize(
+    ("url", "schema", "said"),
+    [
+        ("sqlite:///scans.db", "etl", "an SQLite file has no schemas: leave it empty, and name another file in"),
+        ("mariadb://localhost/scans", "etl", "MySQL and MariaDB have no schemas in a database: leave it empty, and"),
+        ("postgresql://localhost/scans", "etl,public", "it must be one name of at most 63 letters, digits, _ and -"),
+        ("postgresql://localhost/scans", 'e"tl', "it must be one name of at most 63 letters, digits, _ and -"),
+        ("postgresql://localhost/scans", "s" * 64, "it must be one name of at most 63 letters, digits, _ and -"),
+    ],
+)
+def test_a_schema_is_one_name_and_for_postgresql_alone(url: str, schema: str, said: str) -> None:
+    """Elsewhere another file or database does the same."""
+    (problem,) = problems(flags={"database.url": url, "database.schema": schema})
+
+    assert problem.startswith(f"flag: database.schema is {schema[:60]!r}; {said}")
+
+
+def test_of_a_wrong_url_the_schema_says_nothing() -> None:
+    """One sentence for one mistake."""
+    (problem,) = problems(flags={"database.url": "oracle://localhost", "database.schema": "etl"})
+
+    assert problem.startswith("flag: database.url is")
+
+
 PASSWORDS = st.tuples(st.text(max_size=8), st.text(max_size=8)).map(SECRET.join)
 URL_SHAPES = st.sampled_from(
     [
