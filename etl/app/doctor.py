@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
 from etl.app.search_kind import ask_for_scans
-from etl.config.database_url import Address
 from etl.config.proxies import Proxy
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
+from etl.config.urls import Address
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
 from etl.database.engine import display_url, sqlite_path

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from etl import __version__
-from etl.config.database_url import Address, address_of
+from etl.config.urls import Address, address_of
 from etl.database.connection import Database, check_schema
 from etl.database.engine import sqlite_path
 from etl.errors import ConfigError, DatabaseError, SchemaBehindError, StoppedError

@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from etl.config.database_url import Address, checked_database_url, checked_schema
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
-from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
+from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, mask_url, url_in
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
 
@@ -62,13 +60,14 @@ class ApiSettings(_Section):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, url: str) -> str:
-        return _checked_base_url(url)
+        return checked_base_url(url)
 
 
 class DatabaseSettings(_Section):
     """`[database]`: where the rows go, and how many at a time. The password in `url` isn't shown by repr()."""
 
     url: str = "sqlite:///scans.db"
+    url_file: str = ""
     schema_: str = Field(default="", alias="schema")
     batch_size: int = Field(default=1000, ge=1, le=10_000)
     flush_seconds: float = Field(default=1.0, gt=0, le=60)
@@ -86,7 +85,7 @@ class DatabaseSettings(_Section):
     @property
     def address(self) -> Address:
         """Where the rows go."""
-        return Address(self.url, self.schema_)
+        return Address(self.url, self.schema_, self.url_file)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -229,6 +228,10 @@ def load_settings(
     given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
+    try:
+        given = _with_url_of_file(given)
+    except ConfigError as error:
+        problems.append(str(error))
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
     known = {one.key: one for one in given if one.key in _KEYS}  # the last one of a key wins
     values: dict[str, Any] = {section: {} for section in _SECTIONS}
@@ -292,6 +295,21 @@ def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
     return given
 
 
+def _with_url_of_file(given: list[Origin]) -> list[Origin]:
+    """The stronger of a URL and of a file that holds one. ConfigError if neither is, or the file can't be read."""
+    named = [one for one in given if one.key in ("database.url", URL_FILE) and one.value]
+    files = [one for one in named if one.key == URL_FILE]
+    if not files:
+        return given
+    last = named[-1]
+    others = [one for one in named if one.key != last.key and one.source.split()[0] == last.source.split()[0]]
+    if others:
+        raise ConfigError(f"{last.source}: database.url and {URL_FILE} are both given: leave one of them out")
+    if last.key != URL_FILE:
+        return [one for one in given if one not in files]
+    return [*given, Origin("database.url", url_in(str(last.value)), URL_FILE)]
+
+
 def _variable(key: str) -> str:
     return _PREFIX + key.replace(".", "__").upper()
 
@@ -334,44 +352,3 @@ def _invalid(one: Origin, message: str) -> str:
         shown = "not a single value" if isinstance(one.value, dict | list) else str(one.value)[:_SHOWN_CHARACTERS]
     said = message.removeprefix("Value error, ").replace("Input should", "it must", 1).partition(", unable")[0]
     return f"{one.source}: {one.key} is {shown}; {said}"
-
-
-def _checked_base_url(url: str) -> str:
-    if not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
-        raise ValueError("it must be a URL without user, query, fragment and blanks")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError("it must be a URL such as https://semgrep.dev") from error
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
-    if not is_safe or not host:
-        raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
-    return url.rstrip("/")
-
-
-SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
-
-
-def mask_url(url: str) -> str:
-    """The URL with `***` for its password, and for what looks like one in its query.
-
-    Of a broken URL, all that might be a password is masked, at the price of some of the rest.
-    """
-    scheme, slashes, rest = url.partition("://")
-    if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
-        scheme, slashes, rest = "", "", url
-    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
-    if scheme != "sqlite" or not rest.startswith("/"):
-        user, at, place = rest.rpartition("@")
-        if at:
-            rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
-        else:  # a colon is followed by a port, or the `@` is missing
-            rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
-    return scheme + slashes + rest
-
-
-def _masked_parameter(match: re.Match[str]) -> str:
-    if not SECRET_NAME.search(unquote(match[1])):
-        return match[0]
-    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

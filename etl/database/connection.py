@@ -10,7 +10,7 @@ from typing import TypeVar
 import stamina
 from sqlalchemy import Connection, exc, func, select, text
 
-from etl.config.database_url import Address, address_of
+from etl.config.urls import Address, address_of
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD
 from etl.database.version import revision
@@ -30,9 +30,14 @@ class Database:
     """
 
     def __init__(self, place: str | Address) -> None:
-        self.url = address_of(place).url
-        self.engine = make_engine(place)
+        self.address = address_of(place)
+        self.engine = make_engine(self.address)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    @property
+    def url(self) -> str:
+        """That of its address, for people."""
+        return self.address.url
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
@@ -45,7 +50,7 @@ class Database:
     def run_here(self, work: Callable[[Connection], T]) -> T:
         """The same on the calling thread, for commands that do one thing."""
         try:
-            with translated(self.url):
+            with translated(self.address):
                 for attempt in _attempts():
                     with attempt, self._transaction() as connection:
                         return work(connection)

@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
-from etl.config.database_url import Address, address_of
 from etl.config.secret import masked
-from etl.config.settings import SECRET_NAME, mask_url
+from etl.config.urls import SECRET_NAME, URL_FILE, Address, address_of, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
@@ -25,6 +24,8 @@ CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
 LEAST_SECRET = 4
+LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
+"""What servers refuse a login with. psycopg has no code while it connects."""
 MOST_UNKNOWN, MOST_LOST = 3, 6
 """How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
 Links are cut for reasons of their own, but not that often in a row."""
@@ -65,28 +66,47 @@ def make_engine(place: str | Address) -> Engine:
     ConfigError where the driver isn't installed.
     """
     address = address_of(place)
-    parsed = parse_url(address.url)
-    match parsed.get_backend_name():
+    match parse_url(address.url).get_backend_name():
         case "sqlite":
-            engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
+            engine = _engine(address, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_immediate)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
-            engine = _engine(parsed, _mysql_arguments(), isolation_level="READ COMMITTED")
+            engine = _engine(address, _mysql_arguments(), isolation_level="READ COMMITTED")
             event.listen(engine, "connect", _prepare_mysql)
         case _:
-            engine = _engine(parsed, _postgresql_arguments())
+            engine = _engine(address, _postgresql_arguments())
             event.listen(engine, "connect", _prepare_postgresql)
             if address.schema:
                 event.listen(engine, "begin", _in_schema(address.schema))
     return engine
 
 
-def _engine(url: URL, connect_args: Mapping[str, Any], **options: Any) -> Engine:
+def _engine(address: Address, connect_args: Mapping[str, Any], **options: Any) -> Engine:
+    url = parse_url(address.url)
     engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
+    if address.url_file:
+        event.listen(engine, "do_connect", _by_file(address, connect_args))
     event.listen(engine, "do_connect", _connect)
     return engine
+
+
+def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[..., None]:
+    """For each connection: what the file of the address says now takes the place of what it said before."""
+
+    def read(dialect: Dialect, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        try:
+            url = parse_url(address.current_url())
+            if url.get_backend_name() != dialect.name:
+                raise ConfigError(f"{URL_FILE}: the file names another kind of database than at the start")
+        except ConfigError as error:
+            raise DatabaseAwayError(str(error)) from error  # it may be right in a moment
+        arguments[:], more = dialect.create_connect_args(url)
+        parameters.clear()
+        parameters.update(more, **connect_args)
+
+    return read
 
 
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
@@ -195,7 +215,7 @@ sqlite3.register_adapter(datetime, _instant_text)
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
+def translated(address: Address) -> Iterator[None]:
     """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
     values of a key; the statement and other values aren't.
 
@@ -207,17 +227,20 @@ def translated(url: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        raise _ours(error, url) from error
+        raise _ours(error, address) from error
     except UnicodeEncodeError as error:
         raise RefusedError("the database refuses a row: a text in it isn't Unicode") from error
     except exc.TimeoutError as error:
         raise DatabaseAwayError("the database gave no connection in time") from error
 
 
-def _ours(error: exc.DBAPIError, url: str) -> DatabaseError:
-    database, said = f"database {mask_url(url)}", first_line(error, parse_url(url))
+def _ours(error: exc.DBAPIError, address: Address) -> DatabaseError:
+    database, said = f"database {mask_url(address.url)}", first_line(error, *_urls_of(address))
     is_lost = error.connection_invalidated and error.statement is not None
-    match _meaning(error):
+    meaning = _meaning(error)
+    if address.url_file and error.statement is None and _code(error) in LOGIN_CODES:
+        meaning = Meaning.UNAVAILABLE  # until the file has the new password
+    match meaning:
         case Meaning.ROW:
             return RefusedError(f"the database refuses a row: {said}")
         case Meaning.LASTING:
@@ -234,10 +257,19 @@ def _ours(error: exc.DBAPIError, url: str) -> DatabaseError:
     return DatabaseAwayError(f"{database}: {said}")
 
 
-def first_line(error: exc.StatementError, url: URL) -> str:
-    """What the driver says of an error, without the secrets of the URL, cut to one short line."""
+def _urls_of(address: Address) -> list[URL]:
+    """Those whose secrets an error might quote."""
+    urls = [parse_url(address.url)]
+    with contextlib.suppress(ConfigError):
+        urls.append(parse_url(address.current_url()))
+    return urls
+
+
+def first_line(error: exc.StatementError, *urls: URL) -> str:
+    """What the driver says of an error, without the secrets of the URLs, cut to one short line."""
     arguments = getattr(error.orig, "args", ()) or ("",)  # PyMySQL's begin with a number
-    lines = masked(str(arguments[-1]), *_secrets_of(url)).strip().splitlines() or [type(error.orig).__name__]
+    secrets = [secret for url in urls for secret in _secrets_of(url)]
+    lines = masked(str(arguments[-1]), *secrets).strip().splitlines() or [type(error.orig).__name__]
     return printable(lines[0], 300)
 
 

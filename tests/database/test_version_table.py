@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.engine import make_url
 from tables_of import ask
 
-from etl.config.database_url import Address
+from etl.config.urls import Address
 from etl.database import migrate as db
 from etl.database.connection import Database, check_schema
 from etl.database.schema import HEAD, fetch_queue

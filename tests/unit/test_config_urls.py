@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.config.settings import Origin, mask_url, origins
+from etl.config.settings import Origin, origins
+from etl.config.urls import Address, mask_url
 from etl.database.engine import parse_url
 from etl.errors import ConfigError
 
@@ -182,6 +183,68 @@ def test_of_a_wrong_url_the_schema_says_nothing() -> None:
     (problem,) = problems(flags={"database.url": "oracle://localhost", "database.schema": "etl"})
 
     assert problem.startswith("flag: database.url is")
+
+
+IN_FILE = "postgresql://etl:hunter2@db.example/scans"
+VARIABLE, FILE_VARIABLE = "SCAN_ETL_DATABASE__URL", "SCAN_ETL_DATABASE__URL_FILE"
+
+
+@pytest.mark.parametrize("content", [IN_FILE, f"{IN_FILE}\n", f"\ufeff{IN_FILE}\r\n"])
+def test_a_file_may_hold_the_database_url(tmp_path: Path, content: str) -> None:
+    """The listing shows it without its password, and says where it came from."""
+    file = written(tmp_path / "database-url", content)
+    settings = load(environ={FILE_VARIABLE: str(file)})
+
+    assert settings.database.address == Address(IN_FILE, url_file=str(file))
+    assert Origin("database.url", "postgresql://etl:***@db.example/scans", "database.url_file") in origins(settings)
+    assert Origin("database.url_file", str(file), f"environment {FILE_VARIABLE}") in origins(settings)
+
+
+def test_the_stronger_of_a_url_and_of_a_file_with_one_is_in_force(tmp_path: Path) -> None:
+    """As with all settings: a flag wins over the environment, and that over a file of settings."""
+    file = written(tmp_path / "database-url", IN_FILE)
+    names_file = written(tmp_path / "a.toml", f'[database]\nurl_file = "{file}"\n')
+    names_url = written(tmp_path / "b.toml", '[database]\nurl = "sqlite:///b.db"\n')
+    other = "sqlite:///scans.db"
+
+    found = [
+        load(config_file=names_file, environ={VARIABLE: other}),
+        load(environ={FILE_VARIABLE: str(file)}, flags={"database.url": other}),
+        load(config_file=names_url, environ={FILE_VARIABLE: str(file)}),
+    ]
+
+    assert [settings.database.url for settings in found] == [other, other, IN_FILE]
+    assert [settings.database.url_file for settings in found] == ["", "", str(file)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "database.url_file: the file can't be read (No such file or directory): give the path of a file"),
+        ("", "database.url_file: the file is empty: write the URL into it"),
+        ("hunter2", "database.url_file: database.url is "),
+        ("postgresql://etl:hunter2@db@x/scans", "database.url_file: database.url is 'postgresql://etl:***@x/scans'; "),
+    ],
+)
+def test_a_file_without_a_usable_url_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
+    """Its path isn't shown, for somebody may have put the URL itself there."""
+    file = tmp_path / "database-url"
+    if content is not None:
+        written(file, content)
+    (problem,) = problems(environ={FILE_VARIABLE: str(file)})
+
+    assert problem.startswith(said)
+    assert str(tmp_path) not in problem
+
+
+def test_a_url_and_a_file_with_one_beside_it_are_refused(tmp_path: Path) -> None:
+    """Nobody should have to guess which of the two counts."""
+    file = written(tmp_path / "database-url", IN_FILE)
+    (problem,) = problems(environ={VARIABLE: "sqlite:///scans.db", FILE_VARIABLE: str(file)})
+
+    assert problem == (
+        f"environment {FILE_VARIABLE}: database.url and database.url_file are both given: leave one of them out"
+    )
 
 
 PASSWORDS = st.tuples(st.text(max_size=8), st.text(max_size=8)).map(SECRET.join)
