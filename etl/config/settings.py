@@ -325,13 +325,27 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return [
         f"environment: {_unknown(name, variables)}"
         for name, value in environ.items()
-        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in known
+        if value
+        and name.startswith(_PREFIX)
+        and _means_setting(name.removeprefix(_PREFIX))
+        and name not in known
+        and not _is_service_link(name, value)
     ]
 
 
 def _means_setting(rest: str) -> bool:
     """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
     return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
+
+
+# Kubernetes has them for each Service, e.g. for one named scan-etl-database: SCAN_ETL_DATABASE_PORT=tcp://10.0.0.1:5432.
+_SERVICE_LINK = re.compile(
+    r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
 
 
 def _unknown(name: str, names: list[str]) -> str:

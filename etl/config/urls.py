@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from etl.config.proxies import is_loopback
-from etl.config.secret import file_content
+from etl.config.secret import MASK, file_content
 from etl.errors import ConfigError
 
 URL_FILE = "database.url_file"
@@ -37,8 +37,11 @@ class Address:
 
 
 def url_in(file: str) -> str:
-    """The URL that a file holds. ConfigError where it can't be read or is empty."""
-    return file_content(URL_FILE, file, "URL").strip()
+    """The URL that a file holds. ConfigError where it can't be read, or holds something else, maybe a password."""
+    url = file_content(URL_FILE, file, "URL").strip()
+    if ":" not in url:
+        raise ConfigError(f"{URL_FILE}: the file holds no URL, such as postgresql://user:password@host:5432/name")
+    return url
 
 
 def address_of(place: str | Address) -> Address:
@@ -46,12 +49,36 @@ def address_of(place: str | Address) -> Address:
     return Address(place) if isinstance(place, str) else place
 
 
-# What SQLAlchemy understands, too. A password may hold anything but `@`.
-_DATABASE_URL = re.compile(
-    r"sqlite:///.+|"
-    r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
-    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
-)
+_USER = r"(?:[^:/?#@]*(?::[^@]*)?@)?+"
+"""A password may hold anything but `@`."""
+_HOST = r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)"
+_SERVER = rf"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://{_USER}{_HOST}"
+_PORT = r"0*(?:[1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+# What SQLAlchemy understands, too.
+_DATABASE_URL = re.compile(rf"sqlite:///.+|{_SERVER}(?::{_PORT})?(?:/[^?]*)?(?:\?.*)?")
+_POSTGRESQL, _MYSQL = (rf"(?:{names})[^:]*://{_USER}" for names in ("postgres", "mysql|mariadb"))
+_NAMED = r"[^?]*\?(?:.*&)?(?i:{})="
+_WRONG_FORMS = {
+    r".*[\0-\x1f\x7f]": "there is a line break or another control character in it",
+    r"\s|.*\s$": "there is a blank at its beginning or its end",
+    r"['\"]|.*['\"]$": "leave out the quotes around it",
+    r"jdbc:": "leave out jdbc:, and write user and password before the host",
+    r"\w+\s*=(?!\w*:/)": "these are names and values, and no URL",
+    r"\w+\s*=": "leave out what stands before the URL",
+    r"(?:psql|mysql|mariadb)\s": "that is a command, and no URL",
+    r"(?:sqlite|postgres\w*|mysql|mariadb)\+(?!(?:psycopg|pymysql):)": "leave out the + and the driver behind it",
+    r"(?!(?:sqlite|postgres|postgresql|mysql|mariadb)[:+])[^/]*:": "it begins with no kind of database that is known",
+    r"sqlite:(?!///.)": "three slashes stand before the name of a file, and four before its whole path",
+    rf"(?!sqlite)[\w+]+://{_USER}[^@]*@": "an @ in a user, a password or a parameter is written %40",
+    rf"{_SERVER}:(?!{_PORT}(?:[/?]|$))": "behind the host and a colon stands the port, 65535 at most",
+    rf"{_POSTGRESQL}[^/?]*%2[fF]": "a socket's folder is a parameter: postgresql://user@/name?host=/var/run",
+    rf"{_MYSQL}[^/?]*%2[fF]": "a socket is a parameter: mysql://user@/name?unix_socket=/run/mysqld.sock",
+    _POSTGRESQL + _NAMED.format("schema|currentschema|search_?path"): "the schema is a setting, [database] schema",
+    _POSTGRESQL + _NAMED.format("ssl|usessl|tls"): "TLS is asked for by sslmode=require, or verify-full",
+    _MYSQL + _NAMED.format("ssl|usessl|tls|ssl[_-]?mode|sslaccept"): "TLS is asked for by ssl_ca=FILE, whom to trust",
+    rf"{_MYSQL}[^/?]*/?(?:$|\?(?!.*(?:db|database|read_default_file)=))": "the name of the database is missing",
+}
+"""What is wrong with URLs as people paste them, by how they begin: the first one counts."""
 
 
 def checked_database_url(url: str) -> str:
@@ -60,9 +87,12 @@ def checked_database_url(url: str) -> str:
         raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
     if url.startswith("sqlite:") and "?" in url:
         raise ValueError("an SQLite URL has no parameters: it ends with the name of the file")
-    if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
+    wrong = next((sentence for form, sentence in _WRONG_FORMS.items() if re.match(form, url, re.DOTALL)), None)
+    if wrong or not url.isprintable() or not _DATABASE_URL.fullmatch(url):
         raise ValueError(
-            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
+            f"{wrong}; "
+            * bool(wrong)
+            + "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
             "with special characters in the password as %XX"
         )
     return url
@@ -103,7 +133,9 @@ def mask_url(url: str) -> str:
     Of a broken URL, all that might be a password is masked, at the price of some of the rest.
     """
     scheme, slashes, rest = url.partition("://")
-    if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
+    if not slashes or not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
+        if re.search(r"\S\s*=|\s-", url):
+            return MASK  # no URL, but a command or names and values
         scheme, slashes, rest = "", "", url
     rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
     if scheme != "sqlite" or not rest.startswith("/"):

@@ -110,14 +110,24 @@ def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[...,
 
 
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """What comes from the URL is given to the driver here alone. PyMySQL has no error of its own for a name that it
-    doesn't know."""
+    """What comes from the URL is given to the driver here alone. Drivers have errors of Python's for what they don't
+    know, can't read or haven't installed."""
     if dialect.name == "sqlite" and not parameters.get("uri"):
         _make_sqlite_file(arguments[0])
     try:
         return dialect.connect(*arguments, **parameters)
     except TypeError as error:
         raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"database.url names a file that can't be read ({error.strerror})") from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"database.url: {error}: install it, e.g. by `pip install cryptography`, or ask for TLS by ssl_ca=FILE"
+        ) from error
+    except dialect.loaded_dbapi.Error as error:
+        if not _WRONG_PARAMETER.match(str(error)):
+            raise
+        raise ConfigError(f"database.url has a wrong parameter: {printable(str(error), 300)}") from error
 
 
 def _postgresql_arguments() -> dict[str, Any]:
@@ -287,7 +297,8 @@ def _code(error: exc.DBAPIError) -> Code | None:
     return primary or getattr(error.orig, "sqlstate", None)
 
 
-# While it connects, psycopg has the server's words alone.
+# While it connects, psycopg has the words of libpq and of the server alone.
+_WRONG_PARAMETER = re.compile(r"invalid connection option|bad value for|connection is bad: invalid \w+ value")
 _LASTING_WORDS = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in"
     r'|(database|role) ".*" does not exist'

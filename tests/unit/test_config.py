@@ -149,10 +149,16 @@ def test_only_the_environment_that_is_given_counts(monkeypatch: pytest.MonkeyPat
         {"SCAN_ETL_API__RATE": ""},
         {"SCAN_ETL_API__NO_SUCH_KEY": ""},
         {"OTHER__API__RATE": "5"},
+        {"SCAN_ETL_DATABASE_PORT": "tcp://10.96.0.7:5432", "SCAN_ETL_DATABASE_SERVICE_HOST": "10.96.0.7"},
+        {"SCAN_ETL_DATABASE_SERVICE_PORT": "5432", "SCAN_ETL_DATABASE_SERVICE_PORT_POSTGRESQL": "5432"},
+        {"SCAN_ETL_DATABASE_PORT_5432_TCP": "tcp://10.96.0.7:5432", "SCAN_ETL_DATABASE_PORT_5432_TCP_PROTO": "tcp"},
+        {"SCAN_ETL_DATABASE_PORT_5432_TCP_PORT": "5432", "SCAN_ETL_DATABASE_PORT_5432_TCP_ADDR": "10.96.0.7"},
+        {"SCAN_ETL_API_RW_PORT": "udp://10.96.0.7:5432", "SCAN_ETL_OBSERVE_METRICS_PORT": "tcp://10.96.0.7:9"},
     ],
 )
 def test_other_variables_and_empty_ones_are_ignored(environ: dict[str, str]) -> None:
-    """A variable is ours if it has two underscores after our prefix, and unset if it is empty."""
+    """A variable is ours if it has two underscores after our prefix, and unset if it is empty. Those that Kubernetes
+    has for a Service of some name are nobody's slip."""
     assert load(environ=environ) == Settings()
 
 

@@ -154,6 +154,67 @@ def test_other_database_urls_are_refused(url: str) -> None:
     assert "; it must be like sqlite:///scans.db or postgresql://" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+asyncpg://etl:hunter2@db/scans", "leave out the + and the driver behind it"),
+        ("postgresql+psycopg2://etl:hunter2@db/scans", "leave out the + and the driver behind it"),
+        ("mysql+aiomysql://etl:hunter2@db/scans", "leave out the + and the driver behind it"),
+        ("sqlite+aiosqlite:///scans.db", "leave out the + and the driver behind it"),
+        ("jdbc:postgresql://db/scans?user=etl&password=hunter2", "leave out jdbc:, and write user and password"),
+        ("'postgresql://etl:hunter2@db/scans'", "leave out the quotes around it"),
+        ("DATABASE_URL=postgresql://etl:hunter2@db/scans", "leave out what stands before the URL"),
+        ("host=db user=etl password=hunter2", "these are names and values, and no URL"),
+        ("Server=db;Password=hunter2;", "these are names and values, and no URL"),
+        ("psql postgresql://etl:hunter2@db/scans", "that is a command, and no URL"),
+        ("mysql -u etl -phunter2 -h db scans", "that is a command, and no URL"),
+        ("postgresql://etl:hunter2@db/scans\n", "there is a line break or another control character in it"),
+        ("postgresql://etl:hunter2@db/scans ", "there is a blank at its beginning or its end"),
+        ("pgsql://etl:hunter2@db/scans", "it begins with no kind of database that is known"),
+        ("etl:hunter2@db/scans", "it begins with no kind of database that is known"),
+        ("sqlite://scans.db", "three slashes stand before the name of a file, and four before its whole path"),
+        ("postgresql://etl:hunter2@tail@db/scans", "an @ in a user, a password or a parameter is written %40"),
+        ("postgresql://etl:pw@hunter2/more@127.0.0.1/db", "an @ in a user, a password or a parameter is written %40"),
+        ("mysql://etl@azure:hunter2@db/scans", "an @ in a user, a password or a parameter is written %40"),
+        ("postgresql://db?user=etl&password=hunter2@x", "an @ in a user, a password or a parameter is written %40"),
+        ("postgresql://etl:hunter2@db:543210/scans", "behind the host and a colon stands the port, 65535 at most"),
+        ("mysql://etl:hunter2@db:${PORT}/scans", "behind the host and a colon stands the port, 65535 at most"),
+        ("postgresql://etl:hunter2@%2Fvar%2Frun/db", "a socket's folder is a parameter: postgresql://user@/name?host="),
+        ("mysql://etl@%2frun%2fmysqld.sock/db", "a socket is a parameter: mysql://user@/name?unix_socket=/run/"),
+        ("postgresql://etl:hunter2@db/scans?schema=etl", "the schema is a setting, [database] schema"),
+        ("postgresql://db/scans?a=b&currentSchema=etl", "the schema is a setting, [database] schema"),
+        ("postgresql://etl:hunter2@db/scans?ssl=true", "TLS is asked for by sslmode=require, or verify-full"),
+        ("mysql://etl:hunter2@db/scans?ssl=true", "TLS is asked for by ssl_ca=FILE, whom to trust"),
+        ("mariadb://db/scans?charset=utf8mb4&ssl-mode=REQUIRED", "TLS is asked for by ssl_ca=FILE, whom to trust"),
+        ("mysql://etl:hunter2@db", "the name of the database is missing"),
+        ("mysql://etl:hunter2@db/?charset=utf8mb4", "the name of the database is missing"),
+    ],
+)
+def test_a_url_as_people_paste_it_gets_the_sentence_that_fits(url: str, said: str) -> None:
+    """Without a piece of the password, and with a URL as it should be."""
+    (problem,) = problems(flags={"database.url": url})
+
+    assert f"; {said}" in problem
+    assert problem.startswith("flag: database.url is ")
+    assert "; it must be like sqlite:///scans.db or postgresql://" in problem
+    assert SECRET not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://etl:a/b?schema=x&ssl=true#c:d@db/scans",
+        "mysql://etl:p?ssl=1@db/scans",
+        "mysql://db/?database=scans",
+        "postgresql://db:65535/scans?options=-csearch_path%3Detl",
+        "postgresql://etl%40azure:x%40y@db/scans",
+    ],
+)
+def test_what_only_looks_like_a_wrong_url_passes(url: str) -> None:
+    """A password may hold anything but an @."""
+    assert load(flags={"database.url": url}).database.url == url
+
+
 def test_a_database_in_memory_is_refused() -> None:
     """Nothing of what a command does would be left of it."""
     (said,) = problems(flags={"database.url": "sqlite:///:memory:"})
@@ -222,7 +283,7 @@ def test_the_stronger_of_a_url_and_of_a_file_with_one_is_in_force(tmp_path: Path
     [
         (None, "database.url_file: the file can't be read (No such file or directory): give the path of a file"),
         ("", "database.url_file: the file is empty: write the URL into it"),
-        ("hunter2", "database.url_file: database.url is "),
+        ("hunter2", "database.url_file: the file holds no URL, such as postgresql://"),
         ("postgresql://etl:hunter2@db@x/scans", "database.url_file: database.url is 'postgresql://etl:***@x/scans'; "),
     ],
 )
@@ -262,6 +323,9 @@ URL_SHAPES = st.sampled_from(
         "mysql://user:{}@host/name",
         "sqlite://user:{}@host/name",
         "https://user:{}@semgrep.dev",
+        "host=db password={}",
+        "DATABASE_URL=postgresql://user:{}@host",
+        "mysql -p{} name",
     ]
 )
 URLS = (
