@@ -2,17 +2,16 @@
 
 import asyncio
 import os
-import shutil
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from etl.app.file_finding import file_findings
 from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
 from etl.app.search_kind import ask_for_scans
@@ -22,7 +21,7 @@ from etl.config.tokens import Tokens, load_tokens
 from etl.config.urls import Address
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
-from etl.database.engine import display_url, sqlite_path
+from etl.database.engine import display_url, holds_database, sqlite_path
 from etl.database.schema import HEAD
 from etl.errors import (
     TOKEN_EXIT,
@@ -31,6 +30,7 @@ from etl.errors import (
     DatabaseError,
     FatalError,
     ItemError,
+    SchemaBehindError,
     TransientError,
 )
 from etl.model import NO_DEPLOYMENT
@@ -44,7 +44,6 @@ T = TypeVar("T")
 LARGEST_SKEW_SECONDS = 30
 LONGEST_WAIT_SECONDS = 5.0
 """How long an API that fails is waited for."""
-LEAST_FREE_BYTES = 2**30
 LIVING_STATUSES = frozenset({200, 401, 403, 429})
 """What an API that lives may say to a ping, whatever it thinks of one without a token."""
 SETTINGS_EXIT, DATABASE_EXIT = ConfigError.exit_code, DatabaseError.exit_code
@@ -237,52 +236,30 @@ def _token_name(deployment_id: int) -> str:
 
 def _examine_database(address: Address, lacks_token: Callable[[int], bool]) -> list[Finding]:
     """Look at the file, then connect and go on until something is missing."""
-    url = address.url
-    path = sqlite_path(url)
-    findings = [] if path is None else [_file(path)]
-    if path is not None and (folder := path.absolute().parent).is_dir():
-        findings.append(disk_finding(folder, shutil.disk_usage(folder).free))
+    path = sqlite_path(address.url)
+    findings = [] if path is None else file_findings(path)
     checks: dict[str, Callable[[Connection], Finding]] = {
-        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(url)}"),
+        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(address.url)}"),
         "schema": _schema,
         "queue": partial(_queue, lacks_token=lacks_token),
         "write": _write,
     }
     missing = next((finding.name for finding in findings if not finding.ok), None)
-    with closing(Database(address)) as database:
+    if missing is None and path is not None and not holds_database(path):
+        return findings  # all the rest is in the file that a run makes
+    with closing(Database(address, reads_only=True)) as to_read, closing(Database(address)) as to_write:
         for name, check in checks.items():
             if missing is not None:
                 findings += unchecked([name], missing, DATABASE_EXIT)
                 continue
             try:
-                findings.append(database.run_here(check))
+                findings.append((to_write if check is _write else to_read).run_here(check))
             except DatabaseError as error:
+                if path is not None and isinstance(error, SchemaBehindError):
+                    return [*findings, Finding(name, f"not at {HEAD} yet: a run upgrades it, or `scan-etl db upgrade`")]
                 findings.append(Finding(name, str(error), DATABASE_EXIT))
                 missing = name
     return findings
-
-
-def _file(path: Path) -> Finding:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        return Finding("file", f"there is no folder {folder}: make it, or change database.url", DATABASE_EXIT)
-    if not path.exists():
-        sentence = f"there is no {path.absolute()} yet: run `scan-etl db upgrade`; a run would make it, too"
-        return Finding("file", sentence, DATABASE_EXIT)
-    try:
-        with path.open("r+b"):
-            return Finding("file", f"{path.absolute()} can be written")
-    except OSError as error:
-        sentence = f"{path.absolute()} can't be written ({error.strerror}): look at its owner and permissions"
-        return Finding("file", sentence, DATABASE_EXIT)
-
-
-def disk_finding(folder: Path, free_bytes: int) -> Finding:
-    """Whether there is room for the rows to come."""
-    free = f"{free_bytes / 2**30:,.1f} GiB free in {folder}"
-    if free_bytes < LEAST_FREE_BYTES:
-        return Finding("disk", f"only {free}: make room", warning=True)
-    return Finding("disk", free)
 
 
 def _schema(connection: Connection) -> Finding:

@@ -22,8 +22,9 @@ from etl.telemetry.reporter import Reporter
 SIGN_INTERVAL_SECONDS = 10.0
 
 
-def open_database(place: str | Address, *, create: bool) -> Database:
-    """The database with its schema at head. An SQLite file is made and upgraded on the way if `create`.
+def open_database(place: str | Address, *, create: bool, reads_only: bool = False) -> Database:
+    """The database with its schema at head. An SQLite file is made and upgraded on the way if `create`. Where nothing
+    but `reads_only` follows, it waits for no writer.
 
     DatabaseError says what is missing, and which command fixes it.
     """
@@ -32,7 +33,7 @@ def open_database(place: str | Address, *, create: bool) -> Database:
         raise DatabaseError(f"there is no database {path} yet: run `scan-etl db upgrade`")
     if path is not None and not path.absolute().parent.is_dir():
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
-    database = Database(place)
+    database = Database(place, reads_only=reads_only)
     try:
         try:
             database.run_here(check_schema)

@@ -29,9 +29,9 @@ class Database:
     again when the database ends its transaction in favour of another one: what it does is in its connection alone.
     """
 
-    def __init__(self, place: str | Address) -> None:
+    def __init__(self, place: str | Address, *, reads_only: bool = False) -> None:
         self.address = address_of(place)
-        self.engine = make_engine(self.address)
+        self.engine = make_engine(self.address, reads_only=reads_only)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
 
     @property

@@ -1,11 +1,9 @@
 """Connections: a URL becomes an engine with the settings that we rely on, and its drivers' errors become ours."""
 
 import contextlib
-import os
 import re
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ from sqlalchemy.engine import URL, make_url
 from etl.config.secret import masked
 from etl.config.urls import SECRET_NAME, URL_FILE, Address, address_of, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
+from etl.database.sqlite_file import BUSY_POLL_SECONDS, connect_to_read, make_file, prepare_to_read, prepare_to_write
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
-BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
-"""How long to wait for SQLite's write lock, and for how long at a stretch: SQLite's own wait hears of no Ctrl-C."""
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
@@ -60,17 +57,24 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database or "") if is_file else None
 
 
-def make_engine(place: str | Address) -> Engine:
+def holds_database(path: Path) -> bool:
+    """Whether an SQLite file is one by now. Without content it has never been one."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def make_engine(place: str | Address, *, reads_only: bool = False) -> Engine:
     """An engine that connects on first use, with the settings that make its transactions and its times real.
+
+    On SQLite one that `reads_only` needs neither the write lock nor a folder that can be written.
 
     ConfigError where the driver isn't installed.
     """
     address = address_of(place)
     match parse_url(address.url).get_backend_name():
         case "sqlite":
-            engine = _engine(address, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
+            ways = [connect_to_read] if reads_only else []
+            engine = _engine(address, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None}, ways)
+            (prepare_to_read if reads_only else prepare_to_write)(engine)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
             engine = _engine(address, _mysql_arguments(), isolation_level="READ COMMITTED")
@@ -83,12 +87,16 @@ def make_engine(place: str | Address) -> Engine:
     return engine
 
 
-def _engine(address: Address, connect_args: Mapping[str, Any], **options: Any) -> Engine:
+def _engine(
+    address: Address, connect_args: Mapping[str, Any], ways: Iterable[Callable[..., Any]] = (), **options: Any
+) -> Engine:
+    """An engine that connects by the first of these `ways` that gives a connection, or else as drivers do."""
     url = parse_url(address.url)
     engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
     if address.url_file:
         event.listen(engine, "do_connect", _by_file(address, connect_args))
-    event.listen(engine, "do_connect", _connect)
+    for way in (*ways, _connect):
+        event.listen(engine, "do_connect", way)
     return engine
 
 
@@ -113,7 +121,7 @@ def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parame
     """What comes from the URL is given to the driver here alone. Drivers have errors of Python's for what they don't
     know, can't read or haven't installed."""
     if dialect.name == "sqlite" and not parameters.get("uri"):
-        _make_sqlite_file(arguments[0])
+        make_file(arguments[0])
     try:
         return dialect.connect(*arguments, **parameters)
     except TypeError as error:
@@ -187,31 +195,6 @@ def _in_schema(schema: str) -> Callable[[Connection], None]:
 def quoted(schema: str) -> str:
     """The name of a schema, which has no quotes, as SQL has it."""
     return f'"{schema}"'
-
-
-def _make_sqlite_file(path: str) -> None:
-    """A file that isn't there is made for its owner's eyes alone; what SQLite puts beside it gets the same mode."""
-    with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
-    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except exc.OperationalError as error:
-            is_busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= until:
-                raise
-        else:
-            return
 
 
 def _instant_text(value: datetime) -> str:
