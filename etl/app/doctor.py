@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,8 @@ from etl.config.urls import Address
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
 from etl.database.engine import display_url, holds_database, sqlite_path
-from etl.database.schema import HEAD
+from etl.database.rights import missing_rights
+from etl.database.schema import HEAD, metadata
 from etl.errors import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
@@ -299,6 +300,13 @@ def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bo
 
 
 def _write(connection: Connection) -> Finding:
+    if missing := missing_rights(connection):
+        lacks = "; ".join(f"{right} on {_shown_tables(tables)}" for right, tables in missing.items())
+        raise DatabaseError(f"the role lacks {lacks}: let the owner of the tables say `scan-etl db grant writer ROLE`")
     if not status.rehearse(connection):
         raise DatabaseError("a pair that was queued for a trial couldn't be leased")
     return Finding("write", "a pair was queued and leased for a trial, and taken back")
+
+
+def _shown_tables(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < len(metadata.tables) else "all tables"

@@ -8,6 +8,7 @@ from etl.cli.options import as_json, common, settings_of, wants_json
 from etl.database import migrate
 from etl.database.dictionary import ColumnEntry
 from etl.database.engine import display_url
+from etl.database.rights import Kind
 from etl.database.schema import HEAD
 from etl.telemetry.reporter import print_result, print_table
 
@@ -70,6 +71,29 @@ def db_current(ctx: click.Context) -> None:
 def db_sql(ctx: click.Context) -> None:
     """Print the SQL of all migrations for this kind of database, without touching it."""
     click.echo(migrate.upgrade_sql(settings_of(ctx).database.address), nl=False)
+
+
+@db_group.command("grant")
+@click.argument("kind", type=click.Choice(["writer", "reader"]))
+@click.argument("role")
+@click.option("--sql", "only_say", is_flag=True, help="Print the SQL, and change nothing.")
+@as_json
+@common
+@click.pass_context
+def db_grant(ctx: click.Context, kind: Kind, role: str, only_say: bool) -> None:
+    """Give ROLE the rights of a writer (to run) or of a reader (dashboards, `status`), as the tables' owner.
+
+    ROLE is there already; on MariaDB and MySQL it may be NAME@HOST. Say it again after an upgrade: new tables are new.
+    """
+    address = settings_of(ctx).database.address
+    statements = migrate.grant_rights(address, kind, role, only_say=only_say)
+    if wants_json(ctx):
+        said = {"database": display_url(address.url), "role": role, "rights": kind, "sql": statements}
+        print_result(said, as_json=True)
+    elif only_say:
+        click.echo("\n".join(f"{statement};" for statement in statements))
+    else:
+        click.echo(f"{role} is a {kind} of {display_url(address.url)} now")
 
 
 @db_group.command("dictionary")

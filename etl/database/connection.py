@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc, func, select, text
 from etl.config.urls import Address, address_of
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD
-from etl.database.version import revision
+from etl.database.version import own_schema, revision
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
 T = TypeVar("T")
@@ -114,11 +114,18 @@ def check_schema(connection: Connection) -> None:
     an upgrade of the schema is the fix."""
     found = revision(connection)
     if found is None:
-        raise SchemaBehindError("the database has no tables of scan-etl yet: run `scan-etl db upgrade`")
+        raise SchemaBehindError(f"the database has no tables of scan-etl yet{_elsewhere(connection)}")
     if found < HEAD:
         raise SchemaBehindError(f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`")
     if found > HEAD:
         raise DatabaseError(f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl")
+
+
+def _elsewhere(connection: Connection) -> str:
+    """What may be the reason beside an upgrade that hasn't run yet."""
+    if connection.dialect.name == "postgresql" and own_schema(connection) is None:
+        return " where this role may look: run `scan-etl db upgrade`, or `scan-etl db grant` for the role"
+    return ": run `scan-etl db upgrade`"
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from etl.database.catalogue import comment_statements, write_comments
 from etl.database.connection import Database, check_schema, one_at_a_time
 from etl.database.dictionary import Dictionary, load_dictionary
 from etl.database.engine import make_engine, parse_url, quoted, sqlite_path, translated
+from etl.database.rights import Kind, grant, grant_statements
 from etl.database.schema import HEAD
 from etl.database.version import claim, own_schema, revision
 from etl.errors import ConfigError, DatabaseError
@@ -102,6 +103,21 @@ def upgrade_sql(place: str | Address) -> str:
     command.upgrade(config, "head", sql=True)
     output.writelines(f"{said};\n" for said in comment_statements(parsed.get_dialect()(), dictionary(), {}))
     return output.getvalue()
+
+
+def grant_rights(place: str | Address, kind: Kind, role: str, *, only_say: bool = False) -> list[str]:
+    """Give a role the rights of its kind, or only say how. The statements are returned."""
+    if sqlite_path(address_of(place).url):
+        raise ConfigError("an SQLite file has no roles: who may read or write it, the permissions of the file say")
+    with closing(Database(place)) as opened:
+
+        def work(connection: Connection) -> list[str]:
+            check_schema(connection)
+            statements = list(grant_statements(connection, kind, role, dictionary().views))
+            grant(connection, () if only_say else statements)
+            return statements
+
+        return opened.run_here(work)
 
 
 def dictionary() -> Dictionary:

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 import psycopg
 from mysql_databases import ask
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from etl.database.engine import make_engine
+
+REFUSED = frozenset({"42501", 1044, 1142, 1143})
+"""The codes of a right that is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,21 @@ def execute(url: str, sql: str) -> None:
             server.execute(sql)
     else:
         ask(url, sql)
+
+
+def may(url: str, sql: str) -> bool:
+    """Whether the user of a URL has the right to a statement. Where it has, the rows that it changes are given back."""
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(sql))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) in REFUSED or getattr(error.orig, "args", (None,))[0] in REFUSED:
+            return False
+        raise
+    finally:
+        engine.dispose()
+    return True
 
 
 def _is_postgresql(url: str) -> bool:
