@@ -110,7 +110,7 @@ def sqlite_writer(path: str) -> Iterator[Callable[[Rows], None]]:
             connection.execute("BEGIN IMMEDIATE")
             for name, columns in TABLES.items():
                 marks = ", ".join("?" * len(columns))
-                sql = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names from above
+                sql = f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})"
                 connection.executemany(sql, rows[name])
             connection.execute("COMMIT")
 

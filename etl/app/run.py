@@ -18,6 +18,7 @@ from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, skip, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
 from etl.app.privacy import privacy_of
+from etl.app.refresh import keep_refreshed, refresh_at_end
 from etl.app.walking import expect_walks, walk_all
 from etl.config.proxies import Proxy
 from etl.config.settings import Settings, origins
@@ -179,7 +180,14 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
     request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
     slots_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
     client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, proxy=this.proxy, gives_up=not request.forever)
-    watchers = [asyncio.create_task(this.reporter.watch()), asyncio.create_task(_save_counts(this, client, patient))]
+    watchers = [
+        asyncio.create_task(watching)
+        for watching in (
+            this.reporter.watch(),
+            _save_counts(this, client, patient),
+            keep_refreshed(patient, this.state.stop),
+        )
+    ]
     try:
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
@@ -187,6 +195,7 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
                     await _enqueue(this, database, semgrep)
                 if not this.state.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
+        await refresh_at_end(patient, this.state.stop)
     except StoppedError:
         pass  # its reason was emitted when it was asked for
     finally:

@@ -1,15 +1,22 @@
 """The command `db`: bring the tables up to date, look whether they are."""
 
+import math
+import sys
+from contextlib import closing
 from dataclasses import asdict
 
 import click
 
+from etl.app.refresh import refresh
 from etl.cli.options import as_json, common, settings_of, wants_json
+from etl.config.urls import Address
 from etl.database import migrate
+from etl.database.connection import Database
 from etl.database.dictionary import ColumnEntry
 from etl.database.engine import display_url
 from etl.database.rights import Kind
 from etl.database.schema import HEAD
+from etl.store.summaries import mark_everything
 from etl.telemetry.reporter import print_result, print_table
 
 
@@ -26,7 +33,40 @@ def db_upgrade(ctx: click.Context) -> None:
     """Create the tables, or bring them to the newest version."""
     address = settings_of(ctx).database.address
     migrate.upgrade(address)
+    _refresh(address)
     _emit(ctx, f"{display_url(address.url)} is at {HEAD}", address.url, HEAD)
+
+
+@db_group.command("refresh")
+@click.option("--all", "everything", is_flag=True, help="All days, whatever program has changed them.")
+@as_json
+@common
+@click.pass_context
+def db_refresh(ctx: click.Context, /, everything: bool) -> None:
+    """Count anew what dashboards read, where it is behind. Runs do so by themselves."""
+    address = settings_of(ctx).database.address
+    migrate.check(address)
+    count = _refresh(address, everything=everything)
+    if wants_json(ctx):
+        print_result({"database": display_url(address.url), "days": count}, as_json=True)
+    else:
+        click.echo(f"{count:,} days counted")
+
+
+def _refresh(address: Address, *, everything: bool = False) -> int:
+    """Count what is marked, however long it takes; on a terminal it is seen how far it is."""
+    with closing(Database(address)) as database:
+        if everything:
+            database.run_here(mark_everything)
+        is_seen = sys.stderr.isatty()
+        count = refresh(
+            database,
+            seconds=math.inf,
+            say=lambda days: click.echo(f"\r{days:,} days counted", nl=False, err=True) if is_seen else None,
+        )
+        if is_seen and count:
+            click.echo(err=True)
+        return count
 
 
 @db_group.command("downgrade")

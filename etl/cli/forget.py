@@ -1,5 +1,6 @@
 """The command `forget`: a person is removed from what is stored."""
 
+import math
 import re
 from contextlib import closing
 from typing import Any
@@ -8,6 +9,7 @@ import click
 
 from etl.app.intake import open_database
 from etl.app.privacy import privacy_of
+from etl.app.refresh import refresh
 from etl.cli.options import as_json, assent, common, confirm, settings_of, wants_json
 from etl.database.engine import display_url
 from etl.store.forget import Forgotten, forget
@@ -36,6 +38,8 @@ def forget_command(ctx: click.Context, /, email: str | None, username: str | Non
         if not dry_run:
             confirm(f"Remove {name} from {display_url(opened.url)} for good?", yes)
         found = forget(opened, person, dry_run=dry_run)
+        if not dry_run:
+            refresh(opened, seconds=math.inf)
     _show(found, dry_run, as_json=wants_json(ctx))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from etl.app.intake import fill, open_database, read_files
+from etl.app.refresh import refresh
 from etl.cli.options import (
     Duration,
     all_of,
@@ -54,6 +55,7 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
     settings = settings_of(ctx)
     with closing(open_database(settings.database.address, create=True)) as opened:
         counts = fill(opened, RunRequest("enqueue", files, **options), interactive=is_interactive(settings))
+        refresh(opened)
     print_result(counts, as_json=wants_json(ctx))
 
 
@@ -83,6 +85,7 @@ def queue_drop(ctx: click.Context, /, files: tuple[str, ...], everything: bool, 
     with closing(_open(ctx)) as opened:
         confirm(f"Take these pairs out of the queue in {display_url(opened.url)} for good?", yes)
         found = _drop_pairs(opened, files, choice) if files else dropping.drop_chosen(opened, choice)
+        refresh(opened)
     print_result(found._asdict(), as_json=wants_json(ctx))
 
 
@@ -178,6 +181,7 @@ def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[
     change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
     with closing(_open(ctx)) as opened:
         count = opened.run_here(partial(change, which=status.DeadLetterFilter(**options)))
+        refresh(opened)
     print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=wants_json(ctx))
 
 

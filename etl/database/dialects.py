@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     CursorResult,
+    Date,
     Delete,
     Double,
     Insert,
@@ -382,6 +383,7 @@ _COPY_TYPES = {
     Boolean: "bool",
     Double: "float8",
     UtcDateTime: "timestamptz",
+    Date: "date",
     JSON: "jsonb",
 }
 

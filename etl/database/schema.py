@@ -1,4 +1,5 @@
-"""The only definition of the tables, and of what they mean; those of repositories are in `repositories.py`.
+"""The only definition of the tables, and of what they mean; those of repositories are in `repositories.py`,
+those of what is counted for dashboards in `summaries.py`.
 Their history is in `migrations/`, as are the views.
 
 Columns are added, never renamed or removed: dashboards depend on their names. All instants are UTC with
@@ -12,6 +13,9 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
+    Computed,
+    Date,
     Double,
     ForeignKeyConstraint,
     Index,
@@ -19,19 +23,20 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
+    column,
     literal,
     text,
 )
 
-from etl.database import columns
+from etl.database import columns, summaries
 from etl.database import repositories as of_repositories
 from etl.database.columns import Json as _Json
 from etl.database.columns import LongText as _Text
 from etl.database.columns import column as _column
-from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
+from etl.database.types import UtcDateTime, add_seconds, believed_day, ready_now, utc_now
 from etl.model import RETENTION, RUN_COUNTS
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/`. A test keeps the two in step; asking Alembic costs 0.1 s a start."""
 
 KEY_TEXT_LENGTH = 128
@@ -43,6 +48,10 @@ past 3,072, each character counted as four."""
 metadata = columns.metadata
 deployments, repositories = of_repositories.deployments, of_repositories.repositories
 repository_watermarks = of_repositories.repository_watermarks
+calendar, summary_marks, summary_state = summaries.calendar, summaries.summary_marks, summaries.summary_state
+scan_days, scan_weeks, repository_summaries = summaries.scan_days, summaries.scan_weeks, summaries.repository_summaries
+scan_groups, author_days = summaries.scan_groups, summaries.author_days
+coverage_days, duration_weeks = summaries.coverage_days, summaries.duration_weeks
 
 
 def _key() -> list[Column[Any]]:
@@ -50,6 +59,12 @@ def _key() -> list[Column[Any]]:
         _column("deployment_id", BigInteger, "the deployment", primary_key=True, autoincrement=False),
         _column("scan_id", BigInteger, "the scan", primary_key=True, autoincrement=False),
     ]
+
+
+def _started_day(known_at: str) -> Column[Any]:
+    day: ColumnElement[Any] = believed_day(column("started_at"), column(known_at))
+    meaning = "the day of started_at; NULL: none, or before 2000, or a day ahead of when it was known"
+    return Column("started_day", Date, Computed(day, persisted=True), info={"meaning": meaning, "unit": "UTC"})
 
 
 def _of_scan() -> ForeignKeyConstraint:
@@ -73,8 +88,11 @@ scans = Table(
     _column("fetched_at", UtcDateTime, "when its details were seen last", nullable=False),
     _column("changed_at", UtcDateTime, "when the answer came that brought the present content", nullable=False),
     _column("run_id", String(32), "the run that brought the present content"),
+    _started_day("first_fetched_at"),
     Index(None, "started_at"),
     Index(None, "changed_at"),
+    Index("ix_scans_started_day", "deployment_id", "started_day"),
+    Index("ix_scans_repository", "deployment_id", "repository_id", "started_at"),
     comment="one row a scan",
 )
 
@@ -213,7 +231,9 @@ scan_listings = Table(
     _column("details_gone_at", UtcDateTime, "when the API said that it has no details (404)"),
     _column("expired_at", UtcDateTime, "the walk that found it queued and older than 30 days, by the API's clock"),
     _column("dropped_at", UtcDateTime, "when somebody dropped it for good"),
+    _started_day("listed_at"),
     Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
+    Index("ix_scan_listings_started_day", "deployment_id", "started_day"),
     comment="one row for each scan that the search call has listed",
 )
 

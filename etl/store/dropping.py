@@ -13,6 +13,7 @@ from etl.database.schema import dead_letters, fetch_queue
 from etl.database.types import add_seconds, utc_now
 from etl.model import RETENTION, Pair
 from etl.store.listings import mark_dropped
+from etl.store.marks import mark
 from etl.store.queue import deployments_of
 
 PIECE = 10_000
@@ -122,6 +123,7 @@ def bury_expired(connection: Connection, deployment_id: int, reason: str, run_id
     on_pairs(connection, _FORGET_DEAD, dead_letters, pairs)
     of_pairs = letters.where(in_pairs(connection, fetch_queue, pairs))
     connection.execute(insert(dead_letters).from_select(names, of_pairs))
+    mark(connection, pairs)
     return on_pairs(connection, _DROP, fetch_queue, pairs).rowcount
 
 

@@ -29,6 +29,7 @@ from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs
 from etl.database.types import add_seconds, ready_now
 from etl.errors import DatabaseError
 from etl.model import RETENTION, STILL_RUNNING, Enqueued, Pair
+from etl.store.marks import mark_staged
 from etl.store.queue import FILE_PRIORITY, batches_of
 from etl.store.runs import at_work
 
@@ -137,6 +138,7 @@ def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, 
     # What is final now leaves the stage: if it is queued, somebody wants it anew, and it isn't ours to take back.
     final = 0 if refresh else connection.execute(delete(staged_pairs).where(_of(stage), _is_final())).rowcount
     others = _batches_at_work(connection, but=batch)
+    mark_staged(connection, stage)
     _queue(connection, stage, batch, others, refresh=refresh)
     final += 0 if refresh else _take_back_finished(connection, stage)
     _keep_shared(connection, stage, batch, others)

@@ -25,6 +25,9 @@ from sqlalchemy.types import JSON
 from etl.database.connection import Database
 from etl.database.dialects import overwrite_deleted, plan_by_index
 from etl.database.schema import metadata
+from etl.database.summaries import DERIVED
+from etl.model import Pair
+from etl.store.marks import mark
 from etl.transform.fields import AUTHORS
 from etl.transform.person import MESSAGES, Person
 
@@ -69,8 +72,8 @@ def forget(database: Database, person: Person, *, dry_run: bool) -> Forgotten:
 
 def _searched(table: Table, person: Person) -> list[Column[Any]]:
     """The columns that may hold a person. Those of the key are names of things, in which only an address means one.
-    The tables of words for dashboards come from migrations alone."""
-    if table.name.startswith("bi_"):
+    The tables of words for dashboards come from migrations alone, and what is counted for them is counted anew."""
+    if table.name.startswith("bi_") or table in DERIVED:
         return []
     if person.has_address:
         return [column for column in table.c if isinstance(column.type, Text | JSON) or _is_name(column)]
@@ -99,6 +102,8 @@ def _forget_piece(
     found = [(row, person.trace(_values(row, columns))) for row in rows]
     hits = [row for row, trace in found if trace.changes]
     if not dry_run:
+        if {"deployment_id", "scan_id"} <= set(table.primary_key.columns.keys()):
+            mark(connection, [Pair(row["deployment_id"], row["scan_id"]) for row in hits])
         for row in hits:
             _forget_row(connection, and_(*(column == row[column.name] for column in key)), columns, person)
     last = [rows[-1][column.name] for column in key] if len(rows) == PIECE else None

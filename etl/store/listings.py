@@ -18,6 +18,7 @@ from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans,
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Drift, Listing, Pair, retention_end
 from etl.store.drift import DriftSeen, count_drift
+from etl.store.marks import mark
 from etl.transform.readers import DRIFT_CONFLICT
 from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page, finality
@@ -110,9 +111,12 @@ def record(connection: Connection, to_record: PageToRecord) -> int:
     for one in wanted:
         asked[_asks(one, known[one.pair], to_record)].append(one.pair)
     queued = [*asked[Action.NOW], *asked[Action.LATER]]
+    changed = {one.pair for one in best if one != known[one.pair].listed} | {one.pair for one in wanted}
+    mark(connection, sorted(changed))
     _let_go(connection, queued, [pair for pair in asked[Action.NOTHING] if not known[pair].is_queued], claim)
     wake(connection, asked[Action.WAKE])
     _store(connection, to_record, known)
+    mark(connection, sorted(changed))
     return len(queued)
 
 
@@ -241,6 +245,7 @@ def _note(connection: Connection, pairs: Sequence[Pair], column: str, at: Any) -
         lock(connection, scan_listings, pairs)
         noted = update(scan_listings).where(in_pairs(connection, scan_listings, pairs))
         connection.execute(noted.values({column: at}))
+        mark(connection, pairs)
 
 
 def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:

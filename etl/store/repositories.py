@@ -10,6 +10,7 @@ from etl.database.dialects import upsert
 from etl.database.schema import deployments, repositories, repository_watermarks, scan_listings, watermarks
 from etl.model import RETENTION, SLACK, Deployment, ListingPass, Pair, Repository, WalkedRepository
 from etl.store.drift import DriftSeen, count_drift
+from etl.store.marks import UNKNOWN_DAY, mark_days
 from etl.store.watermarks import IS_OPEN
 from etl.transform.repositories_page import RepositoryPage
 
@@ -54,6 +55,7 @@ def save_page(connection: Connection, deployment_id: int, page: RepositoryPage, 
     if rows:
         connection.execute(change, rows)
     count_drift(connection, [DriftSeen(drift, pair, at) for drift, pair in page.drift])
+    mark_days(connection, [(deployment_id, UNKNOWN_DAY)])
 
 
 def _newer(new: Any, name: str) -> ColumnElement[Any]:

@@ -6,6 +6,7 @@ from etl.database.dialects import in_pairs, lock, on_pairs, plan_by_index, upser
 from etl.database.schema import dead_letters, fetch_queue
 from etl.database.types import utc_now
 from etl.model import Pair
+from etl.store.marks import mark
 from etl.store.status import BEST_PRIORITY, IS_QUEUED
 
 PIECE = 1_000
@@ -37,4 +38,5 @@ def revive(connection: Connection) -> int:
     lock(connection, dead_letters, pairs)
     count = on_pairs(connection, _FORGET_QUEUED, dead_letters, pairs).rowcount
     on_pairs(connection, _KEEP_EXPIRED, dead_letters, pairs)
+    mark(connection, pairs)
     return count

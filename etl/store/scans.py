@@ -5,7 +5,7 @@ writes the same scan meanwhile: reading what is there and then inserting is safe
 """
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Select, Table, delete, literal, select, update
@@ -17,6 +17,7 @@ from etl.database.types import add_seconds, utc_now
 from etl.model import Pair, ScanRows, StatItem
 from etl.store.drift import DriftSeen, count_drift
 from etl.store.listings import listings_of
+from etl.store.marks import UNKNOWN_DAY, mark
 from etl.transform.fields import LANGUAGE, META, SCAN, STATS
 from etl.transform.reconcile import Stored, differences
 
@@ -41,6 +42,7 @@ class _Stored(NamedTuple):
     final: bool
     first_fetched_at: datetime
     fetched_at: datetime
+    started_day: date | None
 
 
 def load_scans(
@@ -66,8 +68,10 @@ def load_scans(
             seen.append(rows)
     if changed:
         on_pairs(connection, _REMOVE, scans, [rows.pair for rows in changed])
+    days_before = {(pair.deployment_id, row.started_day or UNKNOWN_DAY) for pair, row in stored.items()}
     _insert(connection, [*new, *changed], {pair: row.first_fetched_at for pair, row in stored.items()}, run_id)
     _remember_seen(connection, seen, stored)
+    mark(connection, list(newest), days_before)
     count_drift(connection, _drift(connection, newest.values(), [*new, *changed]))
     if uncounted:
         new, changed, seen = ([rows for rows in each if rows.pair not in uncounted] for each in (new, changed, seen))
@@ -98,6 +102,7 @@ _STORED: Select[Any] = (
         scans.c.completed_at.is_not(None),
         scans.c.first_fetched_at,
         scans.c.fetched_at,
+        scans.c.started_day,
         scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
     )
     .order_by(*scans.primary_key)
@@ -108,8 +113,8 @@ _STORED: Select[Any] = (
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
     found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
     return {
-        Pair(deployment_id, scan_id): _Stored(content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last)
-        for deployment_id, scan_id, content_hash, final, first, last, is_ahead in found
+        Pair(deployment_id, scan_id): _Stored(content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last, day)
+        for deployment_id, scan_id, content_hash, final, first, last, day, is_ahead in found
     }
 
 

@@ -11,6 +11,7 @@ from etl.database.schema import dead_letters, fetch_queue
 from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Complete, Discard, Outcome, Pair, Release, Retry, Settled, Snooze, pair_of
 from etl.store.listings import ended, mark_gone
+from etl.store.marks import mark
 from etl.store.queue import KEY, OURS
 from etl.store.scans import load_scans
 
@@ -137,4 +138,5 @@ def _bury(connection: Connection, done: Collection[Pair], letters: Sequence[dict
         on_pairs(connection, _FORGET_DEAD, dead_letters, forgotten)
     if letters:
         connection.execute(_INSERT_DEAD, letters)
+        mark(connection, list(status_of))
         mark_gone(connection, [pair for pair, status in status_of.items() if status in GONE])

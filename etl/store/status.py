@@ -26,6 +26,7 @@ from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_bu
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.store.listings import mark_dropped
+from etl.store.marks import mark
 from etl.store.queue import lease
 from etl.store.runs import Throughput, lives
 
@@ -281,6 +282,7 @@ def requeue_dead(connection: Connection, which: DeadLetterFilter) -> int:
         connection.execute(into.from_select(list(_BACK.selected_columns.keys()), back))
         lock(connection, dead_letters, pairs)
         count += on_pairs(connection, _FORGET_QUEUED, dead_letters, pairs).rowcount
+        mark(connection, pairs)
     return count
 
 

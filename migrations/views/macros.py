@@ -1,13 +1,13 @@
 """What the SQL of a view says in other words on each dialect: `{{ day(s.started_at) }}`.
 
-`{0}`, `{1}` are the arguments. A view that was released depends on these words as on its own: a macro is added, and
-never changed.
+`{0}`, `{1}` are the arguments; what has but one may be any expression, with macros in it. A view that was released
+depends on these words as on its own: a macro is added, and never changed.
 """
 
 import re
 from typing import Final
 
-_CALL: Final = re.compile(r"\{\{ (\w+)\(([^()]*)\) \}\}")
+_CALL: Final = re.compile(r"\{\{ (\w+)\(((?:(?!\{\{).)*?)\) \}\}", re.DOTALL)  # the innermost
 
 _REPOSITORY_KEY: Final = "CASE WHEN {0}.repository_id IS NULL THEN %s ELSE %s END"
 _OUTCOME: Final = (
@@ -19,8 +19,10 @@ _OUTCOME: Final = (
     " WHEN {0}.exit_code = 1 THEN 'findings'"
     " WHEN {0}.exit_code IS NULL THEN 'unknown' ELSE 'failed' END"
 )
+_IS_FULL: Final = "COALESCE({0}.is_full_scan, {1}.is_full_scan, {1}.pull_request_id IS NULL)"
 _COUNT: Final = (
-    "COALESCE((SELECT CAST(SUM(i.value) AS %s) FROM scan_stat_items i LEFT JOIN bi_product b ON b.spelling = i.name"
+    "COALESCE((SELECT CASE WHEN ABS(SUM(i.value)) <= 9007199254740991 THEN CAST(SUM(i.value) AS %s) END"
+    " FROM scan_stat_items i LEFT JOIN bi_product b ON b.spelling = i.name"
     " WHERE i.deployment_id = {0}.deployment_id AND i.scan_id = {0}.scan_id AND i.category = 'findings_by_product'"
     " AND COALESCE(b.product, i.name) = '{2}'), {1}.findings_{2})"
 )
@@ -30,6 +32,39 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "sqlite": "substr({0}, 1, 10)",
         "postgresql": "({0} AT TIME ZONE 'UTC')::date",
         "mysql": "DATE({0})",
+    },
+    # SQLite knows no type of an expression but by a CAST, and clients go by it.
+    "as_text": {"sqlite": "CAST({0} AS TEXT)", "postgresql": "{0}", "mysql": "{0}"},
+    "as_whole": {
+        "sqlite": "CAST({0} AS INTEGER)",
+        "postgresql": "CAST({0} AS BIGINT)",
+        "mysql": "CAST({0} AS SIGNED)",
+    },
+    "as_real": {
+        "sqlite": "CAST({0} AS REAL)",
+        "postgresql": "CAST({0} AS DOUBLE PRECISION)",
+        "mysql": "({0} + 0e0)",
+    },
+    "today": {
+        "sqlite": "date('now')",
+        "postgresql": "(now() AT TIME ZONE 'UTC')::date",
+        "mysql": "UTC_DATE()",
+    },
+    "now": {
+        "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        "postgresql": "now()",
+        "mysql": "UTC_TIMESTAMP(6)",
+    },
+    # The day so many days before today, and how many days ago a day was.
+    "days_ago": {
+        "sqlite": "date('now', '-{0} days')",
+        "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
+        "mysql": "(UTC_DATE() - INTERVAL {0} DAY)",
+    },
+    "days_since": {
+        "sqlite": "(julianday(date('now')) - julianday({0}))",
+        "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
+        "mysql": "DATEDIFF(UTC_DATE(), {0})",
     },
     # The Monday of its week, and the first day of its month.
     "week": {
@@ -87,11 +122,24 @@ MACROS: Final[dict[str, dict[str, str]]] = {
             "CONCAT('id:', {0}.repository_id)",
         ),
     },
+    # The `repository_key` of an id.
+    "id_key": {
+        "sqlite": "'id:' || {0}",
+        "postgresql": "'id:' || {0}",
+        "mysql": "CONCAT('id:', {0})",
+    },
     # The first line of a text.
     "first_line": {
         "sqlite": "rtrim(substr({0}, 1, instr({0} || char(10), char(10)) - 1), char(13))",
         "postgresql": "rtrim(split_part({0}, chr(10), 1), chr(13))",
         "mysql": "TRIM(TRAILING CHAR(13) FROM SUBSTRING_INDEX({0}, CHAR(10), 1))",
+    },
+    # Whether a scan is a full scan, of its listing and of its row of `scan_meta`; where neither says so, one without a
+    # pull request.
+    "is_full": {
+        "sqlite": f"CAST({_IS_FULL} AS INTEGER)",
+        "postgresql": _IS_FULL,
+        "mysql": _IS_FULL,
     },
     # The findings of a product, of a row of `scans` and of its listing: by the details, or else by the listing.
     "findings_of": {
@@ -118,4 +166,11 @@ MACROS: Final[dict[str, dict[str, str]]] = {
 
 def in_words_of(dialect_name: str, sql: str) -> str:
     """The SQL with each macro in this dialect's words. KeyError for one that isn't there."""
-    return _CALL.sub(lambda call: MACROS[call[1]][dialect_name].format(*call[2].split(", ")), sql)
+
+    def words(call: re.Match[str]) -> str:
+        template = MACROS[call[1]][dialect_name]
+        return template.format(*(call[2].split(", ") if "{1}" in template else [call[2]]))
+
+    while (said := _CALL.sub(words, sql)) != sql:
+        sql = said
+    return sql

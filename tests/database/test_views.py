@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_days import count_all
 from scan_rows import BEGAN_AT, scan_rows
 from sqlalchemy import Connection, column, func, insert, select, table, text, update
 
@@ -26,6 +27,7 @@ def query(url: str, sql: str, *batch: ScanRows) -> list[tuple[Any, ...]]:
 
     def work(connection: Connection) -> list[tuple[Any, ...]]:
         load_scans(connection, batch, "run")
+        count_all(connection)
         return [tuple(row) for row in connection.execute(text(sql))]
 
     with closing(Database(url)) as database:
@@ -162,6 +164,7 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
         died = {"died_at": BEGAN_AT, "due_at": BEGAN_AT}
         dead = [{"deployment_id": 120, "scan_id": number, **died} for number in (5, 7, 16)]
         connection.execute(insert(dead_letters), dead)
+        count_all(connection)
         sql = (
             "SELECT day, repository_id, repository, listed, stored, waiting, dead, expired, dropped, missing,"
             " stored_without_end, details_gone, stored_unlisted FROM bi_coverage ORDER BY 1, 2"
@@ -209,6 +212,7 @@ def test_what_the_listing_knows_of_an_end_is_in_the_views(database_url: str) -> 
         connection.execute(insert(scan_listings), rows)
         outcomes = connection.execute(text("SELECT outcome FROM bi_scan ORDER BY scan_id")).scalars()
         sums: list[Any] = [func.sum(column(name)) for name in ("scans", *IN_THE_DAILY_VIEW)]
+        count_all(connection)
         daily = connection.execute(select(*sums).select_from(table("bi_scan_daily"))).one()
         return [*outcomes, tuple(map(int, daily))]
 
@@ -294,6 +298,7 @@ def test_a_wrong_clock_does_not_stretch_the_calendar(database_url: str) -> None:
         for number, year in ((2, 1), (3, 9000)):
             began_at = datetime(year, 1, 1, tzinfo=UTC)
             connection.execute(update(scans).where(scans.c.scan_id == number).values(started_at=began_at))
+        count_all(connection)
         counts = "SELECT (SELECT COUNT(*) FROM bi_scan), COUNT(*), SUM(scans) FROM bi_scan_daily"
         return tuple(map(int, connection.execute(text(counts)).one()))
 

@@ -76,8 +76,8 @@ def test_the_documented_example_becomes_exact_rows() -> None:
 def test_each_field_has_its_column() -> None:
     """The lists of fields and the tables name the same columns, and the same limits."""
     key = {"deployment_id", "scan_id"}
-    bookkeeping = {"content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id"}
-    of_listing = {"listed_at", "details_gone_at", "expired_at", "dropped_at"}
+    bookkeeping = {"started_day", "content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id"}
+    of_listing = {"started_day", "listed_at", "details_gone_at", "expired_at", "dropped_at"}
 
     def columns(table: Any, *others: str) -> set[str]:
         return {column.name for column in table.c} - key - set(others)
