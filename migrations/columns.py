@@ -102,7 +102,7 @@ def _change_rows(rows: _Rows, change: Change) -> None:
     context, connection = op.get_context(), op.get_bind()
     heads = context.get_current_heads()
     connection.commit()
-    with closing(Database(connection.engine.url.render_as_string(hide_password=False))) as database:
+    with closing(Database(context.opts["address"])) as database:
         for place in database.run_here(partial(_places, rows)):
             last = database.run_here(partial(_change_range, rows, change, place))
             while last is not None:

@@ -8,6 +8,7 @@ from sqlalchemy.engine import make_url
 
 from etl.database import schema
 from etl.database.types import UtcDateTime
+from etl.database.version import VERSION_TABLE, own_schema, version_table
 
 config = context.config
 connection = config.attributes.get("connection")
@@ -28,6 +29,9 @@ if connection is not None:
     context.configure(
         connection=connection,
         target_metadata=schema.metadata,
+        version_table=version_table(connection) or VERSION_TABLE,
+        version_table_schema=own_schema(connection),
+        address=config.attributes.get("address"),
         transactional_ddl=True,
         include_object=is_ours,
         render_item=in_our_words,
@@ -36,7 +40,13 @@ elif context.is_offline_mode():
     url = make_url(config.attributes["url"])
     # MySQL and MariaDB commit at each CREATE: a BEGIN in the script would promise too much.
     is_transactional = url.get_backend_name() != "mysql"
-    context.configure(url=url, target_metadata=schema.metadata, literal_binds=True, transactional_ddl=is_transactional)
+    context.configure(
+        url=url,
+        target_metadata=schema.metadata,
+        version_table=VERSION_TABLE,
+        literal_binds=True,
+        transactional_ddl=is_transactional,
+    )
 else:
     raise SystemExit("run migrations by `scan-etl db upgrade`; write one by `make migration`")
 

@@ -2,27 +2,28 @@
 
 import asyncio
 import os
-import shutil
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from etl.app.file_finding import file_findings
 from etl.app.finding import Finding
 from etl.app.privacy import privacy_of
 from etl.app.search_kind import ask_for_scans
 from etl.config.proxies import Proxy
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
+from etl.config.urls import Address
 from etl.database.connection import Database, check_schema
 from etl.database.dialects import product
-from etl.database.engine import display_url, sqlite_path
-from etl.database.schema import HEAD
+from etl.database.engine import display_url, holds_database, sqlite_path
+from etl.database.rights import missing_rights
+from etl.database.schema import HEAD, metadata
 from etl.errors import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
@@ -30,6 +31,7 @@ from etl.errors import (
     DatabaseError,
     FatalError,
     ItemError,
+    SchemaBehindError,
     TransientError,
 )
 from etl.model import NO_DEPLOYMENT
@@ -43,7 +45,6 @@ T = TypeVar("T")
 LARGEST_SKEW_SECONDS = 30
 LONGEST_WAIT_SECONDS = 5.0
 """How long an API that fails is waited for."""
-LEAST_FREE_BYTES = 2**30
 LIVING_STATUSES = frozenset({200, 401, 403, 429})
 """What an API that lives may say to a ping, whatever it thinks of one without a token."""
 SETTINGS_EXIT, DATABASE_EXIT = ConfigError.exit_code, DatabaseError.exit_code
@@ -85,7 +86,7 @@ async def examine(
     usable = NO_TOKENS if isinstance(tokens, Finding) else tokens
     about_api, seen = await _examine_way_and_api(settings.api, usable, read_proxy)
     try:
-        about_database = _examine_database(settings.database.url, partial(_lacks_token, usable, seen))
+        about_database = _examine_database(settings.database.address, partial(_lacks_token, usable, seen))
     except ConfigError as error:  # its driver isn't installed
         about_database = [Finding("database", str(error), SETTINGS_EXIT)]
     return findings + about_api + about_database
@@ -234,53 +235,32 @@ def _token_name(deployment_id: int) -> str:
 # The database
 
 
-def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Finding]:
+def _examine_database(address: Address, lacks_token: Callable[[int], bool]) -> list[Finding]:
     """Look at the file, then connect and go on until something is missing."""
-    path = sqlite_path(url)
-    findings = [] if path is None else [_file(path)]
-    if path is not None and (folder := path.absolute().parent).is_dir():
-        findings.append(disk_finding(folder, shutil.disk_usage(folder).free))
+    path = sqlite_path(address.url)
+    findings = [] if path is None else file_findings(path)
     checks: dict[str, Callable[[Connection], Finding]] = {
-        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(url)}"),
+        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(address.url)}"),
         "schema": _schema,
         "queue": partial(_queue, lacks_token=lacks_token),
         "write": _write,
     }
     missing = next((finding.name for finding in findings if not finding.ok), None)
-    with closing(Database(url)) as database:
+    if missing is None and path is not None and not holds_database(path):
+        return findings  # all the rest is in the file that a run makes
+    with closing(Database(address, reads_only=True)) as to_read, closing(Database(address)) as to_write:
         for name, check in checks.items():
             if missing is not None:
                 findings += unchecked([name], missing, DATABASE_EXIT)
                 continue
             try:
-                findings.append(database.run_here(check))
+                findings.append((to_write if check is _write else to_read).run_here(check))
             except DatabaseError as error:
+                if path is not None and isinstance(error, SchemaBehindError):
+                    return [*findings, Finding(name, f"not at {HEAD} yet: a run upgrades it, or `scan-etl db upgrade`")]
                 findings.append(Finding(name, str(error), DATABASE_EXIT))
                 missing = name
     return findings
-
-
-def _file(path: Path) -> Finding:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        return Finding("file", f"there is no folder {folder}: make it, or change database.url", DATABASE_EXIT)
-    if not path.exists():
-        sentence = f"there is no {path.absolute()} yet: run `scan-etl db upgrade`; a run would make it, too"
-        return Finding("file", sentence, DATABASE_EXIT)
-    try:
-        with path.open("r+b"):
-            return Finding("file", f"{path.absolute()} can be written")
-    except OSError as error:
-        sentence = f"{path.absolute()} can't be written ({error.strerror}): look at its owner and permissions"
-        return Finding("file", sentence, DATABASE_EXIT)
-
-
-def disk_finding(folder: Path, free_bytes: int) -> Finding:
-    """Whether there is room for the rows to come."""
-    free = f"{free_bytes / 2**30:,.1f} GiB free in {folder}"
-    if free_bytes < LEAST_FREE_BYTES:
-        return Finding("disk", f"only {free}: make room", warning=True)
-    return Finding("disk", free)
 
 
 def _schema(connection: Connection) -> Finding:
@@ -320,6 +300,13 @@ def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bo
 
 
 def _write(connection: Connection) -> Finding:
+    if missing := missing_rights(connection):
+        lacks = "; ".join(f"{right} on {_shown_tables(tables)}" for right, tables in missing.items())
+        raise DatabaseError(f"the role lacks {lacks}: let the owner of the tables say `scan-etl db grant writer ROLE`")
     if not status.rehearse(connection):
         raise DatabaseError("a pair that was queued for a trial couldn't be leased")
     return Finding("write", "a pair was queued and leased for a trial, and taken back")
+
+
+def _shown_tables(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < len(metadata.tables) else "all tables"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from etl import __version__
+from etl.config.urls import Address, address_of
 from etl.database.connection import Database, check_schema
 from etl.database.engine import sqlite_path
 from etl.errors import ConfigError, DatabaseError, SchemaBehindError, StoppedError
@@ -21,17 +22,18 @@ from etl.telemetry.reporter import Reporter
 SIGN_INTERVAL_SECONDS = 10.0
 
 
-def open_database(url: str, *, create: bool) -> Database:
-    """The database with its schema at head. An SQLite file is made and upgraded on the way if `create`.
+def open_database(place: str | Address, *, create: bool, reads_only: bool = False) -> Database:
+    """The database with its schema at head. An SQLite file is made and upgraded on the way if `create`. Where nothing
+    but `reads_only` follows, it waits for no writer.
 
     DatabaseError says what is missing, and which command fixes it.
     """
-    path = sqlite_path(url)
+    path = sqlite_path(address_of(place).url)
     if path is not None and not create and not path.exists():
         raise DatabaseError(f"there is no database {path} yet: run `scan-etl db upgrade`")
     if path is not None and not path.absolute().parent.is_dir():
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
-    database = Database(url)
+    database = Database(place, reads_only=reads_only)
     try:
         try:
             database.run_here(check_schema)
@@ -40,7 +42,7 @@ def open_database(url: str, *, create: bool) -> Database:
                 raise
             from etl.database.migrate import upgrade  # noqa: PLC0415 - 0.1 s that only the first run of a version needs
 
-            upgrade(url)
+            upgrade(place)
             database.run_here(check_schema)
     except BaseException:
         database.close()

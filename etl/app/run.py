@@ -137,7 +137,7 @@ async def _carry_out(this: RunContext) -> dict[str, Any]:
 async def _open_database(this: RunContext, patience: Patience) -> Database:
     """The database of a run, opened in a thread, so that a stop is noticed meanwhile. A worker waits for one that is
     unavailable, whoever may have started first."""
-    opening = partial(asyncio.to_thread, open_database, this.settings.database.url, create=True)
+    opening = partial(asyncio.to_thread, partial(open_database, this.settings.database.address, create=True))
     if not this.request.forever:
         return await opening()
     try:

@@ -172,7 +172,7 @@ def drift_command(ctx: click.Context, since_seconds: float | None, fail_on_new: 
     `scan-etl inspect` shows what becomes of the scan that each names as its sample.
     """
     new_seconds = since_seconds or DAY_SECONDS
-    with closing(open_database(settings_of(ctx).database.url, create=False)) as opened_database:
+    with closing(open_database(settings_of(ctx).database.address, create=False, reads_only=True)) as opened_database:
         rows = opened_database.run_here(partial(drift.met, new_seconds=new_seconds))
     shown = [row for row in rows if row["is_new"] or since_seconds is None]
     if wants_json(ctx):

@@ -15,7 +15,7 @@ from etl.cli.options import as_json, common, files, is_interactive, rate, run_as
 from etl.config.proxies import proxy_for
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
-from etl.database.engine import display_url, sqlite_path
+from etl.database.engine import display_url, holds_database, sqlite_path
 from etl.database.schema import metadata
 from etl.model import Pair
 from etl.pipeline.run_state import RunState
@@ -46,7 +46,9 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
     settings = settings_of(ctx)
     url, counts = settings.database.url, RunCounts()
     is_there = _is_there(url)
-    with closing(open_database(url, create=False) if is_there else _empty_database()) as opened:
+    with closing(
+        open_database(settings.database.address, create=False, reads_only=True) if is_there else _empty_database()
+    ) as opened:
         if files:
             reporter = Reporter(counts, interactive=is_interactive(settings))
             with reporter.reading():
@@ -68,9 +70,8 @@ def plan_command(ctx: click.Context, /, files: tuple[str, ...], refresh: bool) -
 
 
 def _is_there(url: str) -> bool:
-    """Whether there is a database to look into. An SQLite file without content has never been one."""
     path = sqlite_path(url)
-    return path is None or (path.exists() and path.stat().st_size > 0)
+    return path is None or holds_database(path)
 
 
 def _plan_files(

@@ -9,10 +9,12 @@ import click
 
 from etl.app.refresh import refresh
 from etl.cli.options import as_json, common, settings_of, wants_json
+from etl.config.urls import Address
 from etl.database import migrate
 from etl.database.connection import Database
 from etl.database.dictionary import ColumnEntry
 from etl.database.engine import display_url
+from etl.database.rights import Kind
 from etl.database.schema import HEAD
 from etl.store.summaries import mark_everything
 from etl.telemetry.reporter import print_result, print_table
@@ -29,10 +31,10 @@ def db_group() -> None:
 @click.pass_context
 def db_upgrade(ctx: click.Context) -> None:
     """Create the tables, or bring them to the newest version."""
-    url = settings_of(ctx).database.url
-    migrate.upgrade(url)
-    _refresh(url)
-    _emit(ctx, f"{display_url(url)} is at {HEAD}", url, HEAD)
+    address = settings_of(ctx).database.address
+    migrate.upgrade(address)
+    _refresh(address)
+    _emit(ctx, f"{display_url(address.url)} is at {HEAD}", address.url, HEAD)
 
 
 @db_group.command("refresh")
@@ -42,18 +44,18 @@ def db_upgrade(ctx: click.Context) -> None:
 @click.pass_context
 def db_refresh(ctx: click.Context, /, everything: bool) -> None:
     """Count anew what dashboards read, where it is behind. Runs do so by themselves."""
-    url = settings_of(ctx).database.url
-    migrate.check(url)
-    count = _refresh(url, everything=everything)
+    address = settings_of(ctx).database.address
+    migrate.check(address)
+    count = _refresh(address, everything=everything)
     if wants_json(ctx):
-        print_result({"database": display_url(url), "days": count}, as_json=True)
+        print_result({"database": display_url(address.url), "days": count}, as_json=True)
     else:
         click.echo(f"{count:,} days counted")
 
 
-def _refresh(url: str, *, everything: bool = False) -> int:
+def _refresh(address: Address, *, everything: bool = False) -> int:
     """Count what is marked, however long it takes; on a terminal it is seen how far it is."""
-    with closing(Database(url)) as database:
+    with closing(Database(address)) as database:
         if everything:
             database.run_here(mark_everything)
         is_seen = sys.stderr.isatty()
@@ -74,11 +76,11 @@ def _refresh(url: str, *, everything: bool = False) -> int:
 @click.pass_context
 def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
     """Take the tables back to REVISION (`base`: none at all). What the dropped ones held is lost."""
-    url = settings_of(ctx).database.url
+    address = settings_of(ctx).database.address
     if not yes:
-        click.confirm(f"Drop what came after {revision} in {display_url(url)}, with its data?", abort=True)
-    migrate.downgrade(url, revision)
-    click.echo(f"{display_url(url)} is at {revision}")
+        click.confirm(f"Drop what came after {revision} in {display_url(address.url)}, with its data?", abort=True)
+    migrate.downgrade(address, revision)
+    click.echo(f"{display_url(address.url)} is at {revision}")
 
 
 @db_group.command("check")
@@ -87,9 +89,9 @@ def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
 @click.pass_context
 def db_check(ctx: click.Context) -> None:
     """Exit 0 if the tables are what this version needs, else 5."""
-    url = settings_of(ctx).database.url
-    migrate.check(url)
-    _emit(ctx, f"{display_url(url)} is at {HEAD}, as it should be", url, HEAD)
+    address = settings_of(ctx).database.address
+    migrate.check(address)
+    _emit(ctx, f"{display_url(address.url)} is at {HEAD}, as it should be", address.url, HEAD)
 
 
 @db_group.command("current")
@@ -98,9 +100,9 @@ def db_check(ctx: click.Context) -> None:
 @click.pass_context
 def db_current(ctx: click.Context) -> None:
     """Print the revision that the database is at, or `none`."""
-    url = settings_of(ctx).database.url
-    revision = migrate.current(url)
-    _emit(ctx, revision or "none", url, revision)
+    address = settings_of(ctx).database.address
+    revision = migrate.current(address)
+    _emit(ctx, revision or "none", address.url, revision)
 
 
 @db_group.command("sql")
@@ -108,7 +110,30 @@ def db_current(ctx: click.Context) -> None:
 @click.pass_context
 def db_sql(ctx: click.Context) -> None:
     """Print the SQL of all migrations for this kind of database, without touching it."""
-    click.echo(migrate.upgrade_sql(settings_of(ctx).database.url), nl=False)
+    click.echo(migrate.upgrade_sql(settings_of(ctx).database.address), nl=False)
+
+
+@db_group.command("grant")
+@click.argument("kind", type=click.Choice(["writer", "reader"]))
+@click.argument("role")
+@click.option("--sql", "only_say", is_flag=True, help="Print the SQL, and change nothing.")
+@as_json
+@common
+@click.pass_context
+def db_grant(ctx: click.Context, kind: Kind, role: str, only_say: bool) -> None:
+    """Give ROLE the rights of a writer (to run) or of a reader (dashboards, `status`), as the tables' owner.
+
+    ROLE is there already; on MariaDB and MySQL it may be NAME@HOST. Say it again after an upgrade: new tables are new.
+    """
+    address = settings_of(ctx).database.address
+    statements = migrate.grant_rights(address, kind, role, only_say=only_say)
+    if wants_json(ctx):
+        said = {"database": display_url(address.url), "role": role, "rights": kind, "sql": statements}
+        print_result(said, as_json=True)
+    elif only_say:
+        click.echo("\n".join(f"{statement};" for statement in statements))
+    else:
+        click.echo(f"{role} is a {kind} of {display_url(address.url)} now")
 
 
 @db_group.command("dictionary")

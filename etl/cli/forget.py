@@ -34,7 +34,7 @@ def forget_command(ctx: click.Context, /, email: str | None, username: str | Non
     name, settings = _name(email, username), settings_of(ctx)
     key = privacy_of(settings).key
     person = Person(name, pseudonym(name, key) if key else "")
-    with closing(open_database(settings.database.url, create=False)) as opened:
+    with closing(open_database(settings.database.address, create=False, reads_only=dry_run)) as opened:
         if not dry_run:
             confirm(f"Remove {name} from {display_url(opened.url)} for good?", yes)
         found = forget(opened, person, dry_run=dry_run)

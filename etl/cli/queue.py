@@ -53,7 +53,7 @@ which_dead = all_of(
 def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: Any) -> None:
     """Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."""
     settings = settings_of(ctx)
-    with closing(open_database(settings.database.url, create=True)) as opened:
+    with closing(open_database(settings.database.address, create=True)) as opened:
         counts = fill(opened, RunRequest("enqueue", files, **options), interactive=is_interactive(settings))
         refresh(opened)
     print_result(counts, as_json=wants_json(ctx))
@@ -106,7 +106,7 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 @click.pass_context
 def status_command(ctx: click.Context, /, by_repository: bool) -> None:
     """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
-    with closing(_open(ctx)) as opened:
+    with closing(_open(ctx, reads_only=True)) as opened:
         if by_repository:
             _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
             return
@@ -167,7 +167,7 @@ def failures_group() -> None:
 @click.pass_context
 def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
     """Show dead letters, the newest first."""
-    with closing(_open(ctx)) as opened:
+    with closing(_open(ctx, reads_only=True)) as opened:
         letters = opened.run_here(partial(status.list_dead, which=status.DeadLetterFilter(**options), limit=limit))
     if wants_json(ctx):
         print_result({"dead_letters": letters}, as_json=True)
@@ -210,5 +210,5 @@ def failures_drop(ctx: click.Context, /, everything: bool, yes: bool, **options:
     _change_dead(ctx, "drop", everything, options)
 
 
-def _open(ctx: click.Context) -> Database:
-    return open_database(settings_of(ctx).database.url, create=False)
+def _open(ctx: click.Context, *, reads_only: bool = False) -> Database:
+    return open_database(settings_of(ctx).database.address, create=False, reads_only=reads_only)

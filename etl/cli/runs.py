@@ -53,6 +53,6 @@ def runs_show(ctx: click.Context, run_id: str) -> None:
 
 
 def _ask(ctx: click.Context, question: Any) -> list[dict[str, Any]]:
-    with closing(open_database(settings_of(ctx).database.url, create=False)) as opened:
+    with closing(open_database(settings_of(ctx).database.address, create=False, reads_only=True)) as opened:
         found: list[dict[str, Any]] = opened.run_here(question)
         return found

@@ -19,13 +19,14 @@ _LEAST_BASE64 = 4
 def read_secret(variable: str, value: str, noun: str) -> str:
     """The secret that an environment variable holds or points to. ConfigError, which names the variable and never its
     value, where that can't be one."""
-    secret = (_file_content(variable, value, noun) if variable.endswith("_FILE") else value).strip()
+    secret = (file_content(variable, value, noun) if variable.endswith("_FILE") else value).strip()
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise ConfigError(f"{variable}: a {noun} has no blanks, control characters or characters outside ASCII")
     return secret
 
 
-def _file_content(variable: str, path: str, noun: str) -> str:
+def file_content(variable: str, path: str, noun: str) -> str:
+    """What the file holds that a variable or a setting points to. ConfigError, which shows no path."""
     # The path isn't shown: it may be a secret that somebody put there by mistake.
     try:
         with Path(path).open("rb") as file:

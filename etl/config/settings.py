@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
-from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
+from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, mask_url, url_in
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
 
@@ -41,6 +40,11 @@ class _Section(BaseModel):
             raise ValueError("it must be a number or a text")  # or `rate = true` would mean 1
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """By the names that the settings have: some are pydantic's own, and a field can't be called so."""
+        for name, value in super().__repr_args__():
+            yield type(self).model_fields[name or ""].alias or name, value
+
 
 class ApiSettings(_Section):
     """`[api]`: how the Semgrep API is asked."""
@@ -56,20 +60,32 @@ class ApiSettings(_Section):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, url: str) -> str:
-        return _checked_base_url(url)
+        return checked_base_url(url)
 
 
 class DatabaseSettings(_Section):
     """`[database]`: where the rows go, and how many at a time. The password in `url` isn't shown by repr()."""
 
     url: str = "sqlite:///scans.db"
+    url_file: str = ""
+    schema_: str = Field(default="", alias="schema")
     batch_size: int = Field(default=1000, ge=1, le=10_000)
     flush_seconds: float = Field(default=1.0, gt=0, le=60)
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        return _checked_database_url(url)
+        return checked_database_url(url)
+
+    @field_validator("schema_")
+    @classmethod
+    def _check_schema(cls, schema: str, given: ValidationInfo) -> str:
+        return checked_schema(schema, given.data.get("url", ""))
+
+    @property
+    def address(self) -> Address:
+        """Where the rows go."""
+        return Address(self.url, self.schema_, self.url_file)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -186,7 +202,11 @@ class Settings(BaseSettings):
 _SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
 PRIVACY_KEY = "privacy.key"
 """What `sources` calls the key, which isn't in `_KEYS`: no file and no flag may hold it."""
-_KEYS = [f"{section}.{key}" for section in _SECTIONS for key, _ in getattr(Settings(), section)]
+_KEYS = [
+    f"{section}.{field.alias or name}"
+    for section in _SECTIONS
+    for name, field in type(getattr(Settings(), section)).model_fields.items()
+]
 
 
 class Origin(NamedTuple):
@@ -208,6 +228,10 @@ def load_settings(
     given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
+    try:
+        given = _with_url_of_file(given)
+    except ConfigError as error:
+        problems.append(str(error))
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
     known = {one.key: one for one in given if one.key in _KEYS}  # the last one of a key wins
     values: dict[str, Any] = {section: {} for section in _SECTIONS}
@@ -271,6 +295,21 @@ def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
     return given
 
 
+def _with_url_of_file(given: list[Origin]) -> list[Origin]:
+    """The stronger of a URL and of a file that holds one. ConfigError if neither is, or the file can't be read."""
+    named = [one for one in given if one.key in ("database.url", URL_FILE) and one.value]
+    files = [one for one in named if one.key == URL_FILE]
+    if not files:
+        return given
+    last = named[-1]
+    others = [one for one in named if one.key != last.key and one.source.split()[0] == last.source.split()[0]]
+    if others:
+        raise ConfigError(f"{last.source}: database.url and {URL_FILE} are both given: leave one of them out")
+    if last.key != URL_FILE:
+        return [one for one in given if one not in files]
+    return [*given, Origin("database.url", url_in(str(last.value)), URL_FILE)]
+
+
 def _variable(key: str) -> str:
     return _PREFIX + key.replace(".", "__").upper()
 
@@ -286,13 +325,27 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return [
         f"environment: {_unknown(name, variables)}"
         for name, value in environ.items()
-        if value and name.startswith(_PREFIX) and _means_setting(name.removeprefix(_PREFIX)) and name not in known
+        if value
+        and name.startswith(_PREFIX)
+        and _means_setting(name.removeprefix(_PREFIX))
+        and name not in known
+        and not _is_service_link(name, value)
     ]
 
 
 def _means_setting(rest: str) -> bool:
     """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
     return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
+
+
+# Kubernetes has them for each Service, e.g. for one named scan-etl-database: SCAN_ETL_DATABASE_PORT=tcp://10.0.0.1:5432.
+_SERVICE_LINK = re.compile(
+    r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
 
 
 def _unknown(name: str, names: list[str]) -> str:
@@ -313,65 +366,3 @@ def _invalid(one: Origin, message: str) -> str:
         shown = "not a single value" if isinstance(one.value, dict | list) else str(one.value)[:_SHOWN_CHARACTERS]
     said = message.removeprefix("Value error, ").replace("Input should", "it must", 1).partition(", unable")[0]
     return f"{one.source}: {one.key} is {shown}; {said}"
-
-
-def _checked_base_url(url: str) -> str:
-    if not url.isascii() or not url.isprintable() or set(url) & set(" ?#@\\"):
-        raise ValueError("it must be a URL without user, query, fragment and blanks")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError("it must be a URL such as https://semgrep.dev") from error
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host or ""))
-    if not is_safe or not host:
-        raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
-    return url.rstrip("/")
-
-
-# What SQLAlchemy understands, too. A password may hold anything but `@`.
-_DATABASE_URL = re.compile(
-    r"sqlite:///.+|"
-    r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
-    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
-)
-
-
-def _checked_database_url(url: str) -> str:
-    if url == "sqlite:///:memory:":
-        raise ValueError("such a database is gone when the command ends: name a file, e.g. sqlite:///scans.db")
-    if url.startswith("sqlite:") and "?" in url:
-        raise ValueError("an SQLite URL has no parameters: it ends with the name of the file")
-    if not url.isprintable() or not _DATABASE_URL.fullmatch(url):
-        raise ValueError(
-            "it must be like sqlite:///scans.db or postgresql://user:password@host:5432/name (or mysql:// likewise), "
-            "with special characters in the password as %XX"
-        )
-    return url
-
-
-SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
-
-
-def mask_url(url: str) -> str:
-    """The URL with `***` for its password, and for what looks like one in its query.
-
-    Of a broken URL, all that might be a password is masked, at the price of some of the rest.
-    """
-    scheme, slashes, rest = url.partition("://")
-    if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
-        scheme, slashes, rest = "", "", url
-    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
-    if scheme != "sqlite" or not rest.startswith("/"):
-        user, at, place = rest.rpartition("@")
-        if at:
-            rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
-        else:  # a colon is followed by a port, or the `@` is missing
-            rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
-    return scheme + slashes + rest
-
-
-def _masked_parameter(match: re.Match[str]) -> str:
-    if not SECRET_NAME.search(unquote(match[1])):
-        return match[0]
-    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

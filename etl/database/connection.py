@@ -8,10 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import stamina
-from sqlalchemy import Connection, exc, func, inspect, select, text
+from sqlalchemy import Connection, exc, func, select, text
 
+from etl.config.urls import Address, address_of
 from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
 from etl.database.schema import HEAD
+from etl.database.version import own_schema, revision
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
 T = TypeVar("T")
@@ -27,10 +29,15 @@ class Database:
     again when the database ends its transaction in favour of another one: what it does is in its connection alone.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.engine = make_engine(url)
+    def __init__(self, place: str | Address, *, reads_only: bool = False) -> None:
+        self.address = address_of(place)
+        self.engine = make_engine(self.address, reads_only=reads_only)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    @property
+    def url(self) -> str:
+        """That of its address, for people."""
+        return self.address.url
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
@@ -43,7 +50,7 @@ class Database:
     def run_here(self, work: Callable[[Connection], T]) -> T:
         """The same on the calling thread, for commands that do one thing."""
         try:
-            with translated(self.url):
+            with translated(self.address):
                 for attempt in _attempts():
                     with attempt, self._transaction() as connection:
                         return work(connection)
@@ -107,18 +114,18 @@ def check_schema(connection: Connection) -> None:
     an upgrade of the schema is the fix."""
     found = revision(connection)
     if found is None:
-        raise SchemaBehindError("the database has no tables of scan-etl yet: run `scan-etl db upgrade`")
+        raise SchemaBehindError(f"the database has no tables of scan-etl yet{_elsewhere(connection)}")
     if found < HEAD:
         raise SchemaBehindError(f"the schema is at {found}, this version needs {HEAD}: run `scan-etl db upgrade`")
     if found > HEAD:
         raise DatabaseError(f"the schema is at {found}, newer than this version knows ({HEAD}): upgrade scan-etl")
 
 
-def revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None if no migration has run."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+def _elsewhere(connection: Connection) -> str:
+    """What may be the reason beside an upgrade that hasn't run yet."""
+    if connection.dialect.name == "postgresql" and own_schema(connection) is None:
+        return " where this role may look: run `scan-etl db upgrade`, or `scan-etl db grant` for the role"
+    return ": run `scan-etl db upgrade`"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The few things that differ between SQLite, PostgreSQL and MySQL or MariaDB: how rows are found, locked and written.
 
-Of `etl`, this file alone asks for `dialect.name`, beside `connection`, which knows the lock of an upgrade. All else is
-SQLAlchemy Core over `schema`.
+Of `etl`, this file alone asks for `dialect.name`, beside `connection`, which knows the lock of an upgrade, and
+`version`, which knows schemas. All else is SQLAlchemy Core over `schema`.
 """
 
 from collections import defaultdict

@@ -1,11 +1,9 @@
 """Connections: a URL becomes an engine with the settings that we rely on, and its drivers' errors become ours."""
 
 import contextlib
-import os
 import re
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,17 @@ from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
 from etl.config.secret import masked
-from etl.config.settings import SECRET_NAME, mask_url
+from etl.config.urls import SECRET_NAME, URL_FILE, Address, address_of, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
+from etl.database.sqlite_file import BUSY_POLL_SECONDS, connect_to_read, make_file, prepare_to_read, prepare_to_write
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
-BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
-"""How long to wait for SQLite's write lock, and for how long at a stretch: SQLite's own wait hears of no Ctrl-C."""
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
 LEAST_SECRET = 4
+LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
+"""What servers refuse a login with. psycopg has no code while it connects."""
 MOST_UNKNOWN, MOST_LOST = 3, 6
 """How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
 Links are cut for reasons of their own, but not that often in a row."""
@@ -58,42 +57,85 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database or "") if is_file else None
 
 
-def make_engine(url: str) -> Engine:
+def holds_database(path: Path) -> bool:
+    """Whether an SQLite file is one by now. Without content it has never been one."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def make_engine(place: str | Address, *, reads_only: bool = False) -> Engine:
     """An engine that connects on first use, with the settings that make its transactions and its times real.
+
+    On SQLite one that `reads_only` needs neither the write lock nor a folder that can be written.
 
     ConfigError where the driver isn't installed.
     """
-    parsed = parse_url(url)
-    match parsed.get_backend_name():
+    address = address_of(place)
+    match parse_url(address.url).get_backend_name():
         case "sqlite":
-            engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
-            event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
+            ways = [connect_to_read] if reads_only else []
+            engine = _engine(address, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None}, ways)
+            (prepare_to_read if reads_only else prepare_to_write)(engine)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
-            engine = _engine(parsed, _mysql_arguments(), isolation_level="READ COMMITTED")
+            engine = _engine(address, _mysql_arguments(), isolation_level="READ COMMITTED")
             event.listen(engine, "connect", _prepare_mysql)
         case _:
-            engine = _engine(parsed, _postgresql_arguments())
+            engine = _engine(address, _postgresql_arguments())
             event.listen(engine, "connect", _prepare_postgresql)
+            if address.schema:
+                event.listen(engine, "begin", _in_schema(address.schema))
     return engine
 
 
-def _engine(url: URL, connect_args: Mapping[str, Any], **options: Any) -> Engine:
+def _engine(
+    address: Address, connect_args: Mapping[str, Any], ways: Iterable[Callable[..., Any]] = (), **options: Any
+) -> Engine:
+    """An engine that connects by the first of these `ways` that gives a connection, or else as drivers do."""
+    url = parse_url(address.url)
     engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
-    event.listen(engine, "do_connect", _connect)
+    if address.url_file:
+        event.listen(engine, "do_connect", _by_file(address, connect_args))
+    for way in (*ways, _connect):
+        event.listen(engine, "do_connect", way)
     return engine
+
+
+def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[..., None]:
+    """For each connection: what the file of the address says now takes the place of what it said before."""
+
+    def read(dialect: Dialect, _record: object, arguments: list[Any], parameters: dict[str, Any]) -> None:
+        try:
+            url = parse_url(address.current_url())
+            if url.get_backend_name() != dialect.name:
+                raise ConfigError(f"{URL_FILE}: the file names another kind of database than at the start")
+        except ConfigError as error:
+            raise DatabaseAwayError(str(error)) from error  # it may be right in a moment
+        arguments[:], more = dialect.create_connect_args(url)
+        parameters.clear()
+        parameters.update(more, **connect_args)
+
+    return read
 
 
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """What comes from the URL is given to the driver here alone. PyMySQL has no error of its own for a name that it
-    doesn't know."""
+    """What comes from the URL is given to the driver here alone. Drivers have errors of Python's for what they don't
+    know, can't read or haven't installed."""
     if dialect.name == "sqlite" and not parameters.get("uri"):
-        _make_sqlite_file(arguments[0])
+        make_file(arguments[0])
     try:
         return dialect.connect(*arguments, **parameters)
     except TypeError as error:
         raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"database.url names a file that can't be read ({error.strerror})") from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"database.url: {error}: install it, e.g. by `pip install cryptography`, or ask for TLS by ssl_ca=FILE"
+        ) from error
+    except dialect.loaded_dbapi.Error as error:
+        if not _WRONG_PARAMETER.match(str(error)):
+            raise
+        raise ConfigError(f"database.url has a wrong parameter: {printable(str(error), 300)}") from error
 
 
 def _postgresql_arguments() -> dict[str, Any]:
@@ -141,29 +183,18 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.commit()
 
 
-def _make_sqlite_file(path: str) -> None:
-    """A file that isn't there is made for its owner's eyes alone; what SQLite puts beside it gets the same mode."""
-    with contextlib.suppress(OSError):  # it is there, or can't be made, which SQLite tells
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+def _in_schema(schema: str) -> Callable[[Connection], None]:
+    """For one transaction at a time: the next one of the same session may be another client's of a pool."""
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL search_path = {quoted(schema)}")
+
+    return begin
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
-    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except exc.OperationalError as error:
-            is_busy = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= until:
-                raise
-        else:
-            return
+def quoted(schema: str) -> str:
+    """The name of a schema, which has no quotes, as SQL has it."""
+    return f'"{schema}"'
 
 
 def _instant_text(value: datetime) -> str:
@@ -177,7 +208,7 @@ sqlite3.register_adapter(datetime, _instant_text)
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
+def translated(address: Address) -> Iterator[None]:
     """Database errors become ours here, once. The first line of the driver's message is kept, which may hold the
     values of a key; the statement and other values aren't.
 
@@ -189,17 +220,20 @@ def translated(url: str) -> Iterator[None]:
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.ProgrammingError):
             raise  # ours: SQLite says it of a call that can't be right
-        raise _ours(error, url) from error
+        raise _ours(error, address) from error
     except UnicodeEncodeError as error:
         raise RefusedError("the database refuses a row: a text in it isn't Unicode") from error
     except exc.TimeoutError as error:
         raise DatabaseAwayError("the database gave no connection in time") from error
 
 
-def _ours(error: exc.DBAPIError, url: str) -> DatabaseError:
-    database, said = f"database {mask_url(url)}", first_line(error, parse_url(url))
+def _ours(error: exc.DBAPIError, address: Address) -> DatabaseError:
+    database, said = f"database {mask_url(address.url)}", first_line(error, *_urls_of(address))
     is_lost = error.connection_invalidated and error.statement is not None
-    match _meaning(error):
+    meaning = _meaning(error)
+    if address.url_file and error.statement is None and _code(error) in LOGIN_CODES:
+        meaning = Meaning.UNAVAILABLE  # until the file has the new password
+    match meaning:
         case Meaning.ROW:
             return RefusedError(f"the database refuses a row: {said}")
         case Meaning.LASTING:
@@ -216,10 +250,19 @@ def _ours(error: exc.DBAPIError, url: str) -> DatabaseError:
     return DatabaseAwayError(f"{database}: {said}")
 
 
-def first_line(error: exc.StatementError, url: URL) -> str:
-    """What the driver says of an error, without the secrets of the URL, cut to one short line."""
+def _urls_of(address: Address) -> list[URL]:
+    """Those whose secrets an error might quote."""
+    urls = [parse_url(address.url)]
+    with contextlib.suppress(ConfigError):
+        urls.append(parse_url(address.current_url()))
+    return urls
+
+
+def first_line(error: exc.StatementError, *urls: URL) -> str:
+    """What the driver says of an error, without the secrets of the URLs, cut to one short line."""
     arguments = getattr(error.orig, "args", ()) or ("",)  # PyMySQL's begin with a number
-    lines = masked(str(arguments[-1]), *_secrets_of(url)).strip().splitlines() or [type(error.orig).__name__]
+    secrets = [secret for url in urls for secret in _secrets_of(url)]
+    lines = masked(str(arguments[-1]), *secrets).strip().splitlines() or [type(error.orig).__name__]
     return printable(lines[0], 300)
 
 
@@ -237,7 +280,8 @@ def _code(error: exc.DBAPIError) -> Code | None:
     return primary or getattr(error.orig, "sqlstate", None)
 
 
-# While it connects, psycopg has the server's words alone.
+# While it connects, psycopg has the words of libpq and of the server alone.
+_WRONG_PARAMETER = re.compile(r"invalid connection option|bad value for|connection is bad: invalid \w+ value")
 _LASTING_WORDS = re.compile(
     r"authentication failed|no password supplied|pg_hba\.conf|not permitted to log in"
     r'|(database|role) ".*" does not exist'

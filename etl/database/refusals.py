@@ -74,6 +74,7 @@ _MYSQL: Final[Mapping[int, Meaning]] = {
     1118: Meaning.ROW,  # row too large
     1129: Meaning.LASTING,  # host blocked
     1130: Meaning.LASTING,  # host not allowed
+    1133: Meaning.LASTING,  # no such user
     1142: Meaning.LASTING,  # no right to the table
     1143: Meaning.LASTING,  # no right to the column
     1146: Meaning.LASTING,  # no such table
@@ -102,6 +103,7 @@ _MYSQL: Final[Mapping[int, Meaning]] = {
     1366: Meaning.ROW,  # incorrect value for the column
     1370: Meaning.LASTING,  # no right to a routine
     1406: Meaning.ROW,  # too long for the column
+    1410: Meaning.LASTING,  # no such user, and no right to make one
     1451: Meaning.ROW,  # a foreign key holds the row
     1452: Meaning.ROW,  # a foreign key misses its row
     1614: Meaning.CONFLICT,  # deadlock of a distributed transaction

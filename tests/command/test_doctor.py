@@ -16,7 +16,8 @@ from command import Command, CommandResult
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 from sqlalchemy import Connection, func, select, text
 
-from etl.app.doctor import clock_finding, disk_finding
+from etl.app.doctor import clock_finding
+from etl.app.file_finding import disk_finding, file_system_findings
 from etl.database.connection import Database
 from etl.database.schema import fetch_queue
 from etl.sandbox import Behaviour, Deployment, Fault, Token
@@ -161,7 +162,7 @@ def test_each_fault_of_a_token_is_told_apart_and_is_exit_3(cli: Command) -> None
 
 
 def test_without_a_token_the_rest_is_looked_at_and_nothing_is_made(cli: Command) -> None:
-    """Exit 3; the missing database is named, with what makes it, and isn't made."""
+    """Exit 3; the missing database is named, with what makes it, and isn't made: nothing is wrong with it."""
     with running_sandbox(finished_world(5)) as sandbox:
         given = sandbox.environment()
         del given["SEMGREP_APP_TOKEN"]
@@ -170,10 +171,58 @@ def test_without_a_token_the_rest_is_looked_at_and_nothing_is_made(cli: Command)
     wrong = sentences(outcome)
     assert outcome.exit_code == 3
     assert "set SEMGREP_APP_TOKEN" in wrong["tokens"]
-    assert "run `scan-etl db upgrade`" in wrong["file"]
-    assert wrong["write"] == "not checked: fix the file first"
-    assert "api" not in wrong
+    assert set(wrong) == {"tokens"}
+    assert "a run makes it, or `scan-etl db upgrade`" in outcome.stdout
     assert list(cli.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_before_a_first_run_there_is_nothing_wrong_with_a_file_that_is_not_there(
+    cli: Command, content: bytes | None
+) -> None:
+    """Exit 0: a run would make it. So it would of one without content."""
+    if content is not None:
+        (cli.folder / "scans.db").write_bytes(content)
+    with running_sandbox(finished_world(5)) as sandbox:
+        outcome = cli("doctor", "--json", environment=sandbox.environment())
+
+    found = {finding["name"]: finding["sentence"] for finding in outcome.json()["findings"]}
+    assert (outcome.exit_code, sentences(outcome)) == (0, {}), outcome
+    assert found["file"] == f"there is no {cli.folder / 'scans.db'} yet: a run makes it, or `scan-etl db upgrade`"
+    assert "disk" in found
+    assert not {"database", "schema", "queue", "write"} & set(found)
+    assert [file.stat().st_size for file in cli.folder.glob("scans.db*")] == ([] if content is None else [0])
+
+
+MOUNTS = """proc /proc proc rw,nosuid 0 0
+/dev/sda1 / ext4 rw,relatime 0 0
+filer:/export /srv/data nfs4 rw,vers=4.2 0 0
+//filer/share /mnt/team\\040share cifs rw 0 0
+/dev/sdb1 /srv/data/disk xfs rw 0 0
+me@host:/ /home/me/far fuse.sshfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/lib/scan-etl", None),
+        ("/srv/data", "nfs4"),
+        ("/srv/data/scans/deep", "nfs4"),
+        ("/srv/database", None),
+        ("/srv/data/disk/scans", None),
+        ("/mnt/team share/scans", "cifs"),
+        ("/home/me/far", "fuse.sshfs"),
+    ],
+)
+def test_a_file_on_a_network_is_warned_of(folder: str, kind: str | None) -> None:
+    """By the mount that holds it, whatever is mounted above and below."""
+    found = file_system_findings(Path(folder), MOUNTS)
+
+    assert [(finding.name, finding.warning, finding.ok) for finding in found] == [("file system", True, True)] * bool(
+        kind
+    )
+    assert all(f"{folder} is on a network ({kind})" in finding.sentence for finding in found)
 
 
 def test_a_queued_deployment_that_no_token_sees_is_exit_3(cli: Command, sqlite_url: str) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, inspect, text
 from etl.database import migrate as db
 from etl.database.connection import Database
 from etl.database.schema import HEAD, metadata
+from etl.database.version import VERSION_TABLE
 from etl.errors import DatabaseError
 
 
@@ -23,7 +24,7 @@ def names(url: str) -> set[str]:
     """Tables and views."""
     with closing(Database(url)) as opened:
         inspector = inspect(opened.engine)
-        return {*inspector.get_table_names(), *inspector.get_view_names()} - {"alembic_version"}
+        return {*inspector.get_table_names(), *inspector.get_view_names()} - {VERSION_TABLE}
 
 
 def test_head_is_the_newest_revision() -> None:
@@ -81,7 +82,7 @@ def comments(url: str) -> set[tuple[str, ...]]:
         rows = opened.run_here(
             lambda connection: connection.exec_driver_sql(COMMENTS[opened.engine.dialect.name]).all()
         )
-    return {tuple(row) for row in rows if row[0] != "alembic_version"}
+    return {tuple(row) for row in rows if row[0] != VERSION_TABLE}
 
 
 def expected_comments(url: str) -> set[tuple[str, ...]]:
@@ -131,8 +132,10 @@ def test_four_upgrades_at_once_are_one(cli: Command, empty_server_url: str) -> N
 
 def test_mysql_says_that_a_migration_stays_half_done(empty_mysql_url: str) -> None:
     """It can't take back a CREATE. The upgrade that fails and those after it say so, and what to do."""
+    version = f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
     with closing(Database(empty_mysql_url)) as opened:
-        opened.run_here(partial(Connection.exec_driver_sql, statement="CREATE TABLE scan_meta (a INT)"))
+        for statement in (version, "CREATE TABLE scan_meta (a INT)"):
+            opened.run_here(partial(Connection.exec_driver_sql, statement=statement))
 
     for obstacle in ("scan_meta", "scans"):
         with pytest.raises(DatabaseError, match=f"'{obstacle}' already exists.*can't take back"):
@@ -187,7 +190,7 @@ def test_the_dictionary_can_be_read_by_people_and_machines(cli: Command) -> None
 def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:
     """An old scan-etl refuses a database that a newer one has upgraded, and says so."""
     with closing(Database(database_url)) as opened:
-        opened.run_here(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+        opened.run_here(lambda connection: connection.execute(text("UPDATE scan_etl_version SET version_num = '9999'")))
 
     outcome = cli("run", environment={"SCAN_ETL_DATABASE__URL": database_url, "SEMGREP_APP_TOKEN": "t"})
 
@@ -205,7 +208,7 @@ def test_a_revision_that_is_not_there_is_said_so(cli: Command, database_url: str
         assert f"can't be taken back to '{target}': Can't locate" in outcome.stderr
         assert "Traceback" not in outcome.stderr
     with closing(Database(database_url)) as opened:
-        opened.run_here(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+        opened.run_here(lambda connection: connection.execute(text("UPDATE scan_etl_version SET version_num = '9999'")))
     outcome = cli("db", "upgrade", environment=variables)
 
     assert outcome.exit_code == 5

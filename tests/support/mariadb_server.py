@@ -29,7 +29,7 @@ class MariadbServer(OwnServer):
         users = self._folder / "users.sql"
         users.write_text(
             f"CREATE OR REPLACE USER 'scan_etl'@'127.0.0.1' IDENTIFIED BY '{self._password}';\n"
-            "GRANT ALL ON *.* TO 'scan_etl'@'127.0.0.1';\n"
+            "GRANT ALL ON *.* TO 'scan_etl'@'127.0.0.1' WITH GRANT OPTION;\n"
         )
         self._give_to_user(users)
         users.chmod(0o600)
