@@ -75,7 +75,7 @@ def make_engine(url: str) -> Engine:
             event.listen(engine, "connect", _prepare_mysql)
         case _:
             engine = _engine(parsed, _postgresql_arguments())
-            event.listen(engine, "connect", _prepare_postgresql)
+            event.listen(engine, "begin", _begin_postgresql)
     return engine
 
 
@@ -100,6 +100,8 @@ def _postgresql_arguments() -> dict[str, Any]:
     return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "scan-etl",
+        "autocommit": True,  # `_begin_postgresql` says BEGIN
+        "client_encoding": "utf8",
         # A prepared statement may keep its plan from when the queue was short: a worker that had waited at an empty
         # one then took 5 s for each lease from 20,000 rows, until the server had counted them.
         "prepare_threshold": None,
@@ -130,15 +132,23 @@ def _prepare_mysql(connection: Any, _record: object) -> None:
     connection._read_timeout = None  # noqa: SLF001 - PyMySQL has one for both, and no other way to lift it
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:
-    """A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a
-    token each of them would wait for hours, until the server misses its client."""
-    connection.execute("SET timezone = 'UTC'")  # in another zone the driver takes 2 us more for an instant
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{HUNG_SECONDS}s'")
-    connection.execute("SET tcp_keepalives_idle = 10")
-    connection.execute("SET tcp_keepalives_interval = 5")
-    connection.execute("SET tcp_keepalives_count = 3")
-    connection.commit()
+_OF_TRANSACTION = {
+    # A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a token
+    # each of them would wait for hours, until the server misses its client.
+    "idle_in_transaction_session_timeout": f"{HUNG_SECONDS}s",
+    "timezone": "UTC",  # in another zone the driver takes 2 us more for an instant
+    "datestyle": "ISO",  # the driver reads no other
+    "standard_conforming_strings": "on",
+}
+_BEGIN = "; ".join(
+    ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = '{it}'" for name, it in _OF_TRANSACTION.items()))
+)
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Settings end with their transaction: behind a pooler the next one has another session, and this session another
+    client. All in one round trip, as BEGIN alone."""
+    connection.exec_driver_sql(_BEGIN)
 
 
 def _make_sqlite_file(path: str) -> None:

@@ -25,14 +25,14 @@ START_SECONDS = 120.0
 # then it stops the server and removes the folder. So no `kill -9` of pytest leaves a server behind.
 # Descriptor 3, because a shell gives its background jobs an empty stdin.
 _GUARD = """
-folder=$1; shift
+folder=$1 how=$2; shift 2
 exec 2>>"$folder/log"
 "$@" </dev/null >&2 &
 server=$!
 exec 3<&0
 (
     read -r _ <&3 && exit
-    kill -QUIT "$server"
+    kill "-$how" "$server"
     while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
     rm -rf "$folder" 2>/dev/null
 ) &
@@ -49,6 +49,8 @@ class OwnServer(ABC):
     """One server, which `start` makes answer and `stop` removes, its data too."""
 
     name: ClassVar[str]
+    ending: ClassVar[signal.Signals] = signal.SIGQUIT
+    """The signal at which it ends at once."""
 
     def __init__(self) -> None:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -102,12 +104,12 @@ class OwnServer(ABC):
 
     def stop(self) -> None:
         """End the server and remove its data."""
-        self._end(signal.SIGQUIT)
+        self._end(self.ending)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _attempt(self, deadline: float) -> bool:
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "guard", str(self._folder), *self._command()],
+            ["/bin/sh", "-c", _GUARD, "guard", str(self._folder), str(self.ending.value), *self._command()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -120,7 +122,7 @@ class OwnServer(ABC):
             if self._answers():
                 return True
             time.sleep(0.02)
-        self._end(signal.SIGQUIT)
+        self._end(self.ending)
         return False
 
     def _end(self, how: signal.Signals, also: Sequence[int] = ()) -> None:
