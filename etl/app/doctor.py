@@ -20,9 +20,9 @@ from etl.config.proxies import Proxy
 from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.database.connection import Database, check_schema
-from etl.database.dialects import product
 from etl.database.engine import display_url, sqlite_path
 from etl.database.schema import HEAD
+from etl.database.server import narrow_encoding, product
 from etl.errors import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
@@ -241,7 +241,7 @@ def _examine_database(url: str, lacks_token: Callable[[int], bool]) -> list[Find
     if path is not None and (folder := path.absolute().parent).is_dir():
         findings.append(disk_finding(folder, shutil.disk_usage(folder).free))
     checks: dict[str, Callable[[Connection], Finding]] = {
-        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(url)}"),
+        "database": partial(_database, url=url),
         "schema": _schema,
         "queue": partial(_queue, lacks_token=lacks_token),
         "write": _write,
@@ -281,6 +281,14 @@ def disk_finding(folder: Path, free_bytes: int) -> Finding:
     if free_bytes < LEAST_FREE_BYTES:
         return Finding("disk", f"only {free}: make room", warning=True)
     return Finding("disk", free)
+
+
+def _database(connection: Connection, url: str) -> Finding:
+    found = f"{product(connection)}, {display_url(url)}"
+    if encoding := narrow_encoding(connection):
+        dies = "a scan with a character that it lacks becomes a dead letter (refused_row)"
+        return Finding("database", f"{found}, in {encoding}: {dies}; make one with ENCODING 'UTF8'", warning=True)
+    return Finding("database", found)
 
 
 def _schema(connection: Connection) -> Finding:

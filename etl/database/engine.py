@@ -121,7 +121,8 @@ def _mysql_arguments() -> dict[str, Any]:
         "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
         # A worker that hangs mustn't hold its locks against all others. MySQL, which skips the comment, has no
         # such limit.
-        "init_command": f"SET time_zone = '+00:00' /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
+        "init_command": "SET time_zone = '+00:00', sql_safe_updates = 0, completion_type = 'NO_CHAIN'"
+        f" /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
         # PyMySQL itself drops the offset.
         "conv": {**conversions, datetime: lambda instant, _: f"'{_instant_text(instant)}'"},
     }
@@ -138,6 +139,7 @@ _OF_TRANSACTION = {
     "idle_in_transaction_session_timeout": f"{HUNG_SECONDS}s",
     "timezone": "UTC",  # in another zone the driver takes 2 us more for an instant
     "datestyle": "ISO",  # the driver reads no other
+    "extra_float_digits": "1",  # with fewer, numbers come back rounded
     "standard_conforming_strings": "on",
 }
 _BEGIN = "; ".join(
