@@ -26,7 +26,11 @@ def _days(table: Table) -> Select[Any]:
     return select(table.c.deployment_id, day.label("day")).distinct()
 
 
-_SCAN_DAYS, _LISTING_DAYS = _days(scans), _days(scan_listings)
+_LISTING_DAYS = _days(scan_listings)
+# Without `coalesce`, of which MariaDB makes a text.
+_STARTED_DAYS = {
+    table: select(table.c.deployment_id, table.c.started_day).distinct() for table in (scans, scan_listings)
+}
 
 
 def mark(connection: Connection, pairs: Sequence[Pair], also: Collection[DeploymentDay] = ()) -> None:
@@ -34,8 +38,9 @@ def mark(connection: Connection, pairs: Sequence[Pair], also: Collection[Deploym
     if not pairs:
         return
     days = set(also)
-    for table, statement in ((scans, _SCAN_DAYS), (scan_listings, _LISTING_DAYS)):
-        days |= {(row.deployment_id, row.day) for row in on_pairs(connection, statement, table, pairs)}
+    for table in (scans, scan_listings):
+        found = on_pairs(connection, _STARTED_DAYS[table], table, pairs)
+        days |= {(row.deployment_id, row.started_day or UNKNOWN_DAY) for row in found}
     if days:
         connection.execute(insert(summary_marks), [{"deployment_id": of, "day": day} for of, day in sorted(days)])
 
