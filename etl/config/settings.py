@@ -333,7 +333,9 @@ def _checked_base_url(url: str) -> str:
 _DATABASE_URL = re.compile(
     r"sqlite:///.+|"
     r"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://(?:[^:/@]*(?::[^@]*)?@)?"
-    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?"
+    r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)(?::\d{1,5})?(?:/[^?]*)?(?:\?.*)?|"
+    # Several hosts, as libpq has them.
+    r"postgres[^:]*://(?:[^:/@]*(?::[^@]*)?@)?+[^/?#@]+,[^/?#@]+(?:/[^?]*)?(?:\?.*)?"
 )
 
 

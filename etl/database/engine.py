@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +24,33 @@ BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
+KEEPALIVE_SECONDS = 10
+"""After how long a silence a client asks whether its server's machine is still there."""
 LEAST_SECRET = 4
 MOST_UNKNOWN, MOST_LOST = 3, 6
 """How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
 Links are cut for reasons of their own, but not that often in a row."""
 
 
+_SEVERAL_HOSTS = re.compile(r"(postgres[^:]*://(?:[^:/@]*(?::[^@]*)?@)?+)([^/?#@]+,[^/?#@]+)(.*)", re.DOTALL)
+_HOST = re.compile(r"\[?([^]\[]*?)\]?(?::(\d+))?")
+
+
+def _parsed(url: str) -> URL:
+    """Several hosts are parameters for SQLAlchemy, and part of the place for libpq: host1:port1,host2:port2."""
+    if (several := _SEVERAL_HOSTS.fullmatch(url)) is None:
+        return make_url(url)
+    hosts = [_HOST.fullmatch(host) for host in several[2].split(",")]
+    if not all(hosts):
+        raise exc.ArgumentError("a host of several")
+    named = {"host": [host[1] for host in hosts if host], "port": [host[2] or "5432" for host in hosts if host]}
+    return make_url(several[1] + several[3]).update_query_dict({name: ",".join(of) for name, of in named.items()})
+
+
 def parse_url(url: str) -> URL:
     """The URL with the driver we use. ConfigError for a database we don't support."""
     try:
-        parsed = make_url(url)
+        parsed = _parsed(url)
     except exc.ArgumentError as error:
         raise ConfigError("database.url is not a database URL, e.g. sqlite:///scans.db") from error
     match parsed.drivername:
@@ -105,6 +123,11 @@ def _postgresql_arguments() -> dict[str, Any]:
         # A prepared statement may keep its plan from when the queue was short: a worker that had waited at an empty
         # one then took 5 s for each lease from 20,000 rows, until the server had counted them.
         "prepare_threshold": None,
+        # A server whose machine is gone doesn't say so. Without these, whoever waits for its answer waits for hours.
+        "keepalives_idle": KEEPALIVE_SECONDS,
+        "keepalives_interval": KEEPALIVE_SECONDS // 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 6_000 * KEEPALIVE_SECONDS,
     }
 
 
@@ -129,8 +152,22 @@ def _mysql_arguments() -> dict[str, Any]:
 
 
 def _prepare_mysql(connection: Any, _record: object) -> None:
-    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does."""
+    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does.
+    A machine that is gone is noticed as PostgreSQL's."""
     connection._read_timeout = None  # noqa: SLF001 - PyMySQL has one for both, and no other way to lift it
+    link: socket.socket = connection._sock  # noqa: SLF001 - it has no parameters for these
+    if link.family in (socket.AF_INET, socket.AF_INET6):
+        for name, value in _KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:  # not every system has each
+                link.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": KEEPALIVE_SECONDS,
+    "TCP_KEEPINTVL": KEEPALIVE_SECONDS // 2,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 6_000 * KEEPALIVE_SECONDS,
+}
 
 
 _OF_TRANSACTION = {
