@@ -18,6 +18,7 @@ from database_servers import Address, DatabaseServers
 from fork_server import ForkServer
 from mariadb_server import mariadb_problem
 from mysql_databases import MysqlDatabases, run_script
+from pgbouncer_server import pgbouncer_problem
 from postgres_databases import PostgresDatabases
 from postgres_server import PostgresServer, StartPostgres, find_binaries
 
@@ -67,12 +68,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [problem] if (problem := _mysql_problem()) else []
+    return list(_problems().values())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Said again where nobody overlooks it, and where `-q` doesn't hide it."""
-    if problem := _mysql_problem():
+    for problem in _problems().values():
         terminalreporter.write_line(problem)
 
 
@@ -90,8 +91,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
             item.add_marker(pytest.mark.mysql)
-    if _mysql_problem():
-        left_out = [item for item in items if item.get_closest_marker("mysql")]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in _problems())]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     # The longest first: at the end they would leave all workers but one idle.
@@ -109,10 +110,13 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
-def _mysql_problem() -> str | None:
-    """Why the tests of MariaDB don't run here. In CI they do: where it is missing, they fail."""
-    is_promised = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
-    return None if is_promised else mariadb_problem()
+def _problems() -> dict[str, str]:
+    """By marker, why its tests don't run here. In CI they do: where a program is missing, they fail."""
+    if os.environ.get("CI") == "true":
+        return {}
+    is_mysql_given = bool(os.environ.get("SCAN_ETL_TEST_MYSQL_URL"))
+    found = {"mysql": None if is_mysql_given else mariadb_problem(), "pgbouncer": pgbouncer_problem()}
+    return {marker: problem for marker, problem in found.items() if problem}
 
 
 def _databases(config: pytest.Config, kind: str) -> Any:

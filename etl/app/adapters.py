@@ -15,7 +15,7 @@ from etl.app.context import RunContext
 from etl.app.privacy import privacy_of
 from etl.backoff import LONGEST_SNOOZE, backoff_seconds
 from etl.config.settings import ApiSettings
-from etl.database.connection import Database
+from etl.database.connection import Database, RunHere
 from etl.errors import DatabaseAwayError, ItemError, RefusedError
 from etl.model import Lease, ListingPass, Outcome, Pair, PreviousPasses, Settled, WalkedRepository, WatermarkMove
 from etl.semgrep.client import Semgrep
@@ -127,6 +127,15 @@ class PatientDatabase:
             return await self._database.run(work)
         except DatabaseAwayError as error:
             return await self._patience.outlast(error, partial(self._database.run, work))
+
+    def for_thread(self) -> RunHere:
+        """The same for another thread, which waits for the result."""
+        loop = asyncio.get_running_loop()
+
+        def run_here(work: Callable[[Connection], T]) -> T:
+            return asyncio.run_coroutine_threadsafe(self.run(work), loop).result()
+
+        return run_here
 
 
 def longest_wait_seconds(api: ApiSettings) -> float:

@@ -20,10 +20,10 @@ from etl.config.settings import PRIVACY_KEY, ApiSettings, Settings
 from etl.config.tokens import Tokens, load_tokens
 from etl.config.urls import Address
 from etl.database.connection import Database, check_schema
-from etl.database.dialects import product
 from etl.database.engine import display_url, holds_database, sqlite_path
 from etl.database.rights import missing_rights
 from etl.database.schema import HEAD, metadata
+from etl.database.server import narrow_encoding, product
 from etl.errors import (
     TOKEN_EXIT,
     UNAVAILABLE_EXIT,
@@ -240,7 +240,7 @@ def _examine_database(address: Address, lacks_token: Callable[[int], bool]) -> l
     path = sqlite_path(address.url)
     findings = [] if path is None else file_findings(path)
     checks: dict[str, Callable[[Connection], Finding]] = {
-        "database": lambda connection: Finding("database", f"{product(connection)}, {display_url(address.url)}"),
+        "database": partial(_database, url=address.url),
         "schema": _schema,
         "queue": partial(_queue, lacks_token=lacks_token),
         "write": _write,
@@ -261,6 +261,14 @@ def _examine_database(address: Address, lacks_token: Callable[[int], bool]) -> l
                 findings.append(Finding(name, str(error), DATABASE_EXIT))
                 missing = name
     return findings
+
+
+def _database(connection: Connection, url: str) -> Finding:
+    found = f"{product(connection)}, {display_url(url)}"
+    if encoding := narrow_encoding(connection):
+        dies = "a scan with a character that it lacks becomes a dead letter (refused_row)"
+        return Finding("database", f"{found}, in {encoding}: {dies}; make one with ENCODING 'UTF8'", warning=True)
+    return Finding("database", found)
 
 
 def _schema(connection: Connection) -> Finding:

@@ -7,12 +7,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
 from etl import __version__
 from etl.config.urls import Address, address_of
-from etl.database.connection import Database, check_schema
+from etl.database.connection import Database, RunHere, check_schema
 from etl.database.engine import sqlite_path
 from etl.errors import ConfigError, DatabaseError, SchemaBehindError, StoppedError
-from etl.model import Pair
+from etl.model import Enqueued, Pair
 from etl.pairs.pairs_file import read_pairs
 from etl.pipeline.run_state import RunRequest, RunState
 from etl.store import enqueue, runs
@@ -51,10 +53,12 @@ def open_database(place: str | Address, *, create: bool, reads_only: bool = Fals
 
 
 class Reader(NamedTuple):
-    """Who reads an input: the run that its stage is named after, and the worker that does it."""
+    """Who reads an input: the run that its stage is named after, the worker that does it, and how it reaches the
+    database."""
 
     run_id: str
     token: str
+    run_here: RunHere
 
 
 def read_files(files: Sequence[str], keep: Callable[[Sequence[Pair]], None], state: RunState) -> str | None:
@@ -77,17 +81,17 @@ def read_files(files: Sequence[str], keep: Callable[[Sequence[Pair]], None], sta
 
 
 def stage(database: Database, request: RunRequest, reader: Reader, state: RunState) -> None:
-    """Read the pairs files into a stage. Runs on the database's thread.
+    """Read the pairs files into a stage.
 
     ConfigError for a file that can't be read, and with `strict` for one bad line; StoppedError on a stop: nothing was
     queued so far.
     """
 
     def keep(pairs: Sequence[Pair]) -> None:
-        database.run_here(partial(enqueue.stage, batch=reader.run_id, pairs=pairs))
+        reader.run_here(partial(enqueue.stage, batch=reader.run_id, pairs=pairs))
 
     with _alive(database, reader):
-        database.run_here(partial(enqueue.open_stage, batch=reader.run_id))
+        reader.run_here(partial(enqueue.open_stage, batch=reader.run_id))
         first_bad = read_files(request.files, keep, state)
     if request.strict and first_bad:
         invalid = state.counts.invalid
@@ -95,11 +99,26 @@ def stage(database: Database, request: RunRequest, reader: Reader, state: RunSta
 
 
 def merge(database: Database, request: RunRequest, reader: Reader, batch: str | None, counts: RunCounts) -> None:
-    """Queue what was staged, all or nothing. Runs on the database's thread."""
-    valid = counts.requested - counts.invalid
-    work = partial(enqueue.merge, stage=reader.run_id, valid=valid, batch=batch, refresh=request.refresh)
+    """Queue what was staged, all or nothing. DatabaseError where it isn't known which of the two, for the answer to the
+    commit was lost."""
+    tries = 0
+
+    def work(connection: Connection) -> Enqueued:
+        nonlocal tries
+        tries += 1
+        try:
+            valid = counts.requested - counts.invalid
+            return enqueue.merge(connection, reader.run_id, valid, batch=batch, refresh=request.refresh)
+        except DatabaseError as error:
+            if tries == 1:
+                raise
+            raise DatabaseError(
+                "the database went away while the pairs were being queued, and may have queued them: give the same "
+                "command again, none is queued twice"
+            ) from error
+
     with _alive(database, reader):
-        queued = database.run_here(work)
+        queued = reader.run_here(work)
     counts.duplicate += queued.duplicate
     counts.already_final += queued.already_final
     counts.to_do += queued.queued
@@ -110,7 +129,7 @@ def _alive(database: Database, reader: Reader) -> Iterator[None]:
     """Give signs of life while the block lasts, whatever it waits for: what belongs to a run without is taken for left
     behind."""
     see = partial(runs.see, run_id=reader.run_id, token=reader.token, version=__version__)
-    database.run_here(see)
+    reader.run_here(see)
     over = threading.Event()
 
     def go_on() -> None:
@@ -130,7 +149,7 @@ def _alive(database: Database, reader: Reader) -> Iterator[None]:
 def fill(database: Database, request: RunRequest, *, interactive: bool) -> dict[str, int]:
     """Only fill the queue, and return the counts of what was read."""
     counts, name = RunCounts(), secrets.token_hex(16)
-    reader, reporter = Reader(name, name), Reporter(counts, interactive=interactive)
+    reader, reporter = Reader(name, name, database.run_here), Reporter(counts, interactive=interactive)
     try:
         with reporter.reading():
             stage(database, request, reader, RunState(counts, reporter.emit))

@@ -121,7 +121,7 @@ async def _carry_out(this: RunContext) -> dict[str, Any]:
         async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
             await patient.run(partial(runs.start_run, **_record(this)))
             try:
-                if request.single and (other := await _other_at_work(this, database)):
+                if request.single and (other := await _other_at_work(this, patient)):
                     return await skip(this, patient, other)
                 await _work(this, database, patient)
                 return await finish(this, patient)
@@ -163,7 +163,7 @@ def _record(this: RunContext) -> dict[str, Any]:
     }
 
 
-async def _other_at_work(this: RunContext, database: Database) -> str | None:
+async def _other_at_work(this: RunContext, database: PatientDatabase) -> str | None:
     """The other run of this command that is at work, as a sentence; None if there is none."""
     sign = partial(runs.sign_of_life, run_id=this.run_id, token=this.token, version=__version__)
     await database.run(partial(sign, counts=counts_of(this.state.counts), throughput=runs.Throughput()))
@@ -192,7 +192,7 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
                 if request.files:
-                    await _enqueue(this, database, semgrep)
+                    await _enqueue(this, database, patient, semgrep)
                 if not this.state.stop.asked.is_set():
                     await _find_and_fetch(this, semgrep, patient)
         await refresh_at_end(patient, this.state.stop)
@@ -206,18 +206,18 @@ async def _work(this: RunContext, database: Database, patient: PatientDatabase) 
                 raise ended
 
 
-async def _enqueue(this: RunContext, database: Database, semgrep: Semgrep) -> None:
+async def _enqueue(this: RunContext, database: Database, patient: PatientDatabase, semgrep: Semgrep) -> None:
     """Read the files, and queue their pairs, unless no token sees any of their deployments."""
-    reader = Reader(this.run_id, this.token)
-    await database.on_thread(partial(stage, database, this.request, reader, this.state))
+    reader = Reader(this.run_id, this.token, patient.for_thread())
+    await asyncio.to_thread(stage, database, this.request, reader, this.state)
     if visible := await _visible(this, semgrep):
-        unseen = await database.run(partial(enqueue.unseen, batch=this.run_id, visible=visible))
+        unseen = await patient.run(partial(enqueue.unseen, batch=this.run_id, visible=visible))
         if unseen:
             asked, seen = (", ".join(map(str, sorted(numbers))) for numbers in (unseen, visible))
             sentence = f"no token sees a deployment of the input, such as {asked}; they see {seen}"
             this.state.stop.ask(TOKEN_EXIT, f"{sentence}: are the columns swapped? Nothing was queued")
             return
-    await database.on_thread(partial(merge, database, this.request, reader, this.run_id, this.state.counts))
+    await asyncio.to_thread(merge, database, this.request, reader, this.run_id, this.state.counts)
 
 
 async def _visible(this: RunContext, semgrep: Semgrep) -> set[int]:

@@ -55,7 +55,9 @@ _HOST = r"(?:\[[^]/@]+\]|[^]\[:/?#@]*)"
 _SERVER = rf"(?:postgres|postgresql|postgresql\+psycopg|(?:mysql|mariadb)(?:\+pymysql)?)://{_USER}{_HOST}"
 _PORT = r"0*(?:[1-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 # What SQLAlchemy understands, too.
-_DATABASE_URL = re.compile(rf"sqlite:///.+|{_SERVER}(?::{_PORT})?(?:/[^?]*)?(?:\?.*)?")
+_HOSTS = rf"postgres[^:]*://{_USER}[^/?#@]+,[^/?#@]+"
+"""Several hosts, as libpq has them."""
+_DATABASE_URL = re.compile(rf"sqlite:///.+|(?:{_SERVER}(?::{_PORT})?|{_HOSTS})(?:/[^?]*)?(?:\?.*)?")
 _POSTGRESQL, _MYSQL = (rf"(?:{names})[^:]*://{_USER}" for names in ("postgres", "mysql|mariadb"))
 _NAMED = r"[^?]*\?(?:.*&)?(?i:{})="
 _WRONG_FORMS = {
@@ -70,7 +72,7 @@ _WRONG_FORMS = {
     r"(?!(?:sqlite|postgres|postgresql|mysql|mariadb)[:+])[^/]*:": "it begins with no kind of database that is known",
     r"sqlite:(?!///.)": "three slashes stand before the name of a file, and four before its whole path",
     rf"(?!sqlite)[\w+]+://{_USER}[^@]*@": "an @ in a user, a password or a parameter is written %40",
-    rf"{_SERVER}:(?!{_PORT}(?:[/?]|$))": "behind the host and a colon stands the port, 65535 at most",
+    rf"{_SERVER}:(?!{_PORT}(?:[,/?]|$))": "behind the host and a colon stands the port, 65535 at most",
     rf"{_POSTGRESQL}[^/?]*%2[fF]": "a socket's folder is a parameter: postgresql://user@/name?host=/var/run",
     rf"{_MYSQL}[^/?]*%2[fF]": "a socket is a parameter: mysql://user@/name?unix_socket=/run/mysqld.sock",
     _POSTGRESQL + _NAMED.format("schema|currentschema|search_?path"): "the schema is a setting, [database] schema",

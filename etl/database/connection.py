@@ -5,7 +5,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import stamina
 from sqlalchemy import Connection, exc, func, select, text
@@ -20,6 +20,12 @@ T = TypeVar("T")
 
 UPGRADE_TIMEOUT_SECONDS = 3_600
 """How long an upgrade of MySQL or MariaDB waits for another one to end."""
+
+
+class RunHere(Protocol):
+    """The result of work, committed, for a thread that waits for it: `Database.run_here`, or the same with patience."""
+
+    def __call__(self, work: Callable[[Connection], T]) -> T: ...
 
 
 class Database:
@@ -42,10 +48,6 @@ class Database:
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. A caller that is cancelled waits for the commit all the same."""
         return await _ended(self._thread.submit(self.run_here, work))
-
-    async def on_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` on the database's thread. For work of several transactions, which calls `run_here`."""
-        return await _ended(self._thread.submit(work))
 
     def run_here(self, work: Callable[[Connection], T]) -> T:
         """The same on the calling thread, for commands that do one thing."""

@@ -392,10 +392,3 @@ def overwrite_deleted(connection: Connection) -> None:
     """Nothing is left in an SQLite file of what is deleted from here on. Servers see to that by themselves, later."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
-
-
-def product(connection: Connection) -> str:
-    """The kind of database and its version, e.g. `postgresql 18.0`."""
-    numbers: tuple[object, ...] = getattr(connection.dialect, "server_version_info", None) or ()
-    name = "mariadb" if getattr(connection.dialect, "is_mariadb", False) else connection.dialect.name
-    return f"{name} {'.'.join(map(str, numbers))}".strip()

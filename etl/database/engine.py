@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedErr
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
+KEEPALIVE_SECONDS = 10
+"""After how long a silence a client asks whether its server's machine is still there."""
 LEAST_SECRET = 4
 LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
 """What servers refuse a login with. psycopg has no code while it connects."""
@@ -28,10 +31,25 @@ MOST_UNKNOWN, MOST_LOST = 3, 6
 Links are cut for reasons of their own, but not that often in a row."""
 
 
+_SEVERAL_HOSTS = re.compile(r"(postgres[^:]*://(?:[^:/@]*(?::[^@]*)?@)?+)([^/?#@]+,[^/?#@]+)(.*)", re.DOTALL)
+_HOST = re.compile(r"\[?([^]\[]*?)\]?(?::(\d+))?")
+
+
+def _parsed(url: str) -> URL:
+    """Several hosts are parameters for SQLAlchemy, and part of the place for libpq: host1:port1,host2:port2."""
+    if (several := _SEVERAL_HOSTS.fullmatch(url)) is None:
+        return make_url(url)
+    hosts = [_HOST.fullmatch(host) for host in several[2].split(",")]
+    if not all(hosts):
+        raise exc.ArgumentError("a host of several")
+    named = {"host": [host[1] for host in hosts if host], "port": [host[2] or "5432" for host in hosts if host]}
+    return make_url(several[1] + several[3]).update_query_dict({name: ",".join(of) for name, of in named.items()})
+
+
 def parse_url(url: str) -> URL:
     """The URL with the driver we use. ConfigError for a database we don't support."""
     try:
-        parsed = make_url(url)
+        parsed = _parsed(url)
     except exc.ArgumentError as error:
         raise ConfigError("database.url is not a database URL, e.g. sqlite:///scans.db") from error
     match parsed.drivername:
@@ -81,7 +99,7 @@ def make_engine(place: str | Address, *, reads_only: bool = False) -> Engine:
             event.listen(engine, "connect", _prepare_mysql)
         case _:
             engine = _engine(address, _postgresql_arguments())
-            event.listen(engine, "connect", _prepare_postgresql)
+            event.listen(engine, "begin", _begin_postgresql)
             if address.schema:
                 event.listen(engine, "begin", _in_schema(address.schema))
     return engine
@@ -142,9 +160,16 @@ def _postgresql_arguments() -> dict[str, Any]:
     return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": "scan-etl",
+        "autocommit": True,  # `_begin_postgresql` says BEGIN
+        "client_encoding": "utf8",
         # A prepared statement may keep its plan from when the queue was short: a worker that had waited at an empty
         # one then took 5 s for each lease from 20,000 rows, until the server had counted them.
         "prepare_threshold": None,
+        # A server whose machine is gone doesn't say so. Without these, whoever waits for its answer waits for hours.
+        "keepalives_idle": KEEPALIVE_SECONDS,
+        "keepalives_interval": KEEPALIVE_SECONDS // 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 6_000 * KEEPALIVE_SECONDS,
     }
 
 
@@ -161,26 +186,50 @@ def _mysql_arguments() -> dict[str, Any]:
         "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
         # A worker that hangs mustn't hold its locks against all others. MySQL, which skips the comment, has no
         # such limit.
-        "init_command": f"SET time_zone = '+00:00' /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
+        "init_command": "SET time_zone = '+00:00', sql_safe_updates = 0, completion_type = 'NO_CHAIN'"
+        f" /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
         # PyMySQL itself drops the offset.
         "conv": {**conversions, datetime: lambda instant, _: f"'{_instant_text(instant)}'"},
     }
 
 
 def _prepare_mysql(connection: Any, _record: object) -> None:
-    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does."""
+    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does.
+    A machine that is gone is noticed as PostgreSQL's."""
     connection._read_timeout = None  # noqa: SLF001 - PyMySQL has one for both, and no other way to lift it
+    link: socket.socket = connection._sock  # noqa: SLF001 - it has no parameters for these
+    if link.family in (socket.AF_INET, socket.AF_INET6):
+        for name, value in _KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:  # not every system has each
+                link.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _prepare_postgresql(connection: Any, _record: object) -> None:
-    """A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a
-    token each of them would wait for hours, until the server misses its client."""
-    connection.execute("SET timezone = 'UTC'")  # in another zone the driver takes 2 us more for an instant
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{HUNG_SECONDS}s'")
-    connection.execute("SET tcp_keepalives_idle = 10")
-    connection.execute("SET tcp_keepalives_interval = 5")
-    connection.execute("SET tcp_keepalives_count = 3")
-    connection.commit()
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": KEEPALIVE_SECONDS,
+    "TCP_KEEPINTVL": KEEPALIVE_SECONDS // 2,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 6_000 * KEEPALIVE_SECONDS,
+}
+
+
+_OF_TRANSACTION = {
+    # A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a token
+    # each of them would wait for hours, until the server misses its client.
+    "idle_in_transaction_session_timeout": f"{HUNG_SECONDS}s",
+    "timezone": "UTC",  # in another zone the driver takes 2 us more for an instant
+    "datestyle": "ISO",  # the driver reads no other
+    "extra_float_digits": "1",  # with fewer, numbers come back rounded
+    "standard_conforming_strings": "on",
+}
+_BEGIN = "; ".join(
+    ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = '{it}'" for name, it in _OF_TRANSACTION.items()))
+)
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Settings end with their transaction: behind a pooler the next one has another session, and this session another
+    client. All in one round trip, as BEGIN alone."""
+    connection.exec_driver_sql(_BEGIN)
 
 
 def _in_schema(schema: str) -> Callable[[Connection], None]:

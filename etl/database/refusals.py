@@ -31,6 +31,7 @@ _POSTGRESQL: Final[Mapping[str, Meaning]] = {
     "23": Meaning.ROW,  # integrity constraint violation
     "25006": Meaning.UNAVAILABLE,  # read-only transaction: a standby, until the failover is over
     "25P03": Meaning.UNAVAILABLE,  # idle_in_transaction_session_timeout has ended the connection
+    "25P04": Meaning.TIME_LIMIT,  # transaction_timeout
     "28": Meaning.LASTING,  # invalid user or password
     "3D": Meaning.LASTING,  # no such database
     "3F": Meaning.LASTING,  # no such schema

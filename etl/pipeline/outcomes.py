@@ -33,10 +33,11 @@ def after_refusal(lease: Lease, error: ItemError) -> Discard:
     return Discard(lease.pair, attempts, error.kind, str(error), error.http_status, again)
 
 
-def after_refused_row(outcome: Outcome, lease: Lease | None, error: RefusedError) -> Discard:
-    """Give up a pair whose rows the database refuses; without the reason, if it refuses that too. Raises `error` when
-    it refuses all that can be said of a pair, for then the pair isn't to blame."""
-    if isinstance(outcome, Discard) and outcome.error != REFUSED_TEXT:
+def after_refused_row(outcome: Outcome, lease: Lease | None, error: RefusedError) -> Retry | Discard:
+    """Give up a pair whose rows the database refuses. One that had no rows to write keeps its fate, without the reason,
+    which is what it refuses. Raises `error` when it refuses all that can be said of a pair, for then the pair isn't to
+    blame."""
+    if isinstance(outcome, Retry | Discard) and outcome.error != REFUSED_TEXT:
         return replace(outcome, error=REFUSED_TEXT)
     if isinstance(outcome, Discard) or lease is None:
         raise error

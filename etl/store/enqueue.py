@@ -17,7 +17,6 @@ from sqlalchemy import (
     case,
     delete,
     func,
-    insert,
     literal,
     or_,
     select,
@@ -70,7 +69,7 @@ def _count(connection: Connection, rows: Select[Any]) -> int:
 
 def open_stage(connection: Connection, batch: str) -> None:
     """Begin an empty stage."""
-    connection.execute(insert(staged_pairs).values(batch=batch, **_MARK._asdict()))
+    insert_pairs(connection, staged_pairs, [_MARK], batch=batch)
 
 
 def stage(connection: Connection, batch: str, pairs: Sequence[Pair]) -> None:

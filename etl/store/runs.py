@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from etl.database.dialects import upsert
 from etl.database.schema import runs, workers
+from etl.database.server import in_its_characters
 from etl.database.types import add_seconds, utc_now
 from etl.model import RUN_COUNTS
 
@@ -48,7 +49,7 @@ STATES = (RUNNING, ENDED, SKIPPED, LOST)
 def start_run(connection: Connection, **values: Any) -> None:
     """Record that a run has begun, if that isn't so yet, with these columns. Those that were killed are lost."""
     connection.execute(update(runs).where(_is_lost()).values(state=LOST))
-    connection.execute(upsert(connection, runs).values(values))
+    connection.execute(upsert(connection, runs).values(in_its_characters(connection, values)))
 
 
 def _is_lost() -> ColumnElement[bool]:
@@ -104,7 +105,7 @@ def sign_of_life(
 
 def see(connection: Connection, run_id: str, token: str, version: str, throughput: Throughput = _UNKNOWN) -> None:
     """Note that a worker lives, and how fast it is."""
-    seen = {"seen_at": utc_now(), **throughput._asdict()}
+    seen = {"seen_at": utc_now(), **in_its_characters(connection, throughput._asdict())}
     known = connection.execute(update(workers).where(workers.c.token == token).values(seen)).rowcount
     if not known:
         forgotten_at = add_seconds(utc_now(), literal(-FORGOTTEN_AFTER.total_seconds()))
@@ -148,7 +149,8 @@ def finish_run(connection: Connection, summary: Mapping[str, Any], token: str, s
     """Close the record of a run with its summary, and take its worker off the list."""
     names = (*RUN_COUNTS, "finished_at", "duration_seconds", "exit_code", "stop_reason")
     statement = update(runs).where(runs.c.run_id == summary["run_id"])
-    connection.execute(statement.values(state=state, **{name: summary[name] for name in names}))
+    values = in_its_characters(connection, {name: summary[name] for name in names})
+    connection.execute(statement.values(state=state, **values))
     leave(connection, token)
 
 

@@ -1,6 +1,7 @@
 """What the rest relies on, whichever the database: instants, texts, keys, and transactions that meet others."""
 
 import asyncio
+import socket
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -193,3 +194,18 @@ def test_the_write_lock_of_another_program_is_waited_for(sqlite_url: str) -> Non
         freeing.join()
 
     assert found == 1
+
+
+def test_a_server_whose_machine_is_gone_is_missed_within_a_minute(server_url: str) -> None:
+    """Its client asks after it, while it waits for an answer and while it sends."""
+
+    def options(connection: Connection) -> list[int]:
+        driver: Any = connection.connection.driver_connection
+        number = getattr(driver, "_sock", driver).fileno()  # PyMySQL's, else psycopg's
+        with socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM) as link:
+            is_kept_alive = link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            return [is_kept_alive, *(link.getsockopt(socket.IPPROTO_TCP, name) for name in names)]
+
+    with closing(Database(server_url)) as database:
+        assert database.run_here(options) == [1, 10, 5, 3, 60_000]

@@ -102,6 +102,15 @@ def test_a_time_limit_of_the_server_is_named(server_url: str) -> None:
     assert "statement_timeout" in str(error)
 
 
+def test_a_time_limit_of_transactions_is_named(postgres_url: str) -> None:
+    """The server ends the connection with it, which is no outage either."""
+    with closing(Database(postgres_url)) as database:
+        error = failure_of(database, raising("25P04"))
+
+    assert type(error) is DatabaseError
+    assert "raise its time limit" in str(error)
+
+
 UNKNOWN = {"postgresql": raising("ZZ001"), "mysql": signalling(30_123)}
 LOSING = {"postgresql": "SELECT pg_terminate_backend(pg_backend_pid())", "mysql": "KILL CONNECTION_ID()"}
 

@@ -8,13 +8,14 @@ from own_server import OwnServer, ServerUnavailableError
 
 
 class MariadbServer(OwnServer):
-    """One server, whose settings are unlike ours on purpose: what leans on them shows itself."""
+    """One server, whose settings are unlike ours on purpose: what leans on them shows itself. `options` are more."""
 
     name = "MariaDB"
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         if problem := mariadb_problem():
             raise ServerUnavailableError(problem)
+        self._options = options
         super().__init__()
 
     def url(self) -> str:
@@ -46,6 +47,7 @@ class MariadbServer(OwnServer):
             *(f"--pid-file={self._folder / 'pid'}", "--skip-name-resolve", "--max-connections=200"),
             *("--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--innodb-fast-shutdown=2"),
             *("--default-time-zone=+05:45", "--sql-mode=", "--character-set-server=latin1"),
+            *self._options,
         ]
 
     def _answers(self) -> bool:

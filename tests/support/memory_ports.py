@@ -123,7 +123,7 @@ class MemoryPorts:
         for outcome in outcomes:
             if isinstance(outcome, Complete | Snooze) and pair_of(outcome) in self._refused:
                 raise RefusedError("the database refuses a row")
-            if isinstance(outcome, Discard) and outcome.error in self._refused_errors:
+            if isinstance(outcome, Discard | Retry) and outcome.error in self._refused_errors:
                 raise RefusedError("the database refuses an error")
         self.batches.append(tuple(outcomes))
         self.wrote.set()

@@ -30,14 +30,14 @@ PostgreSQL 0.02 s of a processor there, and 0.2 s on the journal of a disk."""
 # then it stops the server and removes the folders. So no `kill -9` of pytest leaves a server behind.
 # Descriptor 3, because a shell gives its background jobs an empty stdin.
 _GUARD = """
-folder=$1; data=$2; shift 2
+folder=$1; data=$2; how=$3; shift 3
 exec 2>>"$folder/log"
 "$@" </dev/null >&2 &
 server=$!
 exec 3<&0
 (
     read -r _ <&3 && exit
-    kill -QUIT "$server"
+    kill "-$how" "$server"
     while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
     rm -rf "$folder" "$data" 2>/dev/null
 ) &
@@ -55,6 +55,8 @@ class OwnServer(ABC):
     there as long as the server is; on the disk in any case if it is `durable`."""
 
     name: ClassVar[str]
+    ending: ClassVar[signal.Signals] = signal.SIGQUIT
+    """The signal at which it ends at once."""
 
     def __init__(self, *, durable: bool = False) -> None:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -103,7 +105,7 @@ class OwnServer(ABC):
 
     def stop(self) -> None:
         """End the server and remove its data."""
-        self._end(signal.SIGQUIT)
+        self._end(self.ending)
         self._remove_folders()
 
     def _new_folder(self, parent: Path | None = None) -> Path:
@@ -116,8 +118,9 @@ class OwnServer(ABC):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _attempt(self, deadline: float) -> bool:
+        guard = ("guard", self._folder, self.data, str(self.ending.value))
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "guard", self._folder, self.data, *self._command()],
+            ["/bin/sh", "-c", _GUARD, *guard, *self._command()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,7 +133,7 @@ class OwnServer(ABC):
             if self._answers():
                 return True
             time.sleep(0.02)
-        self._end(signal.SIGQUIT)
+        self._end(self.ending)
         return False
 
     def _end(self, how: signal.Signals, also: Sequence[int] = ()) -> None:

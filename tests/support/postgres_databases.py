@@ -20,11 +20,11 @@ class PostgresDatabases:
     prefix: str
 
     @contextmanager
-    def database(self, *, template: str = "template0") -> Iterator[str]:
+    def database(self, *, template: str = "template0", encoding: str = "UTF8") -> Iterator[str]:
         """The URL of a new database, which is gone afterwards, connected clients or not."""
         name = f"{self.prefix}_{secrets.token_hex(6)}"
         with self._server() as server:
-            _create(server, name, template)
+            _create(server, name, template, encoding)
         try:
             yield self._url(name)
         finally:
@@ -67,9 +67,9 @@ def plain_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _create(server: psycopg.Connection, name: str, template: str) -> None:
-    names = sql.Identifier(name), sql.Identifier(template)
-    server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+def _create(server: psycopg.Connection, name: str, template: str, encoding: str = "UTF8") -> None:
+    names = sql.Identifier(name), sql.Identifier(template), sql.Literal(encoding)
+    server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(*names))
 
 
 def _drop(server: psycopg.Connection, name: str) -> None:

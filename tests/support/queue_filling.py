@@ -11,6 +11,11 @@ from etl.store import enqueue as staging
 def enqueue(database: Database, pairs: Sequence[Pair], *, batch: str | None = None, refresh: bool = False) -> Enqueued:
     """Stage pairs and queue them."""
     name = batch or "stage"
+    stage(database, pairs, name)
+    return database.run_here(partial(staging.merge, stage=name, valid=len(pairs), batch=batch, refresh=refresh))
+
+
+def stage(database: Database, pairs: Sequence[Pair], name: str) -> None:
+    """Make a stage, and put pairs into it."""
     database.run_here(partial(staging.open_stage, batch=name))
     database.run_here(partial(staging.stage, batch=name, pairs=pairs))
-    return database.run_here(partial(staging.merge, stage=name, valid=len(pairs), batch=batch, refresh=refresh))

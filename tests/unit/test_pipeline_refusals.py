@@ -12,7 +12,7 @@ from memory_ports import OTHERS, MemoryPorts, sound
 from scan_rows import document
 from small_api import until
 
-from etl.errors import FatalError, ItemError, RefusedError
+from etl.errors import FatalError, ItemError, RefusedError, TransientError
 from etl.model import (
     NO_DEPLOYMENT,
     Discard,
@@ -218,3 +218,17 @@ async def test_a_refused_row_whose_reason_is_refused_too_is_a_dead_letter() -> N
     await drained(ports)
 
     assert ports.dead == {ONE: Discard(ONE, 1, "refused_row", REFUSED_TEXT, None)}
+
+
+async def test_a_failure_whose_text_is_refused_is_tried_again_all_the_same() -> None:
+    """What may pass passes, whatever was said of it."""
+
+    async def answer(pair: Pair, times: int) -> object:
+        if times == 1:
+            raise TransientError("odd", kind="http_status", http_status=500)
+        return document(pair)
+
+    ports = MemoryPorts([ONE], answer, refused_errors={"odd"})
+    await drained(ports)
+
+    assert (list(ports.stored), ports.dead) == ([ONE], {})
