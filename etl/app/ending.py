@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from etl.app.adapters import PatientDatabase
 from etl.app.context import RunContext
 from etl.database.connection import Database
-from etl.errors import FatalError, ScanEtlError
+from etl.errors import ScanEtlError, exit_code_of
 from etl.model import RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue, runs
@@ -30,7 +30,7 @@ async def finish(
     if error is None:
         exit_code = _exit_code(this, is_done=not left and not this.state.unwalked)
     else:
-        exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
+        exit_code = exit_code_of(error)
     summary = summary_of(this, exit_code, _stop_reason(this, error) if exit_code not in (0, DEAD_EXIT) else None)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token, state=runs.ENDED))
     await database.run(partial(enqueue.clear, batch=this.run_id))

@@ -23,7 +23,9 @@ from etl.config.proxies import Proxy
 from etl.config.settings import Settings, origins
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
+from etl.database.engine import display_url
 from etl.errors import (
+    BUG_EXIT,
     TOKEN_EXIT,
     DatabaseAwayError,
     DatabaseError,
@@ -32,6 +34,7 @@ from etl.errors import (
     ScanEtlError,
     StoppedError,
     TransientError,
+    exit_code_of,
     foremost,
 )
 from etl.model import NO_DEPLOYMENT
@@ -41,7 +44,8 @@ from etl.pipeline.stop import Stop
 from etl.semgrep.client import Semgrep
 from etl.store import enqueue, runs
 from etl.telemetry import prometheus
-from etl.telemetry.events import AnotherSync, RunCounts
+from etl.telemetry.events import AnotherSync, RunCounts, RunEnded, RunStarted
+from etl.telemetry.log import name_run
 from etl.telemetry.reporter import Reporter
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -80,6 +84,7 @@ async def run(
     reporter = Reporter(counts, interactive=interactive)
     stop = Stop(reporter.emit)
     this = RunContext(request, settings, tokens, reporter, RunState(counts, reporter.emit, stop), proxy)
+    name_run(this.run_id)
     with _signals(stop):
         working = asyncio.create_task(_carry_out(this))
         overdue = asyncio.create_task(_overdue(stop))
@@ -103,34 +108,53 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
     expected = counts.requested if this.request.files else counts.to_do + counts.discovered
     counts.remaining = max(0, expected - known - counts.fetched - counts.dead)
     try:
-        report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT, this.state.stop.reason))
+        summary = summary_of(this, this.state.stop.exit_code or BUDGET_EXIT, this.state.stop.reason)
+        this.state.emit(_ended(summary))
+        report(summary)
         sys.stdout.flush()
     finally:
         os._exit(this.state.stop.exit_code or BUDGET_EXIT)
 
 
 async def _carry_out(this: RunContext) -> dict[str, Any]:
-    """The run itself, from its database to its summary."""
-    request, settings = this.request, this.settings
-    patience_seconds = math.inf if request.forever else DATABASE_PATIENCE_SECONDS
+    """The run itself, from its database to its summary, between its first log line and its last."""
+    patience_seconds = math.inf if this.request.forever else DATABASE_PATIENCE_SECONDS
     patience = Patience(patience_seconds, this.state.stop.asked, this.state.emit)
     with closing(await _open_database(this, patience)) as database:
-        patient = PatientDatabase(database, patience)
-        port = settings.observe.metrics_port if request.forever else 0
-        async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
-            await patient.run(partial(runs.start_run, **_record(this)))
-            try:
-                if request.single and (other := await _other_at_work(this, database)):
-                    return await skip(this, patient, other)
-                await _work(this, database, patient)
-                return await finish(this, patient)
-            except ScanEtlError as error:
-                if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
-                    # The stop is what has ended it.
-                    return summary_of(this, this.state.stop.exit_code, this.state.stop.reason)
-                with suppress(DatabaseError):
-                    await finish(this, database, error)
-                raise
+        where, api = display_url(this.settings.database.url), this.settings.api
+        this.state.emit(RunStarted(this.request.command, __version__, where, api.rate, api.concurrency))
+        try:
+            summary = await _recorded(this, database, PatientDatabase(database, patience))
+        except Exception as error:
+            exit_code = exit_code_of(error) if isinstance(error, ScanEtlError) else BUG_EXIT
+            this.state.emit(_ended(summary_of(this, exit_code, str(error))))
+            raise
+        this.state.emit(_ended(summary))
+        return summary
+
+
+def _ended(summary: Mapping[str, Any]) -> RunEnded:
+    return RunEnded(**{name: summary[name] for name in RunEnded.__struct_fields__})
+
+
+async def _recorded(this: RunContext, database: Database, patient: PatientDatabase) -> dict[str, Any]:
+    """The run and its record in `runs`."""
+    request, settings = this.request, this.settings
+    port = settings.observe.metrics_port if request.forever else 0
+    async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
+        await patient.run(partial(runs.start_run, **_record(this)))
+        try:
+            if request.single and (other := await _other_at_work(this, database)):
+                return await skip(this, patient, other)
+            await _work(this, database, patient)
+            return await finish(this, patient)
+        except ScanEtlError as error:
+            if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
+                # The stop is what has ended it.
+                return summary_of(this, this.state.stop.exit_code, this.state.stop.reason)
+            with suppress(DatabaseError):
+                await finish(this, database, error)
+            raise
 
 
 async def _open_database(this: RunContext, patience: Patience) -> Database:

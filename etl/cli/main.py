@@ -17,10 +17,10 @@ from etl import __version__
 from etl.cli.options import LazyGroup, as_json, common, given, pace, settings_of, wants_json
 from etl.config.settings import PRIVACY_KEY, origins
 from etl.config.tokens import load_tokens
-from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ScanEtlError, TransientError
+from etl.errors import BUG_EXIT, ConfigError, ScanEtlError, exit_code_of
+from etl.telemetry.log import is_json, write_line
 from etl.telemetry.reporter import print_result, print_table
 
-BUG_EXIT = 70
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
 LOST_OUTPUT_EXIT = 74
@@ -28,6 +28,8 @@ LOST_OUTPUT_EXIT = 74
 LOST_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What writing may fail with. Of what else is written, each place tells in words of its own."""
 STDOUT, STDERR = 1, 2
+COMMAND_FAILED = "command failed"
+"""The name of the log line for an error, where machines read the log."""
 
 # Apart, because SQL, HTTP and Alembic take 0.1 to 0.3 s each to import, and few commands need them all.
 LATER = {
@@ -167,12 +169,8 @@ def _run() -> NoReturn:
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": error.format_message(), "exit_code": ConfigError.exit_code}))
         sys.exit(ConfigError.exit_code)
-    except TransientError as error:
-        _fail(str(error), UNAVAILABLE_EXIT, ctx_given)
-    except FatalError as error:
-        _fail(str(error), error.stop_code, ctx_given)
     except ScanEtlError as error:
-        _fail(str(error), error.exit_code, ctx_given)
+        _fail(str(error), exit_code_of(error), ctx_given)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, ctx_given or {"json": "--json" in sys.argv})
     except Exception as error:
@@ -183,8 +181,11 @@ def _run() -> NoReturn:
 
 
 def _fail(message: str, exit_code: int, given: Mapping[str, Any]) -> NoReturn:
-    with suppress(OSError):  # a full disk behind the log doesn't change how it ended
-        click.echo(f"Error: {message}", err=True)
+    if is_json():
+        write_line("error", COMMAND_FAILED, {"reason": message, "exit_code": exit_code}, message)
+    else:
+        with suppress(OSError):  # a full disk behind the log doesn't change how it ended
+            click.echo(f"Error: {message}", err=True)
     if given.get("json"):
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from etl.config.settings import Settings, load_settings, seconds_of
-from etl.telemetry.reporter import configure_logs
+from etl.telemetry.log import configure_logs
 
 SETTING_OF = {
     "database_url": "database.url",
