@@ -20,8 +20,8 @@ from typing import ClassVar
 MESSAGE_CHARACTERS = 1_000
 
 
-TOKEN_EXIT, UNAVAILABLE_EXIT, BUG_EXIT = 3, 4, 70
-"""The exit codes of a run that no token, or an unavailable API, has stopped, and of a bug."""
+DEAD_EXIT, TOKEN_EXIT, UNAVAILABLE_EXIT, BUG_EXIT = 1, 3, 4, 70
+"""The exit codes of a run with dead letters, of one that no token or an unavailable API has stopped, and of a bug."""
 
 
 class ScanEtlError(Exception):

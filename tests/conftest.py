@@ -67,12 +67,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [problem] if (problem := _mysql_problem()) else []
+    return _problems()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Said again where nobody overlooks it, and where `-q` doesn't hide it."""
-    if problem := _mysql_problem():
+    for problem in _problems():
         terminalreporter.write_line(problem)
 
 
@@ -90,10 +90,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
             item.add_marker(pytest.mark.mysql)
-    if _mysql_problem():
-        left_out = [item for item in items if item.get_closest_marker("mysql")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        if "promtool" in names:
+            item.add_marker(pytest.mark.promtool)
+    missing = [name for name, problem in PROBLEMS.items() if problem()]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     # The longest first: at the end they would leave all workers but one idle.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -113,6 +115,29 @@ def _mysql_problem() -> str | None:
     """Why the tests of MariaDB don't run here. In CI they do: where it is missing, they fail."""
     is_promised = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
     return None if is_promised else mariadb_problem()
+
+
+def _promtool_problem() -> str | None:
+    """Why the tests with promtool don't run here. In CI they do."""
+    if os.environ.get("CI") == "true" or shutil.which("promtool"):
+        return None
+    return "The tests of metrics and alerts by promtool are left out: it is in Debian's package prometheus."
+
+
+PROBLEMS = {"mysql": _mysql_problem, "promtool": _promtool_problem}
+"""Why tests with a marker can't run here, if so."""
+
+
+def _problems() -> list[str]:
+    return [found for problem in PROBLEMS.values() if (found := problem())]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of Prometheus' own program to check metrics and rules."""
+    found = shutil.which("promtool")
+    assert found, "promtool is missing: it is in Debian's package prometheus"
+    return found
 
 
 def _databases(config: pytest.Config, kind: str) -> Any:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from etl.model import Pair
+from etl.telemetry.histogram import Histogram
 
 
 class RunCounts(Struct):
@@ -31,6 +32,8 @@ class RunCounts(Struct):
     """Pairs that this run has stored while they ran, and given up after that. Not part of the summary."""
     to_do: int = 0
     """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
+    request_seconds: Histogram = field(default_factory=Histogram)
+    """How long the API took for each request. Not part of the summary."""
 
 
 class RunStarted(Struct, frozen=True):
