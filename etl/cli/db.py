@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import click
 
+from etl.cli.groups import WholeGroup
 from etl.cli.options import as_json, common, settings_of, wants_json
 from etl.database import migrate
 from etl.database.dictionary import ColumnEntry
@@ -12,7 +13,7 @@ from etl.database.schema import HEAD
 from etl.telemetry.reporter import print_result, print_table
 
 
-@click.group("db")
+@click.group("db", cls=WholeGroup)
 def db_group() -> None:
     """The tables: bring them up to date, look whether they are."""
 

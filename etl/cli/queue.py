@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from etl.app.intake import fill, open_database, read_files
+from etl.cli.groups import WholeGroup
 from etl.cli.options import (
     Duration,
     all_of,
@@ -57,7 +58,7 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
     print_result(counts, as_json=wants_json(ctx))
 
 
-@click.group("queue")
+@click.group("queue", cls=WholeGroup)
 def queue_group() -> None:
     """The pairs that are still to fetch: take some out."""
 
@@ -102,7 +103,7 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 @common
 @click.pass_context
 def status_command(ctx: click.Context, /, by_repository: bool) -> None:
-    """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
+    """What is in the queue, who works on it and how fast, the dead letters, the last runs."""
     with closing(_open(ctx)) as opened:
         if by_repository:
             _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
@@ -149,7 +150,7 @@ def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print_table("Listed scans by repository", rows)
 
 
-@click.group("failures")
+@click.group("failures", cls=WholeGroup)
 def failures_group() -> None:
     """Dead letters: list them, send them round again, drop them."""
 

@@ -26,8 +26,8 @@ from etl.cli.options import (
     strict,
     wants_json,
 )
+from etl.config.duration import seconds_of
 from etl.config.proxies import proxy_for
-from etl.config.settings import seconds_of
 from etl.config.tokens import load_tokens
 from etl.database.engine import display_url
 from etl.pipeline.run_state import RunRequest

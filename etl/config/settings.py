@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from etl.config.duration import seconds_of
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
@@ -84,17 +85,6 @@ class QueueSettings(_Section):
     backoff_max_seconds: _Seconds = 300.0
     lease_seconds: _Seconds = 60.0
     snooze_seconds: _Seconds = 300.0
-
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
-
-
-def seconds_of(text: str) -> float:
-    """`90`, `90s`, `10m`, `2h` or `7d`, as seconds. ValueError with an example of what is right."""
-    found = _DURATION.fullmatch(text.strip())
-    if not found or float(found[1]) == 0:
-        raise ValueError("it must be a duration such as 90s, 10m, 2h or 7d")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 class DiscoverSettings(_Section):
