@@ -76,7 +76,9 @@ LATER = {
             "etl.cli.check:doctor_command",
             "Look whether everything is in place: settings, tokens, API, clock, database.",
         ),
-        "config": Later("etl.cli.config:config_group", "The settings: show what is in force."),
+        "config": Later(
+            "etl.cli.config:config_group", "The settings: show what is in force, write a file to begin with."
+        ),
         "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
         "demo": Later(
             "etl.cli.sandbox:demo_command", "Run the whole job against the sandbox, into a database of its own."

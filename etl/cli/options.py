@@ -78,7 +78,9 @@ def all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated
 
 
 common = all_of(
-    _option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML."),
+    _option(
+        "--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML; also SCAN_ETL_CONFIG."
+    ),
     _option("--database-url", metavar="URL", help="Where the rows go: sqlite:///FILE or postgresql://..."),
     _option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on stderr."),
     _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."),

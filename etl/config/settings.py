@@ -1,7 +1,8 @@
 """Settings: what is in force, where each one came from, and one sentence for each that is wrong.
 
-Flags win over the environment, that over `config.toml`, and that over the defaults below, of which that of
-`[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in the environment.
+Flags win over the environment, that over a file (`config.toml`, unless another is named), and that over the defaults
+below, of which that of `[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in
+the environment.
 """
 
 import re
@@ -23,6 +24,7 @@ from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
 
 DEFAULT_FILE = "config.toml"
+CONFIG_VARIABLE = "SCAN_ETL_CONFIG"
 _PREFIX = "SCAN_ETL_"
 SEMGREP_URL_VARIABLES = ("SEMGREP_URL", "SEMGREP_APP_URL")
 """The first of them that is set counts."""
@@ -173,10 +175,10 @@ class Settings(BaseSettings):
         return (sources["init_settings"],)
 
 
-_SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
+SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
 PRIVACY_KEY = "privacy.key"
 """What `sources` calls the key, which isn't in `_KEYS`: no file and no flag may hold it."""
-_KEYS = [f"{section}.{key}" for section in _SECTIONS for key, _ in getattr(Settings(), section)]
+_KEYS = [f"{section}.{key}" for section in SECTIONS for key, _ in getattr(Settings(), section)]
 
 
 class Origin(NamedTuple):
@@ -192,15 +194,16 @@ def load_settings(
 ) -> Settings:
     """Read the settings. `flags` has keys like `api.rate`; one whose value is None wasn't given.
 
-    Without `config_file`, the `config.toml` in `directory` is read if there is one. Raises ConfigError, with one
-    line for each problem.
+    The file is that of `settings_file`, which has to be there if it is named. Raises ConfigError, with one line for
+    each problem.
     """
-    given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
+    named = _named_file(config_file, environ)
+    given = [*_from_semgrep(environ), *_from_file(named, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
     known = {one.key: one for one in given if one.key in _KEYS}  # the last one of a key wins
-    values: dict[str, Any] = {section: {} for section in _SECTIONS}
+    values: dict[str, Any] = {section: {} for section in SECTIONS}
     for one in known.values():
         section, _, key = one.key.partition(".")
         values[section][key] = one.value
@@ -221,11 +224,22 @@ def load_settings(
     return settings
 
 
+def settings_file(config_file: Path | None, environ: Mapping[str, str], directory: Path) -> Path:
+    """The whole path of the file that is read, if it is there: `config_file`, else that in SCAN_ETL_CONFIG, else the
+    `config.toml` in `directory`."""
+    return (directory / (_named_file(config_file, environ) or DEFAULT_FILE)).absolute()
+
+
+def _named_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(CONFIG_VARIABLE)
+    return config_file or (Path(named) if named else None)
+
+
 def origins(settings: Settings) -> list[Origin]:
     """All settings in force, with passwords masked, and where each came from."""
     return [
         Origin(f"{section}.{key}", value, settings.sources.get(f"{section}.{key}", "default"))
-        for section in _SECTIONS
+        for section in SECTIONS
         for key, value in getattr(settings, section).__repr_args__()
     ]
 
@@ -254,7 +268,7 @@ def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
         raise ConfigError(f"{name} isn't TOML: {error}") from error
     given = []
     for section, table in tables.items():
-        if section in _SECTIONS and isinstance(table, dict):
+        if section in SECTIONS and isinstance(table, dict):
             given += [Origin(f"{section}.{key}", value, name) for key, value in table.items()]
         else:
             given.append(Origin(section, table, name))
@@ -282,7 +296,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def _means_setting(rest: str) -> bool:
     """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
-    return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
+    return "__" in rest or (rest.partition("_")[0].lower() in SECTIONS and "_" in rest)
 
 
 def _unknown(name: str, names: list[str]) -> str:
@@ -290,7 +304,7 @@ def _unknown(name: str, names: list[str]) -> str:
         return f"{name} is not a setting; a token comes from the environment variable {TOKEN_VARIABLE}"
     if name in (PRIVACY_KEY, _variable(PRIVACY_KEY)):
         return f"{name} is not a setting; the key comes from the environment variable {PRIVACY_KEY_VARIABLES[0]}"
-    if name in _SECTIONS:
+    if name in SECTIONS:
         return f"{name} is not a setting but a table of them: write [{name}]"
     return f"{name} is not a setting; the nearest is {get_close_matches(name, names, n=1, cutoff=0)[0]}"
 
