@@ -28,7 +28,10 @@ def open_database(url: str, *, create: bool) -> Database:
     """
     path = sqlite_path(url)
     if path is not None and not create and not path.exists():
-        raise DatabaseError(f"there is no database {path} yet: run `scan-etl db upgrade`")
+        raise DatabaseError(
+            f"there is no database {path.absolute()}: is this the place? If it is, run `scan-etl db upgrade`; if not, "
+            "name the right one with --database-url, or the settings with --config"
+        )
     if path is not None and not path.absolute().parent.is_dir():
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
     database = Database(url)

@@ -56,7 +56,9 @@ LATER = {
         "runs": Later(
             "etl.cli.runs:runs_group", "The runs, the newest first: when they began, how they stand, what they did."
         ),
-        "failures": Later("etl.cli.queue:failures_group", "Dead letters: list them, send them round again, drop them."),
+        "failures": Later(
+            "etl.cli.queue:failures_group", "Dead letters: list them, show one, send them round again, drop them."
+        ),
         "drift": Later(
             "etl.cli.answers:drift_command",
             "List what came other than known: new fields, odd values, contradictions; the newest first.",

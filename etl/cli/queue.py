@@ -1,5 +1,6 @@
 """The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial, reduce
@@ -24,6 +25,7 @@ from etl.cli.options import (
 )
 from etl.database.connection import Database
 from etl.database.engine import display_url
+from etl.errors import ConfigError
 from etl.model import INT64_MAX, Pair
 from etl.pipeline.run_state import RunRequest, RunState
 from etl.store import dropping, runs, status
@@ -152,7 +154,20 @@ def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
 @click.group("failures", cls=WholeGroup)
 def failures_group() -> None:
-    """Dead letters: list them, send them round again, drop them."""
+    """Dead letters: list them, show one, send them round again, drop them."""
+
+
+class PairType(click.ParamType[Pair]):
+    """`120/70`: a deployment and a scan."""
+
+    name = "pair"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Pair:
+        """The pair; fails with an example of what is right."""
+        found = re.fullmatch(r"(\d{1,19})/(\d{1,19})", str(value), re.ASCII)
+        if not found or not all(0 < int(number) <= INT64_MAX for number in found.groups()):
+            self.fail(f"{value!r} is not a deployment and a scan, such as 120/70", param, ctx)
+        return Pair(*map(int, found.groups()))
 
 
 @failures_group.command("list")
@@ -166,6 +181,7 @@ def failures_group() -> None:
 def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
     """Show dead letters, the newest first."""
     with closing(_open(ctx)) as opened:
+        _name_kinds(opened, options["kind"])
         letters = opened.run_here(partial(status.list_dead, which=status.DeadLetterFilter(**options), limit=limit))
     if wants_json(ctx):
         print_result({"dead_letters": letters}, as_json=True)
@@ -173,11 +189,35 @@ def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
         print_table("Dead letters", [{k: v for k, v in letter.items() if k != "run_id"} for letter in letters])
 
 
+@failures_group.command("show")
+@click.argument("pair", type=PairType())
+@as_json
+@common
+@click.pass_context
+def failures_show(ctx: click.Context, pair: Pair) -> None:
+    """Show all that is known of a dead letter, by its deployment and scan: 120/70."""
+    with closing(_open(ctx)) as opened:
+        letter = opened.run_here(partial(status.dead_letter, pair=pair))
+    if letter is None:
+        name = f"{pair.deployment_id}/{pair.scan_id}"
+        raise ConfigError(f"{name} is no dead letter: `scan-etl failures list` shows which there are")
+    print_result(letter, as_json=wants_json(ctx))
+
+
+def _name_kinds(opened: Database, kind: str | None) -> None:
+    """Say which kinds of error there are, if the chosen one isn't among them: it may be a slip of the finger."""
+    if kind is None or kind in (found := opened.run_here(status.dead_by_kind)):
+        return
+    there_are = f"there are {', '.join(found)}" if found else "there are none at all"
+    click.echo(f"No dead letter is of the kind {kind!r}; {there_are}.", err=True)
+
+
 def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[str, Any]) -> None:
     if not everything and all(value is None for value in options.values()):
         raise click.UsageError(f"say which dead letters to {verb} (--kind, --deployment, ...), or --all")
     change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
     with closing(_open(ctx)) as opened:
+        _name_kinds(opened, options["kind"])
         count = opened.run_here(partial(change, which=status.DeadLetterFilter(**options)))
     print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=wants_json(ctx))
 

@@ -171,3 +171,14 @@ def test_a_closed_standard_stream_changes_nothing_else(cli: Command, sqlite_url:
     assert ended.exit_code == 0, ended
     assert len(rows(sqlite_url, scans)) == 1
     assert ">" in closed or ended.json()["fetched"] == 1
+
+
+def test_a_process_that_may_open_few_files_has_fewer_connections(cli: Command, sqlite_url: str) -> None:
+    """More than it may have are asked for at the same time, and all is fetched."""
+    with running_sandbox(finished_world(600), Behaviour(latency_seconds=0.3)) as sandbox:
+        (cli.folder / "pairs.txt").write_text(sandbox.pairs_text(), encoding="utf-8")
+        variables = environment(sandbox, sqlite_url, SCAN_ETL_API__CONCURRENCY="300")
+        outcome = cli.in_shell("", "run", "pairs.txt", "--json", environment=variables, first="ulimit -n 128")
+
+    assert outcome.exit_code == 0, outcome
+    assert (outcome.json()["fetched"], outcome.json()["retried"]) == (600, 0)
