@@ -18,6 +18,7 @@ from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, skip, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
 from etl.app.metrics import WorkerMetrics
+from etl.app.notify import tell_of_end
 from etl.app.privacy import privacy_of
 from etl.app.walking import expect_walks, walk_all
 from etl.config.proxies import Proxy
@@ -76,12 +77,6 @@ async def run(
     Raises ConfigError, DatabaseError and FatalError where nothing could be started.
     """
     privacy_of(settings)
-    if not tokens:
-        raise FatalError(
-            "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",
-            kind="token_missing",
-            stop_code=TOKEN_EXIT,
-        )
     counts, condition = RunCounts(), Condition()
     reporter = Reporter(counts, interactive=interactive)
 
@@ -93,15 +88,26 @@ async def run(
     this = RunContext(request, settings, tokens, reporter, RunState(counts, emit, stop), proxy, condition)
     name_run(this.run_id)
     with _signals(stop):
-        alive = asyncio.create_task(systemd.keep_saying_alive())
-        working = asyncio.create_task(_carry_out(this))
-        overdue = asyncio.create_task(_overdue(stop))
-        await asyncio.wait({working, overdue}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            _leave(this, report)
-        overdue.cancel()
-        alive.cancel()
-        return await working
+        try:
+            summary = await _in_time(this, report)
+        except Exception as error:
+            await tell_of_end(this, _exit_code_of(error), str(error))
+            raise
+        await tell_of_end(this, summary["exit_code"], summary["stop_reason"])
+        return summary
+
+
+async def _in_time(this: RunContext, report: Report) -> dict[str, Any]:
+    """The summary of a run. A stop of it that takes too long ends the process."""
+    alive = asyncio.create_task(systemd.keep_saying_alive())
+    working = asyncio.create_task(_carry_out(this))
+    overdue = asyncio.create_task(_overdue(this.state.stop))
+    await asyncio.wait({working, overdue}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        _leave(this, report)
+    overdue.cancel()
+    alive.cancel()
+    return await working
 
 
 async def _overdue(stop: Stop) -> None:
@@ -127,6 +133,12 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
 
 async def _carry_out(this: RunContext) -> dict[str, Any]:
     """The run itself, with its port, if any, from its database to its summary."""
+    if not this.tokens:
+        raise FatalError(
+            "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",
+            kind="token_missing",
+            stop_code=TOKEN_EXIT,
+        )
     port, shown = this.settings.observe.metrics_port if this.request.forever else 0, WorkerMetrics(this)
     async with prometheus.serving(port, shown.text, lambda: this.condition.waits_for):
         return await _told(this, shown)
@@ -142,11 +154,14 @@ async def _told(this: RunContext, shown: WorkerMetrics) -> dict[str, Any]:
         try:
             summary = await _recorded(this, database, PatientDatabase(database, patience), shown)
         except Exception as error:
-            exit_code = exit_code_of(error) if isinstance(error, ScanEtlError) else BUG_EXIT
-            this.state.emit(_ended(summary_of(this, exit_code, str(error))))
+            this.state.emit(_ended(summary_of(this, _exit_code_of(error), str(error))))
             raise
         this.state.emit(_ended(summary))
         return summary
+
+
+def _exit_code_of(error: Exception) -> int:
+    return exit_code_of(error) if isinstance(error, ScanEtlError) else BUG_EXIT
 
 
 def _ended(summary: Mapping[str, Any]) -> RunEnded:

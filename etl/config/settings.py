@@ -6,17 +6,19 @@ the environment.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.duration import seconds_of
+from etl.config.masking import mask_command, mask_url, mask_webhook
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.proxies import is_loopback
 from etl.config.tokens import TOKEN_VARIABLE
@@ -76,7 +78,7 @@ class DatabaseSettings(_Section):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, mask_url(value) if name == "url" else value
+            yield name, _shown(f"database.{name}", value)
 
 
 class QueueSettings(_Section):
@@ -147,6 +149,38 @@ class ObserveSettings(_Section):
         return file
 
 
+class NotifySettings(_Section):
+    """`[notify]`: whom a run tells of its end, once. Nothing means nobody. Secrets aren't shown by repr()."""
+
+    url: str = ""
+    command: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[!-~]+", url):
+            raise ValueError("it must be a URL that begins with https:// or http://")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, command: str) -> str:
+        shlex.split(command)
+        return command
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _shown(f"notify.{name}", value)
+
+
+_MASKS = {"notify.url": mask_webhook, "notify.command": mask_command}
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A setting as it may be shown."""
+    return _MASKS.get(key, mask_url)(value) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """All settings, by section. `sources` says where each one came from that isn't a default; `privacy_key`, which is
     none of them, is empty if there is none."""
@@ -166,6 +200,7 @@ class Settings(BaseSettings):
     discover: DiscoverSettings = DiscoverSettings()
     privacy: PrivacySettings = PrivacySettings()
     observe: ObserveSettings = ObserveSettings()
+    notify: NotifySettings = NotifySettings()
     privacy_key: SecretStr = Field(default=SecretStr(""), repr=False)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
 
@@ -312,7 +347,7 @@ def _unknown(name: str, names: list[str]) -> str:
 def _invalid(one: Origin, message: str) -> str:
     """One sentence for pydantic's message, e.g. `Input should be greater than 0`."""
     if isinstance(one.value, str):
-        shown = repr(mask_url(one.value)[:_SHOWN_CHARACTERS])
+        shown = repr(_shown(one.key, one.value)[:_SHOWN_CHARACTERS])
     else:
         shown = "not a single value" if isinstance(one.value, dict | list) else str(one.value)[:_SHOWN_CHARACTERS]
     said = message.removeprefix("Value error, ").replace("Input should", "it must", 1).partition(", unable")[0]
@@ -352,30 +387,3 @@ def _checked_database_url(url: str) -> str:
             "with special characters in the password as %XX"
         )
     return url
-
-
-SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
-
-
-def mask_url(url: str) -> str:
-    """The URL with `***` for its password, and for what looks like one in its query.
-
-    Of a broken URL, all that might be a password is masked, at the price of some of the rest.
-    """
-    scheme, slashes, rest = url.partition("://")
-    if not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
-        scheme, slashes, rest = "", "", url
-    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
-    if scheme != "sqlite" or not rest.startswith("/"):
-        user, at, place = rest.rpartition("@")
-        if at:
-            rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
-        else:  # a colon is followed by a port, or the `@` is missing
-            rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
-    return scheme + slashes + rest
-
-
-def _masked_parameter(match: re.Match[str]) -> str:
-    if not SECRET_NAME.search(unquote(match[1])):
-        return match[0]
-    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

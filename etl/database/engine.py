@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
+from etl.config.masking import SECRET_NAME, mask_url
 from etl.config.secret import masked
-from etl.config.settings import SECRET_NAME, mask_url
 from etl.database.refusals import Code, Meaning, meaning_of
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 

@@ -267,6 +267,12 @@ class MetricsLost(Struct, frozen=True):
     reason: str
 
 
+class NotifyFailed(Struct, frozen=True):
+    """What [notify] names couldn't be told how a run has ended. The next run tries it again."""
+
+    reason: str
+
+
 class MoreOfAKind(Struct, frozen=True):
     """Of the event named `of` there were enough lines for an hour: the next ones are at level debug."""
 
@@ -310,6 +316,7 @@ Event = (
     | NothingNew
     | AnotherSync
     | MetricsLost
+    | NotifyFailed
     | MoreOfAKind
     | Stopping
 )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from etl.config.settings import Origin, mask_url, origins
+from etl.config.masking import mask_url
+from etl.config.settings import Origin, origins
 from etl.database.engine import parse_url
 from etl.errors import ConfigError
 
