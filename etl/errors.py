@@ -20,14 +20,14 @@ from typing import ClassVar
 MESSAGE_CHARACTERS = 1_000
 
 
-TOKEN_EXIT, UNAVAILABLE_EXIT = 3, 4
-"""The exit codes of a run that no token, or an unavailable API, has stopped."""
+DEAD_EXIT, TOKEN_EXIT, UNAVAILABLE_EXIT, BUG_EXIT = 1, 3, 4, 70
+"""The exit codes of a run with dead letters, of one that no token or an unavailable API has stopped, and of a bug."""
 
 
 class ScanEtlError(Exception):
     """Base of all errors that are told to the user in one sentence."""
 
-    exit_code: ClassVar[int] = 70
+    exit_code: ClassVar[int] = BUG_EXIT
 
 
 class ConfigError(ScanEtlError):
@@ -79,6 +79,8 @@ class TransientError(ApiError):
     `spends_attempt` is False where the pair isn't to blame (429): then no attempt is counted.
     """
 
+    exit_code = UNAVAILABLE_EXIT
+
     def __init__(
         self,
         message: str,
@@ -110,6 +112,11 @@ class FatalError(ApiError):
 
 class StoppedError(ScanEtlError):
     """The run is stopping: the work in hand goes back to the queue as it was."""
+
+
+def exit_code_of(error: ScanEtlError) -> int:
+    """The exit code of a process that this error has ended."""
+    return error.stop_code if isinstance(error, FatalError) else error.exit_code
 
 
 def printable(text: str, most_characters: int) -> str:

@@ -91,7 +91,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
             item.add_marker(pytest.mark.mysql)
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in _problems())]
+        if "promtool" in names:
+            item.add_marker(pytest.mark.promtool)
+    missing = list(_problems())
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -116,7 +119,22 @@ def _problems() -> dict[str, str]:
         return {}
     is_mysql_given = bool(os.environ.get("SCAN_ETL_TEST_MYSQL_URL"))
     found = {"mysql": None if is_mysql_given else mariadb_problem(), "pgbouncer": pgbouncer_problem()}
+    found["promtool"] = _promtool_problem()
     return {marker: problem for marker, problem in found.items() if problem}
+
+
+def _promtool_problem() -> str | None:
+    if shutil.which("promtool"):
+        return None
+    return "The tests of metrics and alerts by promtool are left out: it is in Debian's package prometheus."
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of Prometheus' own program to check metrics and rules."""
+    found = shutil.which("promtool")
+    assert found, "promtool is missing: it is in Debian's package prometheus"
+    return found
 
 
 def _databases(config: pytest.Config, kind: str) -> Any:

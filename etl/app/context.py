@@ -11,6 +11,7 @@ from etl.config.settings import Settings
 from etl.config.tokens import Tokens
 from etl.pipeline.run_state import RunRequest, RunState
 from etl.store.scope import Scope
+from etl.telemetry.condition import Condition
 from etl.telemetry.reporter import Reporter
 
 
@@ -24,6 +25,7 @@ class RunContext:
     reporter: Reporter
     state: RunState
     proxy: Proxy | None = None
+    condition: Condition = field(default_factory=Condition)
     run_id: str = field(default_factory=partial(secrets.token_hex, 16))
     token: str = field(default_factory=partial(secrets.token_hex, 16))
     began_at: float = field(default_factory=time.monotonic)

@@ -1,7 +1,7 @@
 """How a run ends: its counts brought to what is in the tables, its exit code, its summary."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from etl.app import metrics
 from etl.app.adapters import PatientDatabase
 from etl.app.context import RunContext
 from etl.database.connection import Database
-from etl.errors import FatalError, ScanEtlError
+from etl.errors import DEAD_EXIT, ScanEtlError, exit_code_of
 from etl.model import RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue, runs
 from etl.telemetry import prometheus
-from etl.telemetry.events import EventSink, MetricsLost, RunCounts
-
-DEAD_EXIT = 1
+from etl.telemetry.events import MetricsLost, RunCounts
+from etl.telemetry.prometheus import Sample
 
 
 async def finish(
@@ -30,11 +30,12 @@ async def finish(
     if error is None:
         exit_code = _exit_code(this, is_done=not left and not this.state.unwalked)
     else:
-        exit_code = error.stop_code if isinstance(error, FatalError) else error.exit_code
+        exit_code = exit_code_of(error)
     summary = summary_of(this, exit_code, _stop_reason(this, error) if exit_code not in (0, DEAD_EXIT) else None)
     await database.run(partial(runs.finish_run, summary=summary, token=this.token, state=runs.ENDED))
     await database.run(partial(enqueue.clear, batch=this.run_id))
-    _write_metrics(this.settings.observe.metrics_file, summary, this.state.emit)
+    if this.settings.observe.metrics_file:
+        _write_metrics(this, summary, await metrics.try_to_look(database))
     return summary
 
 
@@ -106,16 +107,13 @@ def summary_of(this: RunContext, exit_code: int, stop_reason: str | None) -> dic
     }
 
 
-def _write_metrics(file: str, summary: Mapping[str, Any], emit: EventSink) -> None:
-    """The metrics of a run that has ended, if they are wanted. Where they can't be written, the run is as good."""
-    if not file:
-        return
-    numbers = {name: summary[name] for name in (*RUN_COUNTS, "duration_seconds", "exit_code")}
-    text = prometheus.exposition(summary["command"], {**numbers, "finished_at_seconds": round(time.time(), 3)})
+def _write_metrics(this: RunContext, summary: Mapping[str, Any], looked: Sequence[Sample]) -> None:
+    """The metrics of a run that has ended. Where they can't be written, the run is as good."""
+    file = this.settings.observe.metrics_file
     try:
-        prometheus.write(Path(file), text)
+        prometheus.write(Path(file), prometheus.exposition(metrics.of_ended_run(this, summary, looked)))
     except OSError as error:
-        emit(MetricsLost(file, error.strerror or str(error)))
+        this.state.emit(MetricsLost(file, error.strerror or str(error)))
 
 
 def _exit_code(this: RunContext, *, is_done: bool) -> int:

@@ -32,7 +32,10 @@ def open_database(place: str | Address, *, create: bool, reads_only: bool = Fals
     """
     path = sqlite_path(address_of(place).url)
     if path is not None and not create and not path.exists():
-        raise DatabaseError(f"there is no database {path} yet: run `scan-etl db upgrade`")
+        raise DatabaseError(
+            f"there is no database {path.absolute()}: is this the place? If it is, run `scan-etl db upgrade`; if not, "
+            "name the right one with --database-url, or the settings with --config"
+        )
     if path is not None and not path.absolute().parent.is_dir():
         raise DatabaseError(f"database {path}: there is no folder {path.absolute().parent}")
     database = Database(place, reads_only=reads_only)

@@ -17,6 +17,8 @@ from etl.app.adapters import Patience, PatientDatabase, RunPorts, SharedSlots, l
 from etl.app.context import RunContext
 from etl.app.ending import counts_of, finish, skip, summary_of
 from etl.app.intake import Reader, merge, open_database, stage
+from etl.app.metrics import WorkerMetrics
+from etl.app.notify import tell_of_end
 from etl.app.privacy import privacy_of
 from etl.app.refresh import keep_refreshed, refresh_at_end
 from etl.app.walking import expect_walks, walk_all
@@ -24,7 +26,9 @@ from etl.config.proxies import Proxy
 from etl.config.settings import Settings, origins
 from etl.config.tokens import Tokens
 from etl.database.connection import Database
+from etl.database.engine import display_url
 from etl.errors import (
+    BUG_EXIT,
     TOKEN_EXIT,
     DatabaseAwayError,
     DatabaseError,
@@ -33,6 +37,7 @@ from etl.errors import (
     ScanEtlError,
     StoppedError,
     TransientError,
+    exit_code_of,
     foremost,
 )
 from etl.model import NO_DEPLOYMENT
@@ -41,8 +46,10 @@ from etl.pipeline.run_state import RunRequest, RunState
 from etl.pipeline.stop import Stop
 from etl.semgrep.client import Semgrep
 from etl.store import enqueue, runs
-from etl.telemetry import prometheus
-from etl.telemetry.events import AnotherSync, RunCounts
+from etl.telemetry import prometheus, systemd
+from etl.telemetry.condition import Condition
+from etl.telemetry.events import AnotherSync, Event, RunCounts, RunEnded, RunStarted
+from etl.telemetry.log import name_run
 from etl.telemetry.reporter import Reporter
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -71,24 +78,37 @@ async def run(
     Raises ConfigError, DatabaseError and FatalError where nothing could be started.
     """
     privacy_of(settings)
-    if not tokens:
-        raise FatalError(
-            "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",
-            kind="token_missing",
-            stop_code=TOKEN_EXIT,
-        )
-    counts = RunCounts()
+    counts, condition = RunCounts(), Condition()
     reporter = Reporter(counts, interactive=interactive)
-    stop = Stop(reporter.emit)
-    this = RunContext(request, settings, tokens, reporter, RunState(counts, reporter.emit, stop), proxy)
+
+    def emit(event: Event) -> None:
+        for told in (reporter.emit, condition.see, systemd.tell):
+            told(event)
+
+    stop = Stop(emit)
+    this = RunContext(request, settings, tokens, reporter, RunState(counts, emit, stop), proxy, condition)
+    name_run(this.run_id)
     with _signals(stop):
-        working = asyncio.create_task(_carry_out(this))
-        overdue = asyncio.create_task(_overdue(stop))
-        await asyncio.wait({working, overdue}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            _leave(this, report)
-        overdue.cancel()
-        return await working
+        try:
+            summary = await _in_time(this, report)
+        except Exception as error:
+            await tell_of_end(this, _exit_code_of(error), str(error))
+            raise
+        await tell_of_end(this, summary["exit_code"], summary["stop_reason"])
+        return summary
+
+
+async def _in_time(this: RunContext, report: Report) -> dict[str, Any]:
+    """The summary of a run. A stop of it that takes too long ends the process."""
+    alive = asyncio.create_task(systemd.keep_saying_alive())
+    working = asyncio.create_task(_carry_out(this))
+    overdue = asyncio.create_task(_overdue(this.state.stop))
+    await asyncio.wait({working, overdue}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        _leave(this, report)
+    overdue.cancel()
+    alive.cancel()
+    return await working
 
 
 async def _overdue(stop: Stop) -> None:
@@ -104,34 +124,68 @@ def _leave(this: RunContext, report: Report) -> NoReturn:
     expected = counts.requested if this.request.files else counts.to_do + counts.discovered
     counts.remaining = max(0, expected - known - counts.fetched - counts.dead)
     try:
-        report(summary_of(this, this.state.stop.exit_code or BUDGET_EXIT, this.state.stop.reason))
+        summary = summary_of(this, this.state.stop.exit_code or BUDGET_EXIT, this.state.stop.reason)
+        this.state.emit(_ended(summary))
+        report(summary)
         sys.stdout.flush()
     finally:
         os._exit(this.state.stop.exit_code or BUDGET_EXIT)
 
 
 async def _carry_out(this: RunContext) -> dict[str, Any]:
-    """The run itself, from its database to its summary."""
-    request, settings = this.request, this.settings
-    patience_seconds = math.inf if request.forever else DATABASE_PATIENCE_SECONDS
+    """The run itself, with its port, if any, from its database to its summary."""
+    if not this.tokens:
+        raise FatalError(
+            "no token: set SEMGREP_APP_TOKEN (or SEMGREP_APP_TOKEN_FILE) to a Semgrep token with the Web API scope",
+            kind="token_missing",
+            stop_code=TOKEN_EXIT,
+        )
+    port, shown = this.settings.observe.metrics_port if this.request.forever else 0, WorkerMetrics(this)
+    async with prometheus.serving(port, shown.text, lambda: this.condition.waits_for):
+        return await _told(this, shown)
+
+
+async def _told(this: RunContext, shown: WorkerMetrics) -> dict[str, Any]:
+    """The run between its first log line and its last."""
+    patience_seconds = math.inf if this.request.forever else DATABASE_PATIENCE_SECONDS
     patience = Patience(patience_seconds, this.state.stop.asked, this.state.emit)
     with closing(await _open_database(this, patience)) as database:
-        patient = PatientDatabase(database, patience)
-        port = settings.observe.metrics_port if request.forever else 0
-        async with prometheus.serving(port, lambda: prometheus.exposition(request.command, _rising(this.state.counts))):
-            await patient.run(partial(runs.start_run, **_record(this)))
-            try:
-                if request.single and (other := await _other_at_work(this, patient)):
-                    return await skip(this, patient, other)
-                await _work(this, database, patient)
-                return await finish(this, patient)
-            except ScanEtlError as error:
-                if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
-                    # The stop is what has ended it.
-                    return summary_of(this, this.state.stop.exit_code, this.state.stop.reason)
-                with suppress(DatabaseError):
-                    await finish(this, database, error)
-                raise
+        where, api = display_url(this.settings.database.url), this.settings.api
+        this.state.emit(RunStarted(this.request.command, __version__, where, api.rate, api.concurrency))
+        try:
+            summary = await _recorded(this, database, PatientDatabase(database, patience), shown)
+        except Exception as error:
+            this.state.emit(_ended(summary_of(this, _exit_code_of(error), str(error))))
+            raise
+        this.state.emit(_ended(summary))
+        return summary
+
+
+def _exit_code_of(error: Exception) -> int:
+    return exit_code_of(error) if isinstance(error, ScanEtlError) else BUG_EXIT
+
+
+def _ended(summary: Mapping[str, Any]) -> RunEnded:
+    return RunEnded(**{name: summary[name] for name in RunEnded.__struct_fields__})
+
+
+async def _recorded(
+    this: RunContext, database: Database, patient: PatientDatabase, shown: WorkerMetrics
+) -> dict[str, Any]:
+    """The run and its record in `runs`."""
+    await patient.run(partial(runs.start_run, **_record(this)))
+    try:
+        if this.request.single and (other := await _other_at_work(this, patient)):
+            return await skip(this, patient, other)
+        await _work(this, database, patient, shown)
+        return await finish(this, patient)
+    except ScanEtlError as error:
+        if isinstance(error, DatabaseAwayError) and this.state.stop.exit_code is not None:
+            # The stop is what has ended it.
+            return summary_of(this, this.state.stop.exit_code, this.state.stop.reason)
+        with suppress(DatabaseError):
+            await finish(this, database, error)
+        raise
 
 
 async def _open_database(this: RunContext, patience: Patience) -> Database:
@@ -175,19 +229,20 @@ async def _other_at_work(this: RunContext, database: PatientDatabase) -> str | N
     return f"run {other.run_id}, which began at {began_at}, is at work"
 
 
-async def _work(this: RunContext, database: Database, patient: PatientDatabase) -> None:
+async def _work(this: RunContext, database: Database, patient: PatientDatabase, shown: WorkerMetrics) -> None:
     """Enqueue, discover, drain. What ends it early is in the state then."""
     request, settings, counts, emit = this.request, this.settings, this.state.counts, this.state.emit
     slots_of = partial(SharedSlots, patient, longest_wait_seconds=longest_wait_seconds(settings.api))
     client = Semgrep(settings.api, this.tokens, slots_of, counts, emit, proxy=this.proxy, gives_up=not request.forever)
-    watchers = [
-        asyncio.create_task(watching)
-        for watching in (
-            this.reporter.watch(),
-            _save_counts(this, client, patient),
-            keep_refreshed(patient, this.state.stop),
-        )
+    watching = [
+        this.reporter.watch(),
+        _save_counts(this, client, patient),
+        keep_refreshed(patient, this.state.stop),
     ]
+    if request.forever and settings.observe.metrics_port:
+        shown.semgrep = client
+        watching.append(shown.keep_looking(database))
+    watchers = [asyncio.create_task(each) for each in watching]
     try:
         with _deadline(request.deadline_seconds, this.began_at, this.state.stop):
             async with client as semgrep:
@@ -290,11 +345,6 @@ async def _save_counts(this: RunContext, semgrep: Semgrep, patient: PatientDatab
 def _finished(counts: RunCounts) -> int:
     """The pairs that have left the queue."""
     return counts.fetched - counts.waiting + counts.dead
-
-
-def _rising(counts: RunCounts) -> dict[str, int]:
-    """The counts that mean something while a run goes on."""
-    return {name: count for name, count in counts_of(counts).items() if name not in prometheus.GAUGES}
 
 
 @contextmanager

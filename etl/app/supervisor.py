@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from etl.telemetry import systemd
+
 RESTART_SECONDS = 1.0
 LASTING_EXITS = frozenset({0, 2, 3, 4, 5})
 """Exit codes that a new start wouldn't change: a worker waits by itself for an unavailable API or database."""
@@ -32,8 +34,11 @@ def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -
     environments = [_environment(metrics_port + place if metrics_port else 0) for place in range(count)]
     workers = [_start(words, environment) for environment in environments]
     exit_code: int | None = None
+    systemd.notify(systemd.READY)
     while not received and exit_code is None:
         time.sleep(0.2)
+        if systemd.watchdog_seconds():
+            systemd.notify(systemd.ALIVE)
         for place, worker in enumerate(workers):
             code = worker.poll()
             if code is None:
@@ -43,11 +48,14 @@ def run_processes(count: int, arguments: Sequence[str], metrics_port: int = 0) -
                 break
             time.sleep(RESTART_SECONDS)
             workers[place] = _start(words, environments[place])
+    systemd.notify(systemd.STOPPING)
     return _end(workers, received, exit_code or 0)
 
 
 def _environment(metrics_port: int) -> dict[str, str]:
-    return {**os.environ, "SCAN_ETL_OBSERVE__METRICS_PORT": str(metrics_port)}
+    # systemd is told by this process alone: it listens to no other one.
+    kept = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    return {**kept, "SCAN_ETL_OBSERVE__METRICS_PORT": str(metrics_port)}
 
 
 def _start(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

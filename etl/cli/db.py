@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from etl.app.refresh import refresh
+from etl.cli.groups import WholeGroup
 from etl.cli.options import as_json, common, settings_of, wants_json
 from etl.config.urls import Address
 from etl.database import migrate
@@ -20,7 +21,7 @@ from etl.store.summaries import mark_everything
 from etl.telemetry.reporter import print_result, print_table
 
 
-@click.group("db")
+@click.group("db", cls=WholeGroup)
 def db_group() -> None:
     """The tables: bring them up to date, look whether they are."""
 

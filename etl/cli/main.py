@@ -12,15 +12,14 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import shell_complete
 
 from etl import __version__
-from etl.cli.options import LazyGroup, as_json, common, given, pace, settings_of, wants_json
-from etl.config.settings import PRIVACY_KEY, origins
-from etl.config.tokens import load_tokens
-from etl.errors import UNAVAILABLE_EXIT, ConfigError, FatalError, ScanEtlError, TransientError
-from etl.telemetry.reporter import print_result, print_table
+from etl.cli.groups import Later, LazyGroup
+from etl.cli.options import common, given
+from etl.errors import BUG_EXIT, ConfigError, ScanEtlError, exit_code_of
+from etl.telemetry.log import is_json, write_line
 
-BUG_EXIT = 70
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
 LOST_OUTPUT_EXIT = 74
@@ -28,26 +27,69 @@ LOST_OUTPUT_EXIT = 74
 LOST_OUTPUT = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """What writing may fail with. Of what else is written, each place tells in words of its own."""
 STDOUT, STDERR = 1, 2
+COMPLETE_VARIABLE = "_SCAN_ETL_COMPLETE"
+"""What a shell's completion says what it wants with."""
+COMMAND_FAILED = "command failed"
+"""The name of the log line for an error, where machines read the log."""
 
 # Apart, because SQL, HTTP and Alembic take 0.1 to 0.3 s each to import, and few commands need them all.
 LATER = {
-    "db": "etl.cli.db:db_group",
-    "demo": "etl.cli.sandbox:demo_command",
-    "discover": "etl.cli.run:discover_command",
-    "drift": "etl.cli.answers:drift_command",
-    "doctor": "etl.cli.check:doctor_command",
-    "enqueue": "etl.cli.queue:enqueue_command",
-    "failures": "etl.cli.queue:failures_group",
-    "inspect": "etl.cli.answers:inspect_command",
-    "forget": "etl.cli.forget:forget_command",
-    "plan": "etl.cli.check:plan_command",
-    "queue": "etl.cli.queue:queue_group",
-    "run": "etl.cli.run:run_command",
-    "runs": "etl.cli.runs:runs_group",
-    "sandbox": "etl.cli.sandbox:sandbox_command",
-    "status": "etl.cli.queue:status_command",
-    "sync": "etl.cli.run:sync_command",
-    "worker": "etl.cli.run:worker_command",
+    "Fetch": {
+        "sync": Later("etl.cli.run:sync_command", "Discover, then fetch what is due: what cron calls every night."),
+        "run": Later(
+            "etl.cli.run:run_command", "Fetch the pairs of FILEs (`-` is stdin), or all that is due in the queue."
+        ),
+        "worker": Later("etl.cli.run:worker_command", "Drain the queue endlessly, and wait when it is empty."),
+        "discover": Later(
+            "etl.cli.run:discover_command", "Walk the API's list of scans, and queue those that are new or not final."
+        ),
+        "enqueue": Later(
+            "etl.cli.queue:enqueue_command", "Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."
+        ),
+        "queue": Later("etl.cli.queue:queue_group", "The pairs that are still to fetch: take some out."),
+    },
+    "Look": {
+        "status": Later(
+            "etl.cli.queue:status_command",
+            "What is in the queue, who works on it and how fast, the dead letters, the last runs.",
+        ),
+        "runs": Later(
+            "etl.cli.runs:runs_group", "The runs, the newest first: when they began, how they stand, what they did."
+        ),
+        "failures": Later(
+            "etl.cli.queue:failures_group", "Dead letters: list them, show one, send them round again, drop them."
+        ),
+        "drift": Later(
+            "etl.cli.answers:drift_command",
+            "List what came other than known: new fields, odd values, contradictions; the newest first.",
+        ),
+        "plan": Later("etl.cli.check:plan_command", "What `run` would do with FILEs (`-` is stdin), or without any."),
+        "inspect": Later(
+            "etl.cli.answers:inspect_command",
+            "Show which rows a saved answer of the API becomes, and what of it is drift.",
+        ),
+        "forget": Later(
+            "etl.cli.forget:forget_command",
+            "Remove a person from all that is stored: by a mail address, or by a user name.",
+        ),
+    },
+    "Set up": {
+        "doctor": Later(
+            "etl.cli.check:doctor_command",
+            "Look whether everything is in place: settings, tokens, API, clock, database.",
+        ),
+        "config": Later(
+            "etl.cli.config:config_group", "The settings: show what is in force, write a file to begin with."
+        ),
+        "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
+        "demo": Later(
+            "etl.cli.sandbox:demo_command", "Run the whole job against the sandbox, into a database of its own."
+        ),
+        "sandbox": Later(
+            "etl.cli.sandbox:sandbox_command",
+            "Play the Semgrep API on loopback until Ctrl-C, for demos, rehearsals and tests.",
+        ),
+    },
 }
 
 
@@ -63,36 +105,14 @@ def cli() -> None:
 
     Exit codes: 0 all done, 1 some pairs are dead letters, 2 usage or settings, 3 token, 4 stopped by a budget
     or an unavailable API, 5 database, 70 a bug, 74 output that can't be written, 130/141/143 stopped by a signal.
+
+    Completion: `eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"` in ~/.bashrc, likewise zsh_source, fish_source.
     """
     # Click has imported the command when it comes here. What is imported stays for good: to look it through for
     # garbage, while it is imported, as it is used and once more at the end, costs 0.1 s a command.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
-
-
-@cli.group("config")
-def config_group() -> None:
-    """The settings."""
-
-
-@config_group.command("show")
-@as_json
-@common
-@pace
-@click.pass_context
-def config_show(ctx: click.Context) -> None:
-    """The settings in force and where each came from; secrets are masked."""
-    settings = settings_of(ctx)
-    tokens = load_tokens(os.environ)
-    key = settings.sources.get(PRIVACY_KEY, "").removeprefix("environment ")
-    rows = [{"setting": o.key, "value": o.value, "from": o.source} for o in origins(settings)]
-    if wants_json(ctx):
-        print_result({"settings": rows, "tokens": tokens.variables, "privacy_key": key or None}, as_json=True)
-        return
-    print_table("Settings", rows)
-    click.echo(f"Tokens: {', '.join(tokens.variables) or 'none (set SEMGREP_APP_TOKEN)'}")
-    click.echo(f"Privacy key: {key or 'none'}")
 
 
 # The way out
@@ -154,6 +174,8 @@ def _escape_what_streams_cannot_hold() -> None:
 
 
 def _run() -> NoReturn:
+    if instruction := os.environ.get(COMPLETE_VARIABLE):
+        sys.exit(shell_complete(cli, {}, "scan-etl", COMPLETE_VARIABLE, instruction))
     ctx_given: dict[str, Any] = {}
     try:
         with cli.make_context("scan-etl", sys.argv[1:]) as ctx:
@@ -167,12 +189,8 @@ def _run() -> NoReturn:
         if "--json" in sys.argv:
             click.echo(json.dumps({"error": error.format_message(), "exit_code": ConfigError.exit_code}))
         sys.exit(ConfigError.exit_code)
-    except TransientError as error:
-        _fail(str(error), UNAVAILABLE_EXIT, ctx_given)
-    except FatalError as error:
-        _fail(str(error), error.stop_code, ctx_given)
     except ScanEtlError as error:
-        _fail(str(error), error.exit_code, ctx_given)
+        _fail(str(error), exit_code_of(error), ctx_given)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130, ctx_given or {"json": "--json" in sys.argv})
     except Exception as error:
@@ -183,8 +201,11 @@ def _run() -> NoReturn:
 
 
 def _fail(message: str, exit_code: int, given: Mapping[str, Any]) -> NoReturn:
-    with suppress(OSError):  # a full disk behind the log doesn't change how it ended
-        click.echo(f"Error: {message}", err=True)
+    if is_json():
+        write_line("error", COMMAND_FAILED, {"reason": message, "exit_code": exit_code}, message)
+    else:
+        with suppress(OSError):  # a full disk behind the log doesn't change how it ended
+            click.echo(f"Error: {message}", err=True)
     if given.get("json"):
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)

@@ -1,18 +1,19 @@
 """What the commands share: their options, the settings in force, the event loop."""
 
-import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from etl.config.settings import Settings, load_settings, seconds_of
-from etl.telemetry.reporter import configure_logs
+from etl.config.duration import seconds_of
+from etl.telemetry.log import configure_logs
+
+if TYPE_CHECKING:
+    from etl.config.settings import Settings
 
 SETTING_OF = {
     "database_url": "database.url",
@@ -23,31 +24,14 @@ SETTING_OF = {
 }
 """The options that stand for a setting."""
 
+LEVEL_OF = {"quiet": ("log_level", "warning"), "verbose": ("log_level", "debug")}
+"""The options that are short for another one."""
+
 LONGEST_DURATION_SECONDS = 100 * 365 * 86_400
 """More is a slip of the finger, and beyond what databases can reckon."""
 
 Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-
-class LazyGroup(click.Group):
-    """A group some of whose commands are imported when they are called: `later` has `module:name` by command."""
-
-    def __init__(self, *args: Any, later: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._later = later
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, sorted."""
-        return sorted([*super().list_commands(ctx), *self._later])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, imported now if it is one of those."""
-        if cmd_name not in self._later:
-            return super().get_command(ctx, cmd_name)
-        module, _, name = self._later[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
-        return command
 
 
 class Duration(click.ParamType[float]):
@@ -77,7 +61,8 @@ def given(ctx: click.Context) -> dict[str, Any]:
 def _keep(ctx: click.Context, param: click.Parameter, value: object) -> None:
     """A shared option is welcome before and after the command's name; the last one counts."""
     if value is not None and param.name is not None:
-        given(ctx)[param.name] = value
+        name, said = LEVEL_OF.get(param.name, (param.name, value))
+        given(ctx)[name] = said
 
 
 _option = partial(click.option, expose_value=False, callback=_keep)
@@ -93,10 +78,14 @@ def all_of(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated
 
 
 common = all_of(
-    _option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML."),
+    _option(
+        "--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings in TOML; also SCAN_ETL_CONFIG."
+    ),
     _option("--database-url", metavar="URL", help="Where the rows go: sqlite:///FILE or postgresql://..."),
     _option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on stderr."),
     _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."),
+    _option("-q", "--quiet", is_flag=True, default=None, help="Warnings and errors alone, and no progress."),
+    _option("-v", "--verbose", is_flag=True, default=None, help="Log what is said at level debug, too."),
 )
 rate = _option("--rate", type=float, metavar="N", help="Requests a second for a token.")
 pace = all_of(
@@ -109,7 +98,9 @@ assent = click.option("--yes", is_flag=True, help="Don't ask.")
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 
 
-def settings_of(ctx: click.Context) -> Settings:
+def settings_of(ctx: click.Context) -> "Settings":
+    from etl.config.settings import load_settings  # noqa: PLC0415 - 0.1 s that `--help` and a completion don't need
+
     chosen = given(ctx)
     settings = load_settings(
         config_file=chosen.get("config"),
@@ -125,13 +116,16 @@ def wants_json(ctx: click.Context) -> bool:
     return bool(given(ctx).get("json"))
 
 
-def is_interactive(settings: Settings) -> bool:
-    """Whether somebody looks at a terminal, on which progress can be drawn."""
-    return sys.stderr.isatty() and settings.observe.log_format == "text"
+def is_interactive(settings: "Settings") -> bool:
+    """Whether somebody looks at a terminal, on which progress can be drawn, and wants to see it."""
+    observe = settings.observe
+    return sys.stderr.isatty() and observe.log_format == "text" and observe.log_level in ("debug", "info")
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:
     """Run it on the fastest event loop there is."""
+    import asyncio  # noqa: PLC0415 - few commands need it
+
     try:
         import uvloop  # noqa: PLC0415 - not on Windows
     except ImportError:

@@ -1,5 +1,6 @@
 """The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial, reduce
@@ -9,6 +10,7 @@ import click
 
 from etl.app.intake import fill, open_database, read_files
 from etl.app.refresh import refresh
+from etl.cli.groups import WholeGroup
 from etl.cli.options import (
     Duration,
     all_of,
@@ -24,6 +26,7 @@ from etl.cli.options import (
 )
 from etl.database.connection import Database
 from etl.database.engine import display_url
+from etl.errors import ConfigError
 from etl.model import INT64_MAX, Pair
 from etl.pipeline.run_state import RunRequest, RunState
 from etl.store import dropping, runs, status
@@ -59,7 +62,7 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
     print_result(counts, as_json=wants_json(ctx))
 
 
-@click.group("queue")
+@click.group("queue", cls=WholeGroup)
 def queue_group() -> None:
     """The pairs that are still to fetch: take some out."""
 
@@ -105,7 +108,7 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 @common
 @click.pass_context
 def status_command(ctx: click.Context, /, by_repository: bool) -> None:
-    """What is in the queue, who works on it and how fast, how many dead letters there are, how the last runs went."""
+    """What is in the queue, who works on it and how fast, the dead letters, the last runs."""
     with closing(_open(ctx, reads_only=True)) as opened:
         if by_repository:
             _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
@@ -152,9 +155,22 @@ def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print_table("Listed scans by repository", rows)
 
 
-@click.group("failures")
+@click.group("failures", cls=WholeGroup)
 def failures_group() -> None:
-    """Dead letters: list them, send them round again, drop them."""
+    """Dead letters: list them, show one, send them round again, drop them."""
+
+
+class PairType(click.ParamType[Pair]):
+    """`120/70`: a deployment and a scan."""
+
+    name = "pair"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Pair:
+        """The pair; fails with an example of what is right."""
+        found = re.fullmatch(r"(\d{1,19})/(\d{1,19})", str(value), re.ASCII)
+        if not found or not all(0 < int(number) <= INT64_MAX for number in found.groups()):
+            self.fail(f"{value!r} is not a deployment and a scan, such as 120/70", param, ctx)
+        return Pair(*map(int, found.groups()))
 
 
 @failures_group.command("list")
@@ -168,6 +184,7 @@ def failures_group() -> None:
 def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
     """Show dead letters, the newest first."""
     with closing(_open(ctx, reads_only=True)) as opened:
+        _name_kinds(opened, options["kind"])
         letters = opened.run_here(partial(status.list_dead, which=status.DeadLetterFilter(**options), limit=limit))
     if wants_json(ctx):
         print_result({"dead_letters": letters}, as_json=True)
@@ -175,11 +192,35 @@ def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
         print_table("Dead letters", [{k: v for k, v in letter.items() if k != "run_id"} for letter in letters])
 
 
+@failures_group.command("show")
+@click.argument("pair", type=PairType())
+@as_json
+@common
+@click.pass_context
+def failures_show(ctx: click.Context, pair: Pair) -> None:
+    """Show all that is known of a dead letter, by its deployment and scan: 120/70."""
+    with closing(_open(ctx)) as opened:
+        letter = opened.run_here(partial(status.dead_letter, pair=pair))
+    if letter is None:
+        name = f"{pair.deployment_id}/{pair.scan_id}"
+        raise ConfigError(f"{name} is no dead letter: `scan-etl failures list` shows which there are")
+    print_result(letter, as_json=wants_json(ctx))
+
+
+def _name_kinds(opened: Database, kind: str | None) -> None:
+    """Say which kinds of error there are, if the chosen one isn't among them: it may be a slip of the finger."""
+    if kind is None or kind in (found := opened.run_here(status.dead_by_kind)):
+        return
+    there_are = f"there are {', '.join(found)}" if found else "there are none at all"
+    click.echo(f"No dead letter is of the kind {kind!r}; {there_are}.", err=True)
+
+
 def _change_dead(ctx: click.Context, verb: str, everything: bool, options: dict[str, Any]) -> None:
     if not everything and all(value is None for value in options.values()):
         raise click.UsageError(f"say which dead letters to {verb} (--kind, --deployment, ...), or --all")
     change = {"requeue": status.requeue_dead, "drop": status.drop_dead}[verb]
     with closing(_open(ctx)) as opened:
+        _name_kinds(opened, options["kind"])
         count = opened.run_here(partial(change, which=status.DeadLetterFilter(**options)))
         refresh(opened)
     print_result({{"requeue": "requeued", "drop": "dropped"}[verb]: count}, as_json=wants_json(ctx))

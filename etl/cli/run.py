@@ -26,10 +26,11 @@ from etl.cli.options import (
     strict,
     wants_json,
 )
+from etl.config.duration import seconds_of
 from etl.config.proxies import proxy_for
-from etl.config.settings import seconds_of
 from etl.config.tokens import load_tokens
 from etl.database.engine import display_url
+from etl.model import RETENTION
 from etl.pipeline.run_state import RunRequest
 from etl.telemetry.reporter import print_summary
 
@@ -64,9 +65,19 @@ budget = all_of(
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N", help="Stop at N dead letters: exit 4."),
     click.option("--deadline", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 2h: exit 4."),
 )
+
+
+def _within_the_list(ctx: click.Context, param: click.Parameter, value: float | datetime | None) -> Any:
+    """A duration that the API's list covers: it would be cut to that without a word."""
+    if isinstance(value, float) and value > RETENTION.total_seconds():
+        raise click.BadParameter("it must be 30d at most: the list goes back no further", ctx, param)
+    return value
+
+
 since = click.option(
     "--since",
     type=Since(),
+    callback=_within_the_list,
     metavar="TIME",
     help="Walk from here: 7d ago, or an instant. Moves the watermark only where that leaves nothing out.",
 )

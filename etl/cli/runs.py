@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from etl.app.intake import open_database
+from etl.cli.groups import WholeGroup
 from etl.cli.options import Duration, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
@@ -16,7 +17,7 @@ from etl.telemetry.reporter import print_result, print_table
 SHOWN = ("started_at", "command", "state", "exit_code", "fetched", "dead", "remaining", "run_id")
 
 
-@click.group("runs", invoke_without_command=True)
+@click.group("runs", cls=WholeGroup, invoke_without_command=True)
 @click.option("--since", "since_seconds", type=Duration(), metavar="TIME", help="Only those that began within it: 7d.")
 @click.option("--state", type=click.Choice(runs.STATES), help="Only those that stand so.")
 @click.option(

@@ -24,7 +24,8 @@ from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
 from etl.sandbox.world import Deployment, Token, World, deployment_of
 from etl.store import status
-from etl.telemetry.reporter import configure_logs, print_summary, print_table
+from etl.telemetry.log import configure_logs
+from etl.telemetry.reporter import print_summary, print_table
 
 
 async def demo(*, scans: int, rate: float, database_url: str, interactive: bool) -> dict[str, Any]:

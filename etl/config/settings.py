@@ -1,10 +1,12 @@
 """Settings: what is in force, where each one came from, and one sentence for each that is wrong.
 
-Flags win over the environment, that over `config.toml`, and that over the defaults below, of which that of
-`[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in the environment.
+Flags win over the environment, that over a file (`config.toml`, unless another is named), and that over the defaults
+below, of which that of `[api] base_url` may come from Semgrep's own variables. `[api] rate` is `SCAN_ETL_API__RATE` in
+the environment.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -14,13 +16,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from etl.config.duration import seconds_of
+from etl.config.masking import mask_command, mask_url, mask_webhook
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.tokens import TOKEN_VARIABLE
-from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, mask_url, url_in
+from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, url_in
 from etl.errors import ConfigError
 from etl.model import INT64_MAX, RETENTION
 
 DEFAULT_FILE = "config.toml"
+CONFIG_VARIABLE = "SCAN_ETL_CONFIG"
 _PREFIX = "SCAN_ETL_"
 SEMGREP_URL_VARIABLES = ("SEMGREP_URL", "SEMGREP_APP_URL")
 """The first of them that is set counts."""
@@ -89,7 +94,7 @@ class DatabaseSettings(_Section):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, mask_url(value) if name == "url" else value
+            yield name, _shown(f"database.{name}", value)
 
 
 class QueueSettings(_Section):
@@ -100,17 +105,6 @@ class QueueSettings(_Section):
     backoff_max_seconds: _Seconds = 300.0
     lease_seconds: _Seconds = 60.0
     snooze_seconds: _Seconds = 300.0
-
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
-
-
-def seconds_of(text: str) -> float:
-    """`90`, `90s`, `10m`, `2h` or `7d`, as seconds. ValueError with an example of what is right."""
-    found = _DURATION.fullmatch(text.strip())
-    if not found or float(found[1]) == 0:
-        raise ValueError("it must be a duration such as 90s, 10m, 2h or 7d")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 class DiscoverSettings(_Section):
@@ -171,6 +165,38 @@ class ObserveSettings(_Section):
         return file
 
 
+class NotifySettings(_Section):
+    """`[notify]`: whom a run tells of its end, once. Nothing means nobody. Secrets aren't shown by repr()."""
+
+    url: str = ""
+    command: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[!-~]+", url):
+            raise ValueError("it must be a URL that begins with https:// or http://")
+        return url
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, command: str) -> str:
+        shlex.split(command)
+        return command
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, _shown(f"notify.{name}", value)
+
+
+_MASKS = {"notify.url": mask_webhook, "notify.command": mask_command}
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A setting as it may be shown."""
+    return _MASKS.get(key, mask_url)(value) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """All settings, by section. `sources` says where each one came from that isn't a default; `privacy_key`, which is
     none of them, is empty if there is none."""
@@ -190,6 +216,7 @@ class Settings(BaseSettings):
     discover: DiscoverSettings = DiscoverSettings()
     privacy: PrivacySettings = PrivacySettings()
     observe: ObserveSettings = ObserveSettings()
+    notify: NotifySettings = NotifySettings()
     privacy_key: SecretStr = Field(default=SecretStr(""), repr=False)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
 
@@ -199,12 +226,12 @@ class Settings(BaseSettings):
         return (sources["init_settings"],)
 
 
-_SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
+SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]
 PRIVACY_KEY = "privacy.key"
 """What `sources` calls the key, which isn't in `_KEYS`: no file and no flag may hold it."""
 _KEYS = [
     f"{section}.{field.alias or name}"
-    for section in _SECTIONS
+    for section in SECTIONS
     for name, field in type(getattr(Settings(), section)).model_fields.items()
 ]
 
@@ -222,10 +249,11 @@ def load_settings(
 ) -> Settings:
     """Read the settings. `flags` has keys like `api.rate`; one whose value is None wasn't given.
 
-    Without `config_file`, the `config.toml` in `directory` is read if there is one. Raises ConfigError, with one
-    line for each problem.
+    The file is that of `settings_file`, which has to be there if it is named. Raises ConfigError, with one line for
+    each problem.
     """
-    given = [*_from_semgrep(environ), *_from_file(config_file, directory), *_from_environment(environ)]
+    named = _named_file(config_file, environ)
+    given = [*_from_semgrep(environ), *_from_file(named, directory), *_from_environment(environ)]
     given += [Origin(key, value, "flag") for key, value in flags.items() if value is not None]
     problems = _unknown_variables(environ)
     try:
@@ -234,7 +262,7 @@ def load_settings(
         problems.append(str(error))
     problems += [f"{one.source}: {_unknown(one.key, _KEYS)}" for one in given if one.key not in _KEYS]
     known = {one.key: one for one in given if one.key in _KEYS}  # the last one of a key wins
-    values: dict[str, Any] = {section: {} for section in _SECTIONS}
+    values: dict[str, Any] = {section: {} for section in SECTIONS}
     for one in known.values():
         section, _, key = one.key.partition(".")
         values[section][key] = one.value
@@ -255,11 +283,22 @@ def load_settings(
     return settings
 
 
+def settings_file(config_file: Path | None, environ: Mapping[str, str], directory: Path) -> Path:
+    """The whole path of the file that is read, if it is there: `config_file`, else that in SCAN_ETL_CONFIG, else the
+    `config.toml` in `directory`."""
+    return (directory / (_named_file(config_file, environ) or DEFAULT_FILE)).absolute()
+
+
+def _named_file(config_file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = environ.get(CONFIG_VARIABLE)
+    return config_file or (Path(named) if named else None)
+
+
 def origins(settings: Settings) -> list[Origin]:
     """All settings in force, with passwords masked, and where each came from."""
     return [
         Origin(f"{section}.{key}", value, settings.sources.get(f"{section}.{key}", "default"))
-        for section in _SECTIONS
+        for section in SECTIONS
         for key, value in getattr(settings, section).__repr_args__()
     ]
 
@@ -288,7 +327,7 @@ def _from_file(config_file: Path | None, directory: Path) -> list[Origin]:
         raise ConfigError(f"{name} isn't TOML: {error}") from error
     given = []
     for section, table in tables.items():
-        if section in _SECTIONS and isinstance(table, dict):
+        if section in SECTIONS and isinstance(table, dict):
             given += [Origin(f"{section}.{key}", value, name) for key, value in table.items()]
         else:
             given.append(Origin(section, table, name))
@@ -335,7 +374,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 def _means_setting(rest: str) -> bool:
     """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
-    return "__" in rest or (rest.partition("_")[0].lower() in _SECTIONS and "_" in rest)
+    return "__" in rest or (rest.partition("_")[0].lower() in SECTIONS and "_" in rest)
 
 
 # Kubernetes has them for each Service, e.g. for one named scan-etl-database: SCAN_ETL_DATABASE_PORT=tcp://10.0.0.1:5432.
@@ -353,7 +392,7 @@ def _unknown(name: str, names: list[str]) -> str:
         return f"{name} is not a setting; a token comes from the environment variable {TOKEN_VARIABLE}"
     if name in (PRIVACY_KEY, _variable(PRIVACY_KEY)):
         return f"{name} is not a setting; the key comes from the environment variable {PRIVACY_KEY_VARIABLES[0]}"
-    if name in _SECTIONS:
+    if name in SECTIONS:
         return f"{name} is not a setting but a table of them: write [{name}]"
     return f"{name} is not a setting; the nearest is {get_close_matches(name, names, n=1, cutoff=0)[0]}"
 
@@ -361,7 +400,7 @@ def _unknown(name: str, names: list[str]) -> str:
 def _invalid(one: Origin, message: str) -> str:
     """One sentence for pydantic's message, e.g. `Input should be greater than 0`."""
     if isinstance(one.value, str):
-        shown = repr(mask_url(one.value)[:_SHOWN_CHARACTERS])
+        shown = repr(_shown(one.key, one.value)[:_SHOWN_CHARACTERS])
     else:
         shown = "not a single value" if isinstance(one.value, dict | list) else str(one.value)[:_SHOWN_CHARACTERS]
     said = message.removeprefix("Value error, ").replace("Input should", "it must", 1).partition(", unable")[0]

@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from etl.config.proxies import is_loopback
-from etl.config.secret import MASK, file_content
+from etl.config.secret import file_content
 from etl.errors import ConfigError
 
 URL_FILE = "database.url_file"
@@ -124,32 +124,3 @@ def checked_base_url(url: str) -> str:
     if not is_safe or not host:
         raise ValueError("it must begin with https:// and a host; http:// is for this machine only, e.g. 127.0.0.1")
     return url.rstrip("/")
-
-
-SECRET_NAME = re.compile("pass|pwd|secret|token", re.IGNORECASE)
-
-
-def mask_url(url: str) -> str:
-    """The URL with `***` for its password, and for what looks like one in its query.
-
-    Of a broken URL, all that might be a password is masked, at the price of some of the rest.
-    """
-    scheme, slashes, rest = url.partition("://")
-    if not slashes or not re.fullmatch(r"[a-z0-9+.-]*", scheme, re.IGNORECASE):
-        if re.search(r"\S\s*=|\s-", url):
-            return MASK  # no URL, but a command or names and values
-        scheme, slashes, rest = "", "", url
-    rest = re.sub(r"(?<=[?&])([^=&]+)=([^&]*)", _masked_parameter, rest)
-    if scheme != "sqlite" or not rest.startswith("/"):
-        user, at, place = rest.rpartition("@")
-        if at:
-            rest = re.sub(r":.*", ":***", user, count=1, flags=re.DOTALL) + at + place
-        else:  # a colon is followed by a port, or the `@` is missing
-            rest = re.sub(r"^([^\[:/?]*):(?!\d+(?:[/?]|$)).*", r"\1:***", rest, flags=re.DOTALL)
-    return scheme + slashes + rest
-
-
-def _masked_parameter(match: re.Match[str]) -> str:
-    if not SECRET_NAME.search(unquote(match[1])):
-        return match[0]
-    return f"{match[1]}=***" + "@" * ("@" in match[2])  # the `@` may end a password that began before the name

@@ -18,6 +18,9 @@ from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
 T = TypeVar("T")
 
+# stamina would tell of each retry on stderr, where a program's own lines are.
+stamina.instrumentation.set_on_retry_hooks([])
+
 UPGRADE_TIMEOUT_SECONDS = 3_600
 """How long an upgrade of MySQL or MariaDB waits for another one to end."""
 

@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
+from etl.config.masking import SECRET_NAME, mask_url
 from etl.config.secret import masked
-from etl.config.urls import SECRET_NAME, URL_FILE, Address, address_of, mask_url
+from etl.config.urls import URL_FILE, Address, address_of
 from etl.database.refusals import Code, Meaning, meaning_of
 from etl.database.sqlite_file import BUSY_POLL_SECONDS, connect_to_read, make_file, prepare_to_read, prepare_to_write
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable

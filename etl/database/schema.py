@@ -343,6 +343,7 @@ runs = Table(
     _column("stop_reason", _Text, "what ended it before all was done"),
     _column("inputs", _Json, "the files whose pairs it fetched"),
     _column("settings", _Json, "the settings in force, without secrets"),
+    _column("notified", _Json, "what was known when somebody was last told, if notify is set: only news is told"),
     Index(None, "started_at"),
     comment="one row a run",
 )

@@ -63,6 +63,14 @@ class Ping(NamedTuple):
     server_time: datetime | None
 
 
+class Pace(NamedTuple):
+    """What may be asked with the token of a deployment, if it may be asked at all now."""
+
+    deployment_id: int
+    requests_per_second: float
+    is_open: bool
+
+
 class Semgrep:
     """The API for any number of deployments. Use it as an async context manager.
 
@@ -277,6 +285,11 @@ class Semgrep:
         found = {state.token: (number, state.slow_because()) for number, state in self._states.items()}
         reasons = [f"{_whose(number)}: {reason}" for number, reason in found.values() if reason is not None]
         return "; ".join(reasons) or None
+
+    def paces(self) -> list[Pace]:
+        """How each token may ask at present, by a deployment that it is for."""
+        states = {state.token: (number, state.limiter) for number, state in sorted(self._states.items()) if number}
+        return [Pace(number, limiter.rate, limiter.is_open) for number, limiter in states.values()]
 
     def stop_sending(self) -> None:
         """Send no more requests: whoever waits for its turn gets StoppedError."""

@@ -16,6 +16,7 @@ from aiohttp.tracing import Trace
 
 if sys.platform != "win32":  # there a request on a connection that had ended is a failure
     import fcntl
+    import resource
     import termios
 
 is_new: ContextVar[bool] = ContextVar("is_new", default=False)
@@ -26,11 +27,15 @@ class UnreadError(aiohttp.ClientConnectionError):
     """The server had closed the connection before its machine could take the request."""
 
 
+OTHER_FILES = 64
+"""How many files a process has open beside its connections to the API, at the most: database, log, libraries."""
+
+
 class Connector(aiohttp.TCPConnector):
-    """Makes as many connections as are asked for, and keeps them."""
+    """Makes as many connections as are asked for, if the system allows that, and keeps them. Who gets none waits."""
 
     def __init__(self) -> None:
-        super().__init__(limit=0)
+        super().__init__(limit=most_connections())
         self._factory = cast("partial[ResponseHandler]", partial(Protocol, loop=self._loop))
 
     async def _create_connection(
@@ -41,6 +46,17 @@ class Connector(aiohttp.TCPConnector):
     ) -> ResponseHandler:
         is_new.set(True)
         return await super()._create_connection(req, traces, timeout)
+
+
+def most_connections() -> int:
+    """How many connections this process may have, by the files that it may open (`ulimit -n`); 0 for any number."""
+    if sys.platform == "win32":
+        return 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # not everywhere may it be as much as the system says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 0 if soft == resource.RLIM_INFINITY else max(1, soft - OTHER_FILES)
 
 
 class Protocol(ResponseHandler):

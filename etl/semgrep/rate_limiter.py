@@ -112,6 +112,11 @@ class RateLimiter:
         return self.rate < SLOW_SHARE * self._ceiling
 
     @property
+    def is_open(self) -> bool:
+        """Whether requests may go out: the API neither refuses nor is unavailable."""
+        return time.monotonic() >= self._gate.opens_at
+
+    @property
     def is_refused(self) -> bool:
         """Whether nothing goes out, for the API has said so."""
         return self._gate.is_held

@@ -5,6 +5,7 @@ secrets.
 """
 
 import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -71,11 +72,14 @@ class Calls:
         """One request, a POST if it has a query: the decoded body of a 200, or the error that the answer means."""
         async with self._limiter.request(past_the_gate=past_the_gate) as request:
             self._counts.requests += 1
+            began_at = time.monotonic()
             try:
                 answer = await self._http.ask(path, self._token, query)
             except (TransientError, FatalError):
                 self._count(failed=True)
                 raise
+            finally:
+                self._counts.request_seconds.observe(time.monotonic() - began_at)
             self._count(failed=answer.status >= 500)
             now = datetime.now(UTC)
             error = self._error_of(answer, path, now)

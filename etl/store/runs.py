@@ -14,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    func,
     insert,
     literal,
     or_,
@@ -25,6 +26,7 @@ from etl.database.dialects import upsert
 from etl.database.schema import runs, workers
 from etl.database.server import in_its_characters
 from etl.database.types import add_seconds, utc_now
+from etl.errors import DEAD_EXIT
 from etl.model import RUN_COUNTS
 
 SEEN_WITHIN_SECONDS = 60.0
@@ -173,6 +175,13 @@ def last_runs(
     if state is not None:
         found = found.where(_STATE.in_([state]))
     return [dict(row) for row in connection.execute(found).mappings()]
+
+
+def last_successes(connection: Connection) -> dict[str, datetime]:
+    """When a run of each command last ended with all done, be it that some pairs are dead letters."""
+    is_success = and_(runs.c.state == ENDED, runs.c.exit_code.in_([0, DEAD_EXIT]))
+    found = select(runs.c.command, func.max(runs.c.finished_at)).where(is_success).group_by(runs.c.command)
+    return {row[0]: row[1] for row in sorted(connection.execute(found).tuples())}
 
 
 def runs_like(connection: Connection, beginning: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     case,
     column,
     delete,
@@ -250,6 +251,13 @@ def list_dead(connection: Connection, which: DeadLetterFilter, limit: int) -> li
     order = (_dead.died_at.desc(), _dead.deployment_id, _dead.scan_id)
     found = connection.execute(select(*columns).where(*which.conditions()).order_by(*order).limit(limit))
     return [dict(row) for row in found.mappings()]
+
+
+def dead_letter(connection: Connection, pair: Pair) -> dict[str, Any] | None:
+    """All that is known of a dead letter; None if the pair is none."""
+    its_key = and_(_dead.deployment_id == pair.deployment_id, _dead.scan_id == pair.scan_id)
+    found = connection.execute(select(dead_letters).where(its_key)).mappings().one_or_none()
+    return dict(found) if found else None
 
 
 BEST_PRIORITY = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from etl.model import Pair
+from etl.telemetry.histogram import Histogram
 
 
 class RunCounts(Struct):
@@ -31,6 +32,52 @@ class RunCounts(Struct):
     """Pairs that this run has stored while they ran, and given up after that. Not part of the summary."""
     to_do: int = 0
     """Pairs that the run set out with: what a progress bar counts against. Not part of the summary."""
+    request_seconds: Histogram = field(default_factory=Histogram)
+    """How long the API took for each request. Not part of the summary."""
+
+
+class RunStarted(Struct, frozen=True):
+    """A run begins, with these settings: the first line of each."""
+
+    command: str
+    version: str
+    database: str
+    rate: float
+    concurrency: int
+
+
+class RunEnded(Struct, frozen=True):
+    """A run is over: the last line of each. A warning where the exit code isn't 0."""
+
+    command: str
+    exit_code: int
+    stop_reason: str | None
+    duration_seconds: float
+    discovered: int
+    requests: int
+    fetched: int
+    waiting: int
+    dead: int
+    remaining: int
+
+
+class Preparing(Struct, frozen=True):
+    """What a run is at before it fetches: so many lines of its files are read, or so many listed scans are to fetch."""
+
+    lines_read: int
+    to_fetch: int
+
+
+class Progress(Struct, frozen=True):
+    """How far a run is, every ten seconds, if that has changed. `done` are fetched or dead letters."""
+
+    done: int
+    total: int
+    per_second: float
+    retried: int
+    rate_limited: int
+    dead: int
+    seconds_left: int | None
 
 
 class BadLine(Struct, frozen=True):
@@ -40,7 +87,7 @@ class BadLine(Struct, frozen=True):
 
 
 class GateClosed(Struct, frozen=True):
-    """The API refuses: nothing is asked of it for `seconds`. `deployment_id` is None for the token without a name."""
+    """The API refuses: nothing is asked of it for `seconds`. Without `deployment_id` it is the token without a name."""
 
     deployment_id: int | None
     seconds: float
@@ -114,7 +161,7 @@ class DatabaseBack(Struct, frozen=True):
 
 
 class PairDied(Struct, frozen=True):
-    """A pair became a dead letter."""
+    """A pair became a dead letter: a line for the first of each kind of error, the others at level debug."""
 
     pair: Pair
     error_kind: str
@@ -151,7 +198,7 @@ class LeasesLost(Struct, frozen=True):
 
 
 class Walked(Struct, frozen=True):
-    """The list of a deployment has been walked to its end. `since` is None for all that the API has."""
+    """The list of a deployment has been walked to its end. Without `since` it was all that the API has."""
 
     deployment_id: int
     since: str | None
@@ -209,7 +256,7 @@ class NothingNew(Struct, frozen=True):
 class AnotherSync(Struct, frozen=True):
     """Another sync is at work, and this one was told to leave then."""
 
-    run_id: str
+    other_run_id: str
     started_at: str
 
 
@@ -220,6 +267,18 @@ class MetricsLost(Struct, frozen=True):
     reason: str
 
 
+class NotifyFailed(Struct, frozen=True):
+    """What [notify] names couldn't be told how a run has ended. The next run tries it again."""
+
+    reason: str
+
+
+class MoreOfAKind(Struct, frozen=True):
+    """Of the event named `of` there were enough lines for an hour: the next ones are at level debug."""
+
+    of: str
+
+
 class Stopping(Struct, frozen=True):
     """The run ends early, for `reason`; what is in flight may still finish."""
 
@@ -227,7 +286,11 @@ class Stopping(Struct, frozen=True):
 
 
 Event = (
-    BadLine
+    RunStarted
+    | RunEnded
+    | Preparing
+    | Progress
+    | BadLine
     | GateClosed
     | GateOpened
     | PaceReserved
@@ -253,6 +316,8 @@ Event = (
     | NothingNew
     | AnotherSync
     | MetricsLost
+    | NotifyFailed
+    | MoreOfAKind
     | Stopping
 )
 EventSink = Callable[[Event], None]

@@ -2,134 +2,27 @@
 
 import asyncio
 import json
-import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
 from io import StringIO
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import replace
 
-from etl.telemetry.events import (
-    AnotherSync,
-    ApiAway,
-    ApiBack,
-    BadLine,
-    DatabaseAway,
-    DatabaseBack,
-    DeadRevived,
-    DeploymentStopped,
-    Event,
-    GateClosed,
-    GateOpened,
-    LeasesLost,
-    ListingSkipped,
-    MetricsLost,
-    NothingNew,
-    OutOfReach,
-    PaceFallen,
-    PaceRegained,
-    PaceReserved,
-    PairDied,
-    RepositoriesUnread,
-    RunCounts,
-    Stopping,
-    TokenReadAgain,
-    TokenUseless,
-    Walked,
-    WalkedByRepository,
-    WalkFailed,
-    WorkAwaited,
-)
+from etl.telemetry.events import Event, MoreOfAKind, PairDied, Preparing, Progress, RunCounts
+from etl.telemetry.lines import LINES, fields_of, level_of
+from etl.telemetry.log import write_line
 
 SHOWN_OF_A_KIND = 20
-"""How many lines of one kind are logged in a run before the rest is only counted."""
+"""How many lines of one kind are logged in an hour; the rest is for the level debug."""
 WIDTH_OF_A_FILE = 400
 ALWAYS_SHOWN = ("requested", "fetched", "dead", "remaining")
 LOG_INTERVAL_SECONDS = 10.0
 SCREEN_INTERVAL_SECONDS = 0.25
-
-
-class _Stderr:
-    """sys.stderr as it is at each call: the progress line puts itself in front of it while it is shown.
-
-    A line that can't be written, as on a full disk, is lost: no run ends for its log.
-    """
-
-    def write(self, text: str) -> None:
-        with suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            sys.stderr.flush()
-
-
-_logs = {"format": "text", "level": "info"}
-
-
-def configure_logs(log_format: str, log_level: str) -> None:
-    """Log to stderr: `text` for people, `json` for machines, one object a line."""
-    _logs.update(format=log_format, level=log_level)
-    log.cache_clear()
-
-
-@cache
-def log() -> Any:
-    """The logger. It takes 0.1 s to import, which a run that has nothing to say is spared."""
-    import structlog  # noqa: PLC0415 - so it is spared
-
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if _logs["format"] == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[_logs["level"].upper()]),
-        logger_factory=structlog.PrintLoggerFactory(file=_Stderr()),  # type: ignore[arg-type]  # writes, that is all
-    )
-    return structlog.get_logger()
-
-
-LINES: dict[type[Event], tuple[str, str]] = {
-    BadLine: ("warning", "line skipped"),
-    GateClosed: ("warning", "rate limited, waiting"),
-    GateOpened: ("info", "rate limit over"),
-    PaceReserved: ("info", "the token's rate is reserved by other workers, waiting"),
-    PaceFallen: ("warning", "the API has refused more: the pace is below a tenth of [api] rate"),
-    PaceRegained: ("info", "the pace is a tenth of [api] rate again, or more"),
-    WorkAwaited: ("info", "nothing is due, waiting for retries and leases to end"),
-    ApiAway: ("warning", "API unavailable, waiting"),
-    ApiBack: ("info", "API available again"),
-    DatabaseAway: ("warning", "database unavailable, waiting"),
-    DatabaseBack: ("info", "database available again"),
-    PairDied: ("warning", "dead letter"),
-    DeadRevived: ("info", "dead letters whose reason may have passed are tried again"),
-    DeploymentStopped: ("error", "deployment halted, its pairs stay queued"),
-    TokenReadAgain: ("info", "asking again for a deployment that was halted, its token was read anew"),
-    TokenUseless: ("error", "a token shows no deployment, others go on"),
-    LeasesLost: ("warning", "leases lost to another worker, nothing written for them"),
-    Walked: ("info", "list walked"),
-    WalkedByRepository: ("info", "the search doesn't list the deployment, walking repository by repository"),
-    RepositoriesUnread: ("warning", "repositories not listed, scans are found all the same"),
-    OutOfReach: ("warning", "discovery gap: scans started in this period are no longer available from the API"),
-    WalkFailed: ("error", "list not walked to its end, the next walk starts from the same watermark"),
-    ListingSkipped: ("error", "the database refuses what the list says of a scan, skipped"),
-    NothingNew: ("warning", "cursors repeat without new scans, taken for the end of the list"),
-    AnotherSync: ("info", "another sync is at work, leaving it to that one"),
-    MetricsLost: ("error", "the metrics can't be written: check [observe] metrics_file"),
-    Stopping: ("warning", "stopping"),
-}
 
 
 class Reporter:
@@ -138,18 +31,26 @@ class Reporter:
     def __init__(self, counts: RunCounts, *, interactive: bool) -> None:
         self._counts = counts
         self._interactive = interactive
-        self._told = Counter[type[Event]]()
+        self._hour = 0
+        self._told = Counter[str]()
 
     def emit(self, event: Event) -> None:
-        """One log line for an event."""
-        kind = type(event)
+        """One log line for an event. What comes too often within an hour is for the level debug."""
+        self._begin_an_hour()
+        kind, most = LINES[type(event)].event, SHOWN_OF_A_KIND
+        if isinstance(event, PairDied):
+            # They are one a scan: what is new about one is its kind of error.
+            kind, most = f"{kind}: {event.error_kind}", 1
         self._told[kind] += 1
-        if self._told[kind] > SHOWN_OF_A_KIND:
-            return
-        level, text = LINES[kind]
-        getattr(log(), level)(text, **_fields(event))
-        if self._told[kind] == SHOWN_OF_A_KIND:
-            log().info(f"more lines of this kind are counted, not shown: {text}")
+        _write(event, level_of(event) if self._told[kind] <= most else "debug")
+        if self._told[kind] == SHOWN_OF_A_KIND <= most:
+            self.emit(MoreOfAKind(kind))
+
+    def _begin_an_hour(self) -> None:
+        hour = int(time.monotonic() // 3600)
+        if hour != self._hour:
+            self._hour = hour
+            self._told.clear()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -170,30 +71,12 @@ class Reporter:
             await self._watch_in_log()
 
     async def _watch_in_log(self) -> None:
-        started, before = time.monotonic(), _finished(self._counts)
+        before = replace(self._counts)
         while True:
             await asyncio.sleep(LOG_INTERVAL_SECONDS)
-            if preparing := _preparing(self._counts):
-                log().info(preparing, seconds=round(time.monotonic() - started))
-                continue
-            now = _finished(self._counts)
-            rate = (now - before) / LOG_INTERVAL_SECONDS
-            before = now
-            total = self._counts.to_do + self._counts.discovered
-            left = max(total - now, 0)
-            if not rate and not left:
-                continue  # an idle worker
-            log().info(
-                "progress",
-                done=now,
-                total=total,
-                per_second=round(rate, 1),
-                retried=self._counts.retried,
-                rate_limited=self._counts.rate_limited,
-                dead=self._counts.dead,
-                seconds_left=round(left / rate) if rate else None,
-                seconds=round(time.monotonic() - started),
-            )
+            if told := progress(self._counts, before, LOG_INTERVAL_SECONDS):
+                _write(told)
+            before = replace(self._counts)
 
     async def _watch_on_screen(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
@@ -213,7 +96,7 @@ class Reporter:
                 speed = progress.tasks[0].speed
                 progress.update(
                     task,
-                    description=_preparing(counts) or "fetching",
+                    description=_shown_preparing(counts) or "fetching",
                     total=counts.to_do + counts.discovered or None,
                     completed=_finished(counts),
                     rate=f"{speed:.0f}" if speed else "0",
@@ -230,27 +113,47 @@ class _Reading:
         self._counts = counts
 
     def __rich__(self) -> str:
-        return _preparing(self._counts) or ""
+        return _shown_preparing(self._counts)
 
 
-def _preparing(counts: RunCounts) -> str | None:
-    """What a run is at before it fetches: millions of pairs take minutes to read, and thousands of scans to list."""
-    if counts.to_do or _finished(counts):
+def _write(event: Event, level: str = "info") -> None:
+    _, name, sentence = LINES[type(event)]
+    write_line(level, name, fields_of(event), sentence(event))
+
+
+def progress(counts: RunCounts, before: RunCounts, seconds: float) -> Progress | Preparing | None:
+    """How far a run is, after `seconds` since it was as `before`; None where nothing has changed."""
+    if counts == before:
         return None
-    if counts.requested:
-        return f"reading, {counts.requested:,} lines"
-    return f"listing, {counts.discovered:,} scans to fetch" if counts.discovered else None
+    if preparing := _preparing(counts):
+        return preparing
+    done, rate = _finished(counts), (_finished(counts) - _finished(before)) / seconds
+    total = counts.to_do + counts.discovered
+    return Progress(
+        done=done,
+        total=total,
+        per_second=round(rate, 1),
+        retried=counts.retried,
+        rate_limited=counts.rate_limited,
+        dead=counts.dead,
+        seconds_left=round(max(total - done, 0) / rate) if rate else None,
+    )
+
+
+def _preparing(counts: RunCounts) -> Preparing | None:
+    """What a run is at before it fetches: millions of pairs take minutes to read, and thousands of scans to list."""
+    if counts.to_do or _finished(counts) or not (counts.requested or counts.discovered):
+        return None
+    return Preparing(counts.requested, counts.discovered)
+
+
+def _shown_preparing(counts: RunCounts) -> str:
+    preparing = _preparing(counts)
+    return LINES[Preparing].sentence(preparing) if preparing else ""
 
 
 def _finished(counts: RunCounts) -> int:
     return counts.fetched + counts.dead
-
-
-def _fields(event: Event) -> dict[str, Any]:
-    fields = {name: value for name, value in asdict(event).items() if value is not None}
-    if isinstance(event, PairDied):
-        fields |= {"pair": f"{event.pair.deployment_id}/{event.pair.scan_id}"}
-    return fields
 
 
 def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> None:

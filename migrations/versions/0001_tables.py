@@ -367,6 +367,7 @@ def create_run_tables() -> None:
         sa.Column("stop_reason", TEXT),
         sa.Column("inputs", JSON),
         sa.Column("settings", JSON),
+        sa.Column("notified", JSON),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
     )
     op.create_index("ix_runs_started_at", "runs", ["started_at"])

@@ -61,3 +61,12 @@ def test_an_output_that_nobody_reads_is_no_bug(cli: Command, sqlite_url: str, ar
         process.wait(PATIENCE_SECONDS)
 
     assert (process.returncode, said) == (141, "")
+
+
+@pytest.mark.parametrize("command", ["sync", "discover"])
+def test_a_time_that_the_list_does_not_cover_is_a_usage_error(cli: Command, command: str) -> None:
+    """As in the settings: it would be cut without a word."""
+    outcome = cli(command, "--since", "60d")
+
+    assert outcome.exit_code == 2
+    assert "it must be 30d at most: the list goes back no further" in outcome.stderr

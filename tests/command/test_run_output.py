@@ -1,10 +1,12 @@
 """What becomes of a run whose output goes to a terminal, to a full disk, or nowhere."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import datetime
+from typing import Any
 
 import pytest
 from command import Command
@@ -48,6 +50,41 @@ def test_a_full_disk_behind_its_log_stops_no_run(cli: Command, sqlite_url: str) 
 
     assert outcome.exit_code == 0
     assert {name: outcome.json()[name] for name in ("invalid", "fetched")} == {"invalid": 1, "fetched": 5}
+
+
+def log_lines(stderr: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stderr.splitlines()]
+
+
+def test_a_run_begins_and_ends_with_a_line(cli: Command, sqlite_url: str) -> None:
+    """All its lines have its id, the last one what came of it; a silent night is these two."""
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables = environment(sandbox, sqlite_url)
+        stdin = f"not a pair\n{sandbox.pairs_text()}"
+        first = cli("run", "-", "--json", "--log-format", "json", stdin=stdin, environment=variables)
+        silent = cli("run", "--json", "--log-format", "json", environment=variables)
+
+    lines, summary = log_lines(first.stderr), first.json()
+    assert {line["run_id"] for line in lines} == {summary["run_id"]}
+    assert (lines[0]["event"], lines[0]["command"]) == ("run started", "run")
+    assert lines[0]["database"] == sqlite_url.removeprefix("sqlite:///")
+    assert (lines[-1]["event"], lines[-1]["level"]) == ("run ended", "info")
+    for name in ("exit_code", "duration_seconds", "fetched", "requests", "dead", "remaining"):
+        assert lines[-1][name] == summary[name]
+    assert [line["event"] for line in log_lines(silent.stderr)] == ["run started", "run ended"]
+
+
+def test_a_run_that_fails_ends_with_a_line_too(cli: Command, sqlite_url: str) -> None:
+    """With its exit code and the reason; what the command says of it is a line for machines as well."""
+    variables = {"SCAN_ETL_DATABASE__URL": sqlite_url, "SEMGREP_APP_TOKEN": "a"}
+    outcome = cli("run", "nowhere.csv", "--log-format", "json", environment=variables)
+
+    lines = log_lines(outcome.stderr)
+    assert [line["event"] for line in lines] == ["run started", "run ended", "command failed"]
+    assert len({line["run_id"] for line in lines}) == 1
+    assert (lines[1]["level"], lines[1]["exit_code"]) == ("warning", 2)
+    assert lines[1]["stop_reason"] == lines[2]["reason"]
+    assert "nowhere.csv can't be read" in lines[2]["reason"]
 
 
 def test_a_person_at_a_terminal_sees_how_far_it_is(cli: Command, sqlite_url: str) -> None:
@@ -134,3 +171,14 @@ def test_a_closed_standard_stream_changes_nothing_else(cli: Command, sqlite_url:
     assert ended.exit_code == 0, ended
     assert len(rows(sqlite_url, scans)) == 1
     assert ">" in closed or ended.json()["fetched"] == 1
+
+
+def test_a_process_that_may_open_few_files_has_fewer_connections(cli: Command, sqlite_url: str) -> None:
+    """More than it may have are asked for at the same time, and all is fetched."""
+    with running_sandbox(finished_world(600), Behaviour(latency_seconds=0.3)) as sandbox:
+        (cli.folder / "pairs.txt").write_text(sandbox.pairs_text(), encoding="utf-8")
+        variables = environment(sandbox, sqlite_url, SCAN_ETL_API__CONCURRENCY="300")
+        outcome = cli.in_shell("", "run", "pairs.txt", "--json", environment=variables, first="ulimit -n 128")
+
+    assert outcome.exit_code == 0, outcome
+    assert (outcome.json()["fetched"], outcome.json()["retried"]) == (600, 0)

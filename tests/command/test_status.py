@@ -198,3 +198,60 @@ def test_what_the_output_cannot_hold_is_escaped(cli: Command, sqlite_url: str, e
 
     assert outcome.exit_code == 0, outcome
     assert r"\U0001f680" in outcome.stdout
+
+
+def test_a_kind_that_there_is_not_is_answered_with_those_that_there_are(cli: Command, sqlite_url: str) -> None:
+    """On stderr: what reads the list or the count goes on as it was."""
+    none = cli("failures", "list", "--kind", "not-found", "--json", "--database-url", sqlite_url)
+    insert_rows(sqlite_url, dead_letters, *LETTERS)
+    found = [
+        cli("failures", *words, "--kind", kind, "--json", "--database-url", sqlite_url)
+        for words in (("list",), ("requeue",), ("drop",))
+        for kind in ("not-found", "not_found")
+    ]
+
+    assert none.stderr == "No dead letter is of the kind 'not-found'; there are none at all.\n"
+    said = "No dead letter is of the kind 'not-found'; there are not_found, timeout.\n"
+    assert [outcome.stderr for outcome in found[:4]] == [said, "", said, ""]
+    assert found[4].stderr == "No dead letter is of the kind 'not-found'; there are timeout.\n"
+    assert [outcome.json() for outcome in found[2:]] == [
+        {"requeued": 0},
+        {"requeued": 1},
+        {"dropped": 0},
+        {"dropped": 0},
+    ]
+    assert {outcome.exit_code for outcome in (none, *found)} == {0}
+
+
+def test_a_dead_letter_is_shown_whole(cli: Command, database_url: str) -> None:
+    """By its deployment and scan; of a pair that is none, where to look."""
+    letter = {"died_at": NOW, "error_kind": "timeout", "error": "why", "attempts": 5, "retry_at": NOW + HOUR}
+    insert_rows(database_url, dead_letters, letter)
+    shown = cli("failures", "show", "120/1", "--json", "--database-url", database_url).json()
+    text = cli("failures", "show", "120/1", "--database-url", database_url).stdout
+    other = cli("failures", "show", "120/2", "--database-url", database_url)
+
+    assert shown.keys() == {column.name for column in dead_letters.c}
+    assert (shown["scan_id"], shown["error"], shown["retry_at"]) == (1, "why", (NOW + HOUR).isoformat())
+    assert "error kind: timeout\n" in text
+    assert other.exit_code == 2
+    assert "120/2 is no dead letter: `scan-etl failures list`" in other.stderr
+
+
+@pytest.mark.parametrize("pair", ["120", "120/", "0/1", "120/99999999999999999999", "120/-1", "1/1/1"])
+def test_what_is_no_pair_is_a_usage_error(cli: Command, pair: str) -> None:
+    """With an example of what is one."""
+    outcome = cli("failures", "show", "--", pair)
+
+    assert outcome.exit_code == 2
+    assert "is not a deployment and a scan, such as 120/70" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", [("status",), ("failures", "list"), ("runs",)])
+def test_where_no_database_is_the_place_is_in_question(cli: Command, command: tuple[str, ...]) -> None:
+    """The whole path is named: somebody may stand in another folder than the job does. None is made there."""
+    outcome = cli(*command)
+
+    assert outcome.exit_code == 5
+    assert f"there is no database {cli.folder}/scans.db: is this the place?" in outcome.stderr
+    assert not (cli.folder / "scans.db").exists()

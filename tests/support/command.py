@@ -78,10 +78,10 @@ class Command:
         return self._outcome(self._words(arguments), stdin, environment)
 
     def in_shell(
-        self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self, redirections: str, *arguments: str, environment: Mapping[str, str] | None = None, first: str = ":"
     ) -> CommandResult:
-        """Run to the end with redirections of a POSIX shell, such as `2>&-`."""
-        shell = ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh"]
+        """Run to the end with redirections of a POSIX shell, such as `2>&-`, after what it does `first`."""
+        shell = ["/bin/sh", "-c", f'{first} && exec "$@" {redirections}', "sh"]
         return self._outcome([*shell, *self._words(arguments)], "", environment)
 
     def bound_by_permissions(

@@ -19,7 +19,7 @@ from fork_server import ANSWER_BYTES
 from etl.__main__ import main
 
 FIRST_USED_LATE = """
-etl.cli.main etl.cli.check etl.cli.db etl.cli.queue etl.cli.run etl.cli.sandbox
+etl.cli.main etl.cli.check etl.cli.config etl.cli.db etl.cli.queue etl.cli.run etl.cli.sandbox
 encodings.idna psycopg rich.console rich.progress rich.table sqlalchemy.dialects.postgresql.psycopg uvloop
 """
 """What functions of the program and of its libraries import."""

@@ -112,6 +112,7 @@ OTHER_VALUES = {
     "observe.log_format": "json",
     "observe.log_level": "debug",
     "observe.metrics_file": "/var/lib/metrics/scan.prom",
+    "notify.url": "https://chat.example.com/hook",
 }
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from etl.config.masking import mask_url
 from etl.config.settings import Origin, origins
-from etl.config.urls import Address, mask_url
+from etl.config.urls import Address
 from etl.database.engine import parse_url
 from etl.errors import ConfigError
 

@@ -12,7 +12,7 @@ from etl import errors
 from etl.cli.main import cli
 from etl.database.migrate import dictionary
 from etl.telemetry.events import Event
-from etl.telemetry.reporter import LINES
+from etl.telemetry.lines import LINES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -87,6 +87,18 @@ def test_the_dictionary_is_plain() -> None:
 def test_every_event_has_a_log_line() -> None:
     """An event without words would be a KeyError at the worst moment."""
     assert set(LINES) == set(get_args(Event))
+
+
+def test_the_docs_list_every_event() -> None:
+    """docs/logs.md has a row for each: its name, its level, its fields, and when it is logged."""
+    text = (ROOT / "docs" / "logs.md").read_text()
+    rows = text.split("| event | level | fields | when |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+
+    assert rows.splitlines() == [
+        f"| `{line.event}` | {line.level} | {', '.join(f'`{name}`' for name in kind.__struct_fields__)} "
+        f"| {' '.join((kind.__doc__ or '').split())} |"
+        for kind, line in LINES.items()
+    ]
 
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()

@@ -3,7 +3,7 @@
 import pytest
 from given_settings import SECRET, load
 
-from etl.config.urls import mask_url
+from etl.config.masking import mask_url
 from etl.database.engine import parse_url
 
 
