@@ -10,7 +10,7 @@ from etl.errors import DatabaseError
 VERSION_TABLE: Final = "scan_etl_version"
 EARLIER_TABLE: Final = "alembic_version"
 """Every program that leaves the name to Alembic has it: ours did up to `_EARLIER_REVISIONS`."""
-_EARLIER_REVISIONS: Final = frozenset({"0001", "0002"})
+_EARLIER_REVISIONS: Final = frozenset({"0001", "0002", "0003"})
 _OURS_ALONE: Final = ("fetch_queue", "dead_letters", "scan_listings", "listing_gaps", "schema_drift", "rate_budgets")
 """No other program has all of these."""
 

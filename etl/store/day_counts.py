@@ -103,13 +103,13 @@ def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
         author_days: [{"commit_author_username": name, **_author(outcomes)} for name, outcomes in authors.items()],
         coverage_days: [{"repository_key": key, **_coverage(of_key)} for key, of_key in covered.items()],
     }
-    return DayCounts(rows, min((at for of_key in scans.values() for at in _running_since(of_key)), default=None))
+    running = (fact for of_key in scans.values() for fact in of_key if fact.outcome == "running")
+    return DayCounts(rows, min(filter(None, (_since(fact, day) for fact in running)), default=None))
 
 
-def _running_since(facts: Sequence[Fact]) -> list[datetime]:
-    """One without a start has been running since it was fetched, or before that."""
-    running = (fact.started_at or fact.fetched_at for fact in facts if fact.outcome == "running")
-    return [began_at for began_at in running if began_at is not None]
+def _since(fact: Fact, day: date | None) -> datetime | None:
+    """Since when a scan runs; one without a start that is believed has done so when it was fetched, or before that."""
+    return fact.started_at if day else fact.fetched_at
 
 
 _GROUP = ("trigger_event", "is_pull_request", "is_full_scan", "outcome", "exit_code")

@@ -49,7 +49,7 @@ from etl.database.summaries import (
     summary_marks,
     summary_state,
 )
-from etl.database.types import utc_now
+from etl.database.types import UtcDateTime, add_seconds, utc_now
 from etl.store.day_counts import count_day
 from etl.store.day_facts import facts_of
 from etl.store.duration_weeks import rank_durations
@@ -116,6 +116,16 @@ _COUNTED = (scan_days, scan_groups, author_days, coverage_days)
 _COLUMNS = {each: tuple(column for column in each.c if column.name != "id") for each in _COUNTED}
 
 
+_SOON = add_seconds(utc_now(), literal(3_600.0))
+_ENDS_AT = bindparam("ends_at", type_=UtcDateTime)
+# Not at once, whatever a clock says, or it would be counted without end.
+_MARK_AGAIN = insert(summary_marks).values(
+    deployment_id=bindparam("of"),
+    day=bindparam("on"),
+    due_at=case((_ENDS_AT > _SOON, _ENDS_AT), else_=_SOON),
+)
+
+
 def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
     """Replace what is counted of these days."""
     rows: dict[Table, list[tuple[Any, ...]]] = {each: [] for each in _COUNTED}
@@ -126,7 +136,7 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
         for each, found in counts.rows.items():
             rows[each] += (tuple((of_day | row)[column.name] for column in _COLUMNS[each]) for row in found)
         if counts.running_since is not None:
-            again.append({**of_day, "due_at": counts.running_since + UNFINISHED_AFTER})
+            again.append({"of": deployment_id, "on": day, "ends_at": counts.running_since + UNFINISHED_AFTER})
     for each in _COUNTED:
         connection.execute(delete(each).where(_is_among(each, days)))
         insert_rows(connection, each, _COLUMNS[each], rows[each])
@@ -135,7 +145,7 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
     later = select(_mark.id).where(_is_among(summary_marks, days), _mark.due_at > utc_now())
     _remove_marks(connection, connection.execute(later).scalars().all())
     if again:
-        connection.execute(insert(summary_marks), again)
+        connection.execute(_MARK_AGAIN, again)
 
 
 def _is_among(counted: Table, days: Sequence[DeploymentDay]) -> ColumnElement[bool]:

@@ -14,7 +14,8 @@ _OUTCOME: Final = (
     "CASE WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'"
     " WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'"
     " WHEN {0}.completed_at IS NULL AND COALESCE({1}.status, '') NOT IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR')"
-    " THEN CASE WHEN COALESCE({0}.started_at, {0}.first_fetched_at) < %s THEN 'unfinished' ELSE 'running' END"
+    " THEN CASE WHEN CASE WHEN {0}.started_at <= %s THEN {0}.started_at ELSE {0}.first_fetched_at END < %s"
+    " THEN 'unfinished' ELSE 'running' END"
     " WHEN {0}.exit_code = 0 THEN 'passed'"
     " WHEN {0}.exit_code = 1 THEN 'findings'"
     " WHEN {0}.exit_code IS NULL THEN 'unknown' ELSE 'failed' END"
@@ -108,9 +109,9 @@ MACROS: Final[dict[str, dict[str, str]]] = {
     },
     # How a scan ended, of a row of `scans` and of its listing. What has no end is given up after a day.
     "outcome_of": {
-        "sqlite": _OUTCOME % "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')",
-        "postgresql": _OUTCOME % "now() - interval '1 day'",
-        "mysql": _OUTCOME % "UTC_TIMESTAMP(6) - INTERVAL 1 DAY",
+        "sqlite": _OUTCOME % ("strftime('%Y-%m-%d %H:%M:%f', 'now')", "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')"),
+        "postgresql": _OUTCOME % ("now()", "now() - interval '1 day'"),
+        "mysql": _OUTCOME % ("UTC_TIMESTAMP(6)", "UTC_TIMESTAMP(6) - INTERVAL 1 DAY"),
     },
     # What a repository is within its deployment, of a row of `scans` and of `scan_meta`: its id, or else its name.
     "repository_key": {

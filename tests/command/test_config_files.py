@@ -73,7 +73,8 @@ def test_the_schema_knows_each_setting(cli: Command) -> None:
     for section in SECTIONS:
         definition = schema["$defs"][schema["properties"][section]["$ref"].rpartition("/")[2]]
         assert definition["additionalProperties"] is False
-        assert list(definition["properties"]) == list(type(getattr(Settings(), section)).model_fields)
+        fields = type(getattr(Settings(), section)).model_fields
+        assert list(definition["properties"]) == [field.alias or name for name, field in fields.items()]
         assert all(said["description"] for said in definition["properties"].values())
     rate = schema["$defs"]["ApiSettings"]["properties"]["rate"]
     assert (rate["type"], rate["exclusiveMinimum"], rate["default"]) == ("number", 0, 20.0)

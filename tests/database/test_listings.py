@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from counted_days import count_all
 from listings_of import PAIR, listing, running
 from queue_filling import enqueue
 from recorded_pages import BEGAN_AT, DAY, LISTED_AT, OPEN, lease, put, queued, rows, settle, walked
@@ -223,6 +224,7 @@ def test_a_finished_scan_that_is_not_listed_again_is_over_a_day_later(database: 
         settle(database, Snooze(scan_rows(1, **OPEN), 300.0, BEGAN_AT + 30 * DAY))
         assert len(queued(database)) == left
 
+    database.run_here(count_all)
     counts = "SELECT listed, stored, stored_without_end FROM bi_coverage"
     assert database.run_here(lambda connection: connection.execute(text(counts)).one()) == (1, 1, 1)
 
@@ -256,6 +258,7 @@ def test_a_listed_scan_that_was_dropped_stays_dropped(database: Database) -> Non
     """No walk queues it again, unless its listing changes or everything is asked for anew; it counts as what it is."""
 
     def state() -> dict[str, int]:
+        database.run_here(count_all)
         counts = text("SELECT stored, waiting, dead, dropped, missing FROM bi_coverage")
         row = database.run_here(lambda connection: connection.execute(counts).mappings().one())
         return {name: int(count) for name, count in row.items() if count}

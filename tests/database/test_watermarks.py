@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from counted_days import count_all
 from listings_of import PAIR, listing, running
 from recorded_pages import BEGAN_AT, DAY, LISTED_AT, OPEN, lease, put, queued, rows, settle, walked
 from scan_rows import scan_rows
@@ -119,6 +120,7 @@ def test_a_scan_that_is_open_for_ever_is_over_after_30_days(database: Database, 
         settle(database, still_open)
         assert len(queued(database)) == left
 
+    database.run_here(count_all)
     counts = "SELECT listed, stored, stored_without_end, expired FROM bi_coverage"
     assert database.run_here(lambda connection: connection.execute(text(counts)).one()) == (1, 1, 1, 0)
 
