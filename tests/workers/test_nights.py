@@ -56,8 +56,8 @@ def test_what_could_be_had_is_there_and_what_is_lost_is_reported(
     draw, clock = random.Random(seed), TickingTime()
     world = World(
         seed=seed,
-        scans=600,
-        scans_per_day=20,
+        scans=900,
+        scans_per_day=30,
         opened_at=OPENED_AT,
         repositories=10,
         late_share=0.02,
