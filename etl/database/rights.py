@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Executable, Table, delete, exc, false, insert, select, text, update
+from sqlalchemy import Connection, Executable, Table, delete, exc, false, func, insert, select, text, update
 
 from etl.database.schema import metadata
 from etl.database.version import VERSION_TABLE, own_schema
@@ -16,6 +16,14 @@ _REFUSED: Final = frozenset({"42501", 1044, 1142, 1143})
 """The codes of a right that is missing."""
 
 
+_SEQUENCES: Final = [
+    f"{table.name}_{table.autoincrement_column.name}_seq"
+    for table in metadata.sorted_tables
+    if table.autoincrement_column is not None
+]
+"""PostgreSQL has a right of its own for the numbers that it gives."""
+
+
 def grant_statements(connection: Connection, kind: Kind, role: str, views: Iterable[str]) -> Iterator[str]:
     """What gives a role its rights: a writer all that a run needs, a reader all that a dashboard does."""
     quote = connection.dialect.identifier_preparer.quote_identifier
@@ -23,6 +31,8 @@ def grant_statements(connection: Connection, kind: Kind, role: str, views: Itera
     to = _user(role) if schema is None else quote(role)
     if schema is not None:
         yield f"GRANT USAGE ON SCHEMA {quote(schema)} TO {to}"
+        for name in _SEQUENCES if kind == "writer" else ():
+            yield f"GRANT USAGE ON SEQUENCE {quote(schema)}.{name} TO {to}"
     place = quote(schema or connection.engine.url.database or "")
     of = {**dict.fromkeys([VERSION_TABLE, *views], READS), **dict.fromkeys(metadata.tables, WRITES)}
     for name, rights in of.items():
@@ -42,7 +52,7 @@ def grant(connection: Connection, statements: Iterable[str]) -> None:
 
 
 def missing_rights(connection: Connection) -> Mapping[str, list[str]]:
-    """The tables on which the role lacks a right that a run needs, by right. Each is tried, on no row."""
+    """The tables and sequences on which the role lacks a right that a run needs, by right. Each is tried, on no row."""
     missing: dict[str, list[str]] = defaultdict(list)
     for table in metadata.sorted_tables:
         for right, statement in _trials(table).items():
@@ -54,11 +64,15 @@ def missing_rights(connection: Connection) -> Mapping[str, list[str]]:
                 if not codes & _REFUSED:
                     raise
                 missing[right].append(table.name)
+    if own_schema(connection) is not None:
+        for name in _SEQUENCES:
+            if not connection.execute(select(func.has_sequence_privilege(name, "USAGE"))).scalar():
+                missing["USAGE"].append(name)
     return missing
 
 
 def _trials(table: Table) -> Mapping[str, Executable]:
-    columns: list[Any] = list(table.columns)  # some have no default
+    columns: list[Any] = [column for column in table.columns if column.computed is None]  # all: some have no default
     return {
         "SELECT": select(*columns).where(false()),
         "INSERT": insert(table).from_select(columns, select(*columns).where(false())),

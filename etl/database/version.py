@@ -1,5 +1,6 @@
 """The table that holds the revision of our schema: where it is, and whose tables stand beside it."""
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -9,8 +10,7 @@ from etl.errors import DatabaseError
 
 VERSION_TABLE: Final = "scan_etl_version"
 EARLIER_TABLE: Final = "alembic_version"
-"""Every program that leaves the name to Alembic has it: ours did up to `_EARLIER_REVISIONS`."""
-_EARLIER_REVISIONS: Final = frozenset({"0001", "0002", "0003"})
+"""Every program that leaves the name to Alembic has it, and so did ours."""
 _OURS_ALONE: Final = ("fetch_queue", "dead_letters", "scan_listings", "listing_gaps", "schema_drift", "rate_budgets")
 """No other program has all of these."""
 
@@ -29,7 +29,8 @@ def version_table(connection: Connection) -> str | None:
         return VERSION_TABLE
     if not all(inspector.has_table(name, schema) for name in (EARLIER_TABLE, *_OURS_ALONE)):
         return None
-    return EARLIER_TABLE if _revisions(connection, EARLIER_TABLE) <= _EARLIER_REVISIONS else None
+    are_ours = all(re.fullmatch(r"\d{4}", one) for one in _revisions(connection, EARLIER_TABLE))
+    return EARLIER_TABLE if are_ours else None
 
 
 def revision(connection: Connection) -> str | None:
