@@ -286,9 +286,9 @@ fetch_queue = Table(
     _are_instants("sqlite", _SQLITE_INSTANT),
     _are_instants("postgresql", _POSTGRESQL_INSTANT),
     _are_instants("mysql", _MYSQL_INSTANT),
-    # Whatever a planner knows of the rows, it has but one index to go by: neither begins with a column of the key, and
-    # the two differ in their order.
-    Index("ix_fetch_queue_due", "due_at", "deployment_id", *_TURN),
+    # Whatever a planner knows of the rows, it has but one index to go by: neither begins with a column of the key, the
+    # two differ in their order, and PostgreSQL may use neither for a statement that doesn't name what it begins with.
+    Index("ix_fetch_queue_due", "due_at", "deployment_id", *_TURN, postgresql_where=text("due_at IS NOT NULL")),
     Index(
         "ix_fetch_queue_batch",
         "batch",

@@ -23,7 +23,16 @@ from sqlalchemy import (
     update,
 )
 
-from etl.database.dialects import distinct, in_pairs, insert_pairs, lock, on_pairs, plan_by_index, upsert
+from etl.database.dialects import (
+    distinct,
+    in_pairs,
+    insert_pairs,
+    lock,
+    on_pairs,
+    opaque_to_planner,
+    plan_by_index,
+    upsert,
+)
 from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs
 from etl.database.types import add_seconds, ready_now
 from etl.errors import DatabaseError
@@ -46,8 +55,13 @@ def _same(one: FromClause, other: FromClause) -> ColumnElement[bool]:
 
 
 def _has(table: FromClause, *which: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a table has a row, which is `which`, of a staged pair."""
-    return select(1).where(_same(table, staged_pairs), *which).correlate(staged_pairs).exists()
+    """Whether a table has a row, which is `which`, of a staged pair: looked up by its key, for each pair.
+
+    Not by EXISTS or a join: a queue that was empty when PostgreSQL counted it seems to it as well read as a whole, for
+    each pair or at once. Nor by the index of batches, which seems as good before anything was counted.
+    """
+    found = select(literal(1)).where(_same(table, staged_pairs), *map(opaque_to_planner, which))
+    return found.correlate(staged_pairs).limit(1).scalar_subquery().is_not(None)
 
 
 def _of(batch: str) -> ColumnElement[bool]:
@@ -179,14 +193,8 @@ def _take_back_finished(connection: Connection, stage: str) -> int:
 
     Its queue row was gone by the time ours was inserted, but its scan wasn't there yet when we looked for it.
     """
-    finished = (
-        select(*_KEY)
-        .select_from(staged_pairs)
-        .join(fetch_queue, _same(fetch_queue, staged_pairs))
-        .join(scans, _same(scans, staged_pairs))
-        .where(_of(stage), _q.lease_token.is_(None), scans.c.completed_at.is_not(None))
-        .limit(PIECE)
-    )
+    is_finished = and_(_has(scans, scans.c.completed_at.is_not(None)), _has(fetch_queue, _q.lease_token.is_(None)))
+    finished = _pairs_of(stage).where(is_finished).limit(PIECE)
     count = 0
     while pairs := [Pair(*row) for row in connection.execute(finished)]:
         # By their keys: MariaDB would read the whole queue for a DELETE by a subquery.
@@ -218,18 +226,14 @@ def take_over(connection: Connection, batch: str) -> int:
     done. Returns how many were taken."""
     plan_by_index(connection)
     others = _batches_at_work(connection, but=batch)
-    is_free = or_(_q.batch.is_(None), _q.batch.not_in(others))  # as is one that has left the queue
-    rows = (
-        _pairs_of(batch)
-        .select_from(staged_pairs.outerjoin(fetch_queue, _same(fetch_queue, staged_pairs)))
-        .where(is_free, ~_DIED)
-        .order_by(_staged.deployment_id, _staged.scan_id)
-        .limit(PIECE)
-    )
+    is_taken = _has(fetch_queue, _q.batch.in_(others))  # one that has left the queue isn't
+    in_order = _pairs_of(batch).order_by(_staged.deployment_id, _staged.scan_id)
+    rows = in_order.where(~is_taken, ~_DIED).limit(PIECE)
     free = [Pair(*row) for row in connection.execute(rows)]
     if not free:
         return 0
     lock(connection, fetch_queue, free)
+    is_free = opaque_to_planner(or_(_q.batch.is_(None), _q.batch.not_in(others)))
     ours = update(fetch_queue).where(in_pairs(connection, fetch_queue, free), is_free)
     taken: int = connection.execute(ours.values(batch=batch)).rowcount
     is_anothers = _has(fetch_queue, _q.batch.is_distinct_from(batch))
@@ -241,19 +245,18 @@ def take_over(connection: Connection, batch: str) -> int:
 def awaits(connection: Connection, batch: str, without: Collection[int] = ()) -> bool:
     """Whether another run still has a shared pair in work, of a deployment that isn't `without`."""
     plan_by_index(connection)
-    shared = _shared(batch).where(~_IS_RUNNING, _staged.deployment_id.not_in(without))
-    return connection.execute(shared.with_only_columns(_q.scan_id).limit(1)).scalar() is not None
+    shared = _shared(batch, ~_IS_RUNNING).where(_staged.deployment_id.not_in(without))
+    return connection.execute(shared.limit(1)).first() is not None
 
 
-def _shared(batch: str) -> Select[Any]:
-    joined = staged_pairs.join(fetch_queue, _same(fetch_queue, staged_pairs))
-    return select(_q.scan_id).select_from(joined).where(_of(batch), _q.batch.is_distinct_from(batch))
+def _shared(batch: str, *which: ColumnElement[bool]) -> Select[Any]:
+    return _pairs_of(batch).where(_has(fetch_queue, _q.batch.is_distinct_from(batch), *which))
 
 
 def shared_left(connection: Connection, batch: str) -> tuple[int, int]:
     """How many shared pairs are still queued, and how many of other runs' batches wait for a scan that still runs."""
     plan_by_index(connection)
-    running = _count(connection, _shared(batch).where(_IS_RUNNING))
+    running = _count(connection, _shared(batch, _IS_RUNNING))
     return _count(connection, _shared(batch)) - running, running
 
 

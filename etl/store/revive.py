@@ -1,6 +1,6 @@
 """Dead letters whose reason may have passed go back into the queue, each when its time has come."""
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from etl.database.dialects import in_pairs, lock, on_pairs, plan_by_index, upsert
 from etl.database.schema import dead_letters, fetch_queue
@@ -17,7 +17,8 @@ _DUE = select(_dead.deployment_id, _dead.scan_id).where(_dead.retry_at <= _NOW).
 _BACK = select(_dead.deployment_id, _dead.scan_id, BEST_PRIORITY, _dead.attempts, _dead.expires_at).where(
     _dead.expires_at > utc_now()
 )
-_IN_ORDER = _BACK.order_by(*dead_letters.primary_key)
+# Not that of an index, or PostgreSQL might read all of that for the sake of its order.
+_IN_ORDER = _BACK.order_by(*(func.coalesce(column, 0) for column in dead_letters.primary_key))
 _FORGET_QUEUED = delete(dead_letters).where(IS_QUEUED)
 _KEEP_EXPIRED = update(dead_letters).where(_dead.expires_at <= utc_now()).values(retry_at=None)
 

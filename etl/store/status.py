@@ -261,12 +261,17 @@ def dead_letter(connection: Connection, pair: Pair) -> dict[str, Any] | None:
 
 
 BEST_PRIORITY = case((_dead.priority < 0, _dead.priority), else_=0).label("priority")
-_BACK = select(_dead.deployment_id, _dead.scan_id, BEST_PRIORITY, _dead.expires_at).order_by(*dead_letters.primary_key)
+# The order isn't that of an index, or PostgreSQL might read all of that for its sake.
+_BACK = select(_dead.deployment_id, _dead.scan_id, BEST_PRIORITY, _dead.expires_at).order_by(
+    *(func.coalesce(column, 0) for column in dead_letters.primary_key)
+)
+# Not by EXISTS: PostgreSQL would make a join of it, by whatever it has counted.
 IS_QUEUED = (
-    select(1)
+    select(literal(1))
     .where(_q.deployment_id == _dead.deployment_id, _q.scan_id == _dead.scan_id)
     .correlate(dead_letters)
-    .exists()
+    .scalar_subquery()
+    .is_not(None)
 )
 _FORGET = delete(dead_letters)
 _FORGET_QUEUED = _FORGET.where(IS_QUEUED)

@@ -316,7 +316,8 @@ def create_work_tables() -> None:
         sqlite_with_rowid=False,
     )
     turn = ["priority", "expires_at", "enqueued_at"]
-    op.create_index("ix_fetch_queue_due", "fetch_queue", ["due_at", "deployment_id", *turn])
+    is_due = sa.text("due_at IS NOT NULL")
+    op.create_index("ix_fetch_queue_due", "fetch_queue", ["due_at", "deployment_id", *turn], postgresql_where=is_due)
     has_batch = sa.text("batch IS NOT NULL")
     op.create_index(
         "ix_fetch_queue_batch",
