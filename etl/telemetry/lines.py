@@ -72,7 +72,7 @@ def _of(event: Any) -> str:
 
 
 def _ended(event: RunEnded) -> str:
-    counts = f"{event.fetched:,} fetched, {event.dead:,} dead letters, {event.remaining:,} remaining"
+    counts = f"{event.fetched:,} fetched, {event.dead:,} dead, {event.remaining:,} remaining"
     reason = f": {event.stop_reason}" if event.stop_reason else ""
     how = f"{event.command} ended with exit code {event.exit_code} after {event.duration_seconds:,.1f} s"
     return f"{how}, {counts}{reason}"

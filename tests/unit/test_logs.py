@@ -106,7 +106,7 @@ SENTENCES: list[tuple[Event, str]] = [
     (REFUSED, 'what the list says of 120/7 is skipped: a "quoted" reason'),
     (
         ended(4, "deadline of 1 s"),
-        "sync ended with exit code 4 after 2.0 s, 1,200 fetched, 0 dead letters, 3 remaining: deadline of 1 s",
+        "sync ended with exit code 4 after 2.0 s, 1,200 fetched, 0 dead, 3 remaining: deadline of 1 s",
     ),
     (
         OutOfReach(120, None, "2026-11-01"),
