@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import database_servers
 import hypothesis
 import pytest
+from chromium import Tab, chromium_problem, open_tab
 from command import BARE_ENVIRONMENT, Command
 from database_servers import Address, DatabaseServers
 from fork_server import ForkServer
@@ -67,12 +68,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [problem] if (problem := _mysql_problem()) else []
+    return list(_left_out().values())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Said again where nobody overlooks it, and where `-q` doesn't hide it."""
-    if problem := _mysql_problem():
+    for problem in _left_out().values():
         terminalreporter.write_line(problem)
 
 
@@ -90,8 +91,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.postgresql)
         if "mysql_databases" in names or "mysql" in chosen:
             item.add_marker(pytest.mark.mysql)
-    if _mysql_problem():
-        left_out = [item for item in items if item.get_closest_marker("mysql")]
+        if "tab" in names:
+            item.add_marker(pytest.mark.chromium)
+    if marks := _left_out():
+        left_out = [item for item in items if any(map(item.get_closest_marker, marks))]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     # The longest first: at the end they would leave all workers but one idle.
@@ -109,10 +112,13 @@ def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     return json.loads(json.dumps(report, ensure_ascii=False).encode(errors="replace"))
 
 
-def _mysql_problem() -> str | None:
-    """Why the tests of MariaDB don't run here. In CI they do: where it is missing, they fail."""
-    is_promised = os.environ.get("SCAN_ETL_TEST_MYSQL_URL") or os.environ.get("CI") == "true"
-    return None if is_promised else mariadb_problem()
+def _left_out() -> dict[str, str]:
+    """The marks of tests that don't run here, and why. In CI all do: where something is missing, they fail."""
+    if os.environ.get("CI") == "true":
+        return {}
+    has_mysql = os.environ.get("SCAN_ETL_TEST_MYSQL_URL")
+    problems = {"mysql": None if has_mysql else mariadb_problem(), "chromium": chromium_problem()}
+    return {mark: problem for mark, problem in problems.items() if problem}
 
 
 def _databases(config: pytest.Config, kind: str) -> Any:
@@ -278,3 +284,12 @@ def cli(request: pytest.FixtureRequest, tmp_path: Path, fork_server: ForkServer)
     # each command half as long again.
     measured = _parameters(request.node).get("database_url", "sqlite") == "sqlite"
     return Command(tmp_path, measured, fork_server)
+
+
+@pytest.fixture
+async def tab(tmp_path: Path) -> AsyncIterator[Tab]:
+    """A tab of a real Chromium."""
+    if problem := chromium_problem():
+        pytest.fail(problem)
+    async with open_tab(tmp_path / "chromium") as opened:
+        yield opened

@@ -34,7 +34,7 @@ def open_database(url: str, *, create: bool) -> Database:
     database = Database(url)
     try:
         try:
-            database.run_here(check_schema)
+            database.read(check_schema)
         except SchemaBehindError:
             if path is None or not create:
                 raise

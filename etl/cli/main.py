@@ -42,6 +42,7 @@ LATER = {
     "forget": "etl.cli.forget:forget_command",
     "plan": "etl.cli.check:plan_command",
     "queue": "etl.cli.queue:queue_group",
+    "report": "etl.cli.report:report_command",
     "run": "etl.cli.run:run_command",
     "runs": "etl.cli.runs:runs_group",
     "sandbox": "etl.cli.sandbox:sandbox_command",

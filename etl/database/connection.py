@@ -10,7 +10,7 @@ from typing import TypeVar
 import stamina
 from sqlalchemy import Connection, exc, func, inspect, select, text
 
-from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
+from etl.database.engine import first_line, is_worth_another_try, make_engine, reading, translated
 from etl.database.schema import HEAD
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
@@ -53,6 +53,11 @@ class Database:
                 error.most_failures = math.inf
             raise
         raise AssertionError("the last attempt returns or raises")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, which only reads: it sees one state of the database, and keeps no writer waiting."""
+        with translated(self.url), reading(self.engine) as connection:
+            return work(connection)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:

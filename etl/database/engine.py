@@ -68,7 +68,7 @@ def make_engine(url: str) -> Engine:
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
             event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
+            event.listen(engine, "begin", _begin_sqlite)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
             engine = _engine(parsed, _mysql_arguments(), isolation_level="READ COMMITTED")
@@ -77,6 +77,20 @@ def make_engine(url: str) -> Engine:
             engine = _engine(parsed, _postgresql_arguments())
             event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+_READING: Mapping[str, Mapping[str, Any]] = {
+    "sqlite": {"only_reads": True},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    "mysql": {"isolation_level": "REPEATABLE READ"},
+}
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: its queries see one state of the database, and no writer waits for it."""
+    with engine.connect() as connection, connection.execution_options(**_READING[engine.dialect.name]).begin():
+        yield connection
 
 
 def _engine(url: URL, connect_args: Mapping[str, Any], **options: Any) -> Engine:
@@ -152,8 +166,11 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
+    if connection.get_execution_options().get("only_reads"):
+        connection.exec_driver_sql("BEGIN")
+        return
     until = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
