@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from io import StringIO
 from typing import Any, NamedTuple
 
 import altair as alt
+import vl_convert
 
 from etl.errors import printable
 
@@ -141,6 +141,4 @@ def _svg(chart: alt.Chart | alt.LayerChart | alt.FacetChart) -> str:
         .configure_legend(labelColor="currentColor", labelFontSize=FONT_PIXELS, columnPadding=14)
         .configure_text(fontSize=FONT_PIXELS)
     )
-    drawn = StringIO()
-    dressed.save(drawn, format="svg")
-    return drawn.getvalue()
+    return vl_convert.vegalite_to_svg(dressed.to_dict(), vl_version="_".join(alt.SCHEMA_VERSION.split(".")[:2]))

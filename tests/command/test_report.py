@@ -232,11 +232,12 @@ def test_what_cannot_be_is_exit_2(cli: Command, sqlite_url: str, options: Sequen
     assert said in " ".join(done.stderr.split())
 
 
-def test_without_its_packages_it_says_how_to_install_them(cli: Command, sqlite_url: str) -> None:
+@pytest.mark.parametrize("package", ["altair", "jinja2", "vl_convert"])
+def test_without_its_packages_it_says_how_to_install_them(cli: Command, sqlite_url: str, package: str) -> None:
     """They are an extra: 100 MB that only those need who want a page."""
     absent = cli.folder / "absent"
     absent.mkdir()
-    (absent / "altair.py").write_text("raise ModuleNotFoundError(\"No module named 'altair'\", name='altair')")
+    (absent / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
     done = cli.started("report", "--database-url", sqlite_url, environment={"PYTHONPATH": str(absent)})
 
     assert done.exit_code == 2
