@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import database_servers
 import hypothesis
 import pytest
+from chromium import Tab, chromium_problem, open_tab
 from command import BARE_ENVIRONMENT, Command
 from database_servers import Address, DatabaseServers
 from fork_server import ForkServer
@@ -93,6 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.mysql)
         if "promtool" in names:
             item.add_marker(pytest.mark.promtool)
+        if "tab" in names:
+            item.add_marker(pytest.mark.chromium)
     missing = list(_problems())
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if left_out:
@@ -118,8 +121,12 @@ def _problems() -> dict[str, str]:
     if os.environ.get("CI") == "true":
         return {}
     is_mysql_given = bool(os.environ.get("SCAN_ETL_TEST_MYSQL_URL"))
-    found = {"mysql": None if is_mysql_given else mariadb_problem(), "pgbouncer": pgbouncer_problem()}
-    found["promtool"] = _promtool_problem()
+    found = {
+        "mysql": None if is_mysql_given else mariadb_problem(),
+        "pgbouncer": pgbouncer_problem(),
+        "promtool": _promtool_problem(),
+        "chromium": chromium_problem(),
+    }
     return {marker: problem for marker, problem in found.items() if problem}
 
 
@@ -300,3 +307,12 @@ def cli(request: pytest.FixtureRequest, tmp_path: Path, fork_server: ForkServer)
     # each command half as long again.
     measured = _parameters(request.node).get("database_url", "sqlite") == "sqlite"
     return Command(tmp_path, measured, fork_server)
+
+
+@pytest.fixture
+async def tab(tmp_path: Path) -> AsyncIterator[Tab]:
+    """A tab of a real Chromium."""
+    if problem := chromium_problem():
+        pytest.fail(problem)
+    async with open_tab(tmp_path / "chromium") as opened:
+        yield opened

@@ -68,6 +68,10 @@ LATER = {
             "etl.cli.answers:inspect_command",
             "Show which rows a saved answer of the API becomes, and what of it is drift.",
         ),
+        "report": Later(
+            "etl.cli.report:report_command",
+            "Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded.",
+        ),
         "forget": Later(
             "etl.cli.forget:forget_command",
             "Remove a person from all that is stored: by a mail address, or by a user name.",

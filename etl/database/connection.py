@@ -11,7 +11,7 @@ import stamina
 from sqlalchemy import Connection, exc, func, select, text
 
 from etl.config.urls import Address, address_of
-from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
+from etl.database.engine import first_line, is_worth_another_try, make_engine, snapshot, translated
 from etl.database.schema import HEAD
 from etl.database.version import own_schema, revision
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
@@ -65,6 +65,17 @@ class Database:
                 error.most_failures = math.inf
             raise
         raise AssertionError("the last attempt returns or raises")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work`, which only reads: see `snapshot`."""
+        with self.snapshot() as connection:
+            return work(connection)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """The data as they are now, to be read on the calling thread, for however long; see `engine.snapshot`."""
+        with translated(self.address), snapshot(self.engine) as connection:
+            yield connection
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -24,6 +24,8 @@ HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
 KEEPALIVE_SECONDS = 10
 """After how long a silence a client asks whether its server's machine is still there."""
+READER_SECONDS = 86_400
+"""How long MySQL and MariaDB wait for whoever reads rows to take the next ones; they have no word for ever."""
 LEAST_SECRET = 4
 LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
 """What servers refuse a login with. psycopg has no code while it connects."""
@@ -104,6 +106,25 @@ def make_engine(place: str | Address, *, reads_only: bool = False) -> Engine:
             if address.schema:
                 event.listen(engine, "begin", _in_schema(address.schema))
     return engine
+
+
+_IS_SNAPSHOT = "etl_snapshot"
+
+
+@contextlib.contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees the data of one moment, however long it reads, and is in nobody's way; on SQLite where the
+    engine `reads_only`. Rows come as they are asked for, if the caller says `yield_per`."""
+    options: dict[str, Any] = {_IS_SNAPSHOT: True}
+    if engine.dialect.name != "mysql":
+        with engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+        return
+    options["isolation_level"] = "REPEATABLE READ"
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        connection.detach()  # what is set here is for this connection alone
+        connection.exec_driver_sql(f"SET net_write_timeout = {READER_SECONDS} /*M! , idle_transaction_timeout = 0 */")
+        yield connection
 
 
 def _engine(
@@ -222,15 +243,23 @@ _OF_TRANSACTION = {
     "extra_float_digits": "1",  # with fewer, numbers come back rounded
     "standard_conforming_strings": "on",
 }
-_BEGIN = "; ".join(
-    ("BEGIN ISOLATION LEVEL READ COMMITTED", *(f"SET LOCAL {name} = '{it}'" for name, it in _OF_TRANSACTION.items()))
-)
+# A reader holds no locks, so it may be silent for as long as a disk or the reader of a pipe takes. And PostgreSQL would
+# plan for somebody who wants the first rows soon, and look each row of millions up by a key.
+_OF_SNAPSHOT = {**_OF_TRANSACTION, "idle_in_transaction_session_timeout": "0", "cursor_tuple_fraction": "1"}
+
+
+def _begin(how: str, settings: Mapping[str, str]) -> str:
+    return "; ".join((f"BEGIN ISOLATION LEVEL {how}", *(f"SET LOCAL {name} = '{it}'" for name, it in settings.items())))
+
+
+_BEGIN, _BEGIN_SNAPSHOT = _begin("READ COMMITTED", _OF_TRANSACTION), _begin("REPEATABLE READ READ ONLY", _OF_SNAPSHOT)
 
 
 def _begin_postgresql(connection: Connection) -> None:
     """Settings end with their transaction: behind a pooler the next one has another session, and this session another
     client. All in one round trip, as BEGIN alone."""
-    connection.exec_driver_sql(_BEGIN)
+    is_snapshot = connection.get_execution_options().get(_IS_SNAPSHOT)
+    connection.exec_driver_sql(_BEGIN_SNAPSHOT if is_snapshot else _BEGIN)
 
 
 def _in_schema(schema: str) -> Callable[[Connection], None]:
