@@ -37,6 +37,7 @@ LATER = {
     "drift": "etl.cli.answers:drift_command",
     "doctor": "etl.cli.check:doctor_command",
     "enqueue": "etl.cli.queue:enqueue_command",
+    "export": "etl.cli.export:export_command",
     "failures": "etl.cli.queue:failures_group",
     "inspect": "etl.cli.answers:inspect_command",
     "forget": "etl.cli.forget:forget_command",

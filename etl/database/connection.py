@@ -10,7 +10,7 @@ from typing import TypeVar
 import stamina
 from sqlalchemy import Connection, exc, func, inspect, select, text
 
-from etl.database.engine import first_line, is_worth_another_try, make_engine, translated
+from etl.database.engine import first_line, is_worth_another_try, make_engine, snapshot, translated
 from etl.database.schema import HEAD
 from etl.errors import DatabaseAwayError, DatabaseError, SchemaBehindError
 
@@ -53,6 +53,12 @@ class Database:
                 error.most_failures = math.inf
             raise
         raise AssertionError("the last attempt returns or raises")
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """The data as it is now, to be read on the calling thread, for however long; see `engine.snapshot`."""
+        with translated(self.url), snapshot(self.engine) as connection:
+            yield connection
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -23,6 +23,8 @@ BUSY_TIMEOUT_SECONDS, BUSY_POLL_SECONDS = 60.0, 0.2
 CONNECT_TIMEOUT_SECONDS = 10
 HUNG_SECONDS = 10
 """How long a client may be silent in the middle of a transaction before the server ends it."""
+READER_SECONDS = 86_400
+"""How long MySQL and MariaDB wait for whoever reads rows to take the next ones; they have no word for ever."""
 LEAST_SECRET = 4
 MOST_UNKNOWN, MOST_LOST = 3, 6
 """How often the same work may fail with a code that isn't known, and with its connection lost in the middle of it.
@@ -68,7 +70,7 @@ def make_engine(url: str) -> Engine:
         case "sqlite":
             engine = _engine(parsed, {"timeout": BUSY_POLL_SECONDS, "isolation_level": None})
             event.listen(engine, "connect", _prepare_sqlite)
-            event.listen(engine, "begin", _begin_immediate)
+            event.listen(engine, "begin", _begin_sqlite)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
             engine = _engine(parsed, _mysql_arguments(), isolation_level="READ COMMITTED")
@@ -152,8 +154,11 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that reads first could otherwise lose an update."""
+    if connection.get_execution_options().get(_READS_ONLY):
+        connection.exec_driver_sql("BEGIN")
+        return
     until = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
@@ -164,6 +169,31 @@ def _begin_immediate(connection: Connection) -> None:
                 raise
         else:
             return
+
+
+@contextlib.contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees the data of one moment, however long it reads, and is in nobody's way. Rows come as they
+    are asked for, if the caller says `yield_per`."""
+    with engine.connect().execution_options(**_SNAPSHOT[engine.dialect.name]) as connection, connection.begin():
+        connection.detach()  # what is set here is for this connection alone
+        for statement in _OF_READERS.get(engine.dialect.name, ()):
+            connection.exec_driver_sql(statement)
+        yield connection
+
+
+_READS_ONLY = "etl_reads_only"
+_SNAPSHOT: Mapping[str, Mapping[str, Any]] = {
+    "sqlite": {_READS_ONLY: True},
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    "mysql": {"isolation_level": "REPEATABLE READ"},
+}
+# A reader holds no locks, so it may be silent for as long as a disk or the reader of a pipe takes. PostgreSQL would
+# plan for somebody who wants the first rows soon, and look each row of millions up by a key.
+_OF_READERS: Mapping[str, Sequence[str]] = {
+    "postgresql": ("SET LOCAL idle_in_transaction_session_timeout = 0", "SET LOCAL cursor_tuple_fraction = 1"),
+    "mysql": (f"SET net_write_timeout = {READER_SECONDS} /*M! , idle_transaction_timeout = 0 */",),
+}
 
 
 def _instant_text(value: datetime) -> str:
