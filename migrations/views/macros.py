@@ -58,12 +58,13 @@ MACROS: Final[dict[str, dict[str, str]]] = {
     },
     # The day so many days before today, and how many days ago a day was.
     "days_ago": {
-        "sqlite": "date('now', '-{0} days')",
+        "sqlite": "(SELECT k.day FROM calendar k WHERE k.day <= CURRENT_DATE ORDER BY k.day DESC LIMIT 1 OFFSET {0})",
         "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
         "mysql": "(UTC_DATE() - INTERVAL {0} DAY)",
     },
     "days_since": {
-        "sqlite": "(julianday(date('now')) - julianday({0}))",
+        "sqlite": "CASE WHEN {0} IS NOT NULL"
+        " THEN (SELECT COUNT(*) FROM calendar k WHERE k.day > {0} AND k.day <= CURRENT_DATE) END",
         "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
         "mysql": "DATEDIFF(UTC_DATE(), {0})",
     },
