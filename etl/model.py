@@ -4,6 +4,7 @@ Tuples are what become rows or keys; a lease and an outcome are structs, which t
 """
 
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -48,6 +49,18 @@ RUN_COUNTS = {
 }
 """The counts in the summary of a run, in the order in which they are shown, and what each counts. Each is a column of
 `runs`."""
+
+
+class ColumnType(StrEnum):
+    """What a column holds, in one word whatever the database calls it. Instants are UTC with microseconds."""
+
+    BIGINT = "bigint"
+    DOUBLE = "double"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
+    TEXT = "text"
+    JSON = "json"
 
 
 class Pair(NamedTuple):

@@ -142,7 +142,7 @@ def db_grant(ctx: click.Context, kind: Kind, role: str, only_say: bool) -> None:
 @common
 @click.pass_context
 def db_dictionary(ctx: click.Context) -> None:
-    """Print what each table, view and column means: its unit, its path in the API, whether it may be NULL."""
+    """Print what each table, view and column means: its type and unit, its path in the API, whether it may be NULL."""
     found = migrate.dictionary()
     if wants_json(ctx):
         print_result(asdict(found), as_json=True)
@@ -153,7 +153,14 @@ def db_dictionary(ctx: click.Context) -> None:
 
 def _row(column: str, said: ColumnEntry) -> dict[str, str | None]:
     null = "yes" if said.nullable else "no"
-    return {"column": column, "meaning": said.meaning, "unit": said.unit, "API": said.api, "NULL": null}
+    return {
+        "column": column,
+        "type": said.type,
+        "meaning": said.meaning,
+        "unit": said.unit,
+        "API": said.api,
+        "NULL": null,
+    }
 
 
 def _emit(ctx: click.Context, sentence: str, url: str, revision: str | None) -> None:

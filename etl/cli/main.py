@@ -72,6 +72,10 @@ LATER = {
             "etl.cli.report:report_command",
             "Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded.",
         ),
+        "export": Later(
+            "etl.cli.export:export_command",
+            "Write the rows of a table or a view NAME, as they are at one moment, into files that keep their types.",
+        ),
         "forget": Later(
             "etl.cli.forget:forget_command",
             "Remove a person from all that is stored: by a mail address, or by a user name.",

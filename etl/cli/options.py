@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -48,6 +50,30 @@ class Duration(click.ParamType[float]):
             return seconds
         except ValueError:
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
+
+
+class Since(click.ParamType[float | datetime]):
+    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
+
+    name = "since"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
+        """So many seconds ago, or an instant in UTC; fails with an example of what is right. 20260301 is a day."""
+        text = str(value).strip()
+        try:
+            with suppress(ValueError):
+                instant = datetime.fromisoformat(text)
+                return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+            seconds = seconds_of(text)
+            if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
+                return seconds
+        except OverflowError:
+            pass
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
+            )
+        raise click.BadParameter(f"{value!r} is not between the years 1 and 9999", ctx, param)
 
 
 # Options that many commands share

@@ -3,8 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, NoReturn
 
@@ -15,6 +14,7 @@ from etl.app.privacy import privacy_of
 from etl.app.run import run
 from etl.cli.options import (
     Duration,
+    Since,
     all_of,
     as_json,
     common,
@@ -26,38 +26,12 @@ from etl.cli.options import (
     strict,
     wants_json,
 )
-from etl.config.duration import seconds_of
 from etl.config.proxies import proxy_for
 from etl.config.tokens import load_tokens
 from etl.database.engine import display_url
 from etl.model import RETENTION
 from etl.pipeline.run_state import RunRequest
 from etl.telemetry.reporter import print_summary
-
-
-class Since(click.ParamType[float | datetime]):
-    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
-
-    name = "since"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | datetime:
-        """So many seconds ago, or an instant in UTC; fails with an example of what is right. 20260301 is a day."""
-        text = str(value).strip()
-        try:
-            with suppress(ValueError):
-                instant = datetime.fromisoformat(text)
-                return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
-            seconds = seconds_of(text)
-            if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
-                return seconds
-        except OverflowError:
-            pass
-        except ValueError:
-            self.fail(
-                f"{value!r} is neither a duration such as 7d nor an instant such as 2026-03-01T02:00Z", param, ctx
-            )
-        raise click.BadParameter(f"{value!r} is not between the years 1 and 9999", ctx, param)
-
 
 budget = all_of(
     click.option("--refresh", is_flag=True, help="Fetch final scans again."),

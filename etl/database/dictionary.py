@@ -4,11 +4,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from etl.database.schema import metadata
+from etl.database.types import UtcDateTime
+from etl.model import ColumnType
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +18,13 @@ class ColumnEntry:
     """`api` is the path of its value in the API's answer, in the form of `schema_drift`."""
 
     meaning: str
+    type: ColumnType
     unit: str | None = None
     api: str | None = None
     nullable: bool = True
 
     def sentence(self) -> str:
-        """All of it but whether it is nullable, which catalogues know by themselves."""
+        """All of it but its type and whether it is nullable, which catalogues know by themselves."""
         parts = [self.meaning, self.unit and f"unit: {self.unit}", self.api and f"API: {self.api}"]
         return "; ".join(filter(None, parts))
 
@@ -60,10 +63,25 @@ def _of_view(document: Mapping[str, Any]) -> Entry:
 def _of_view_column(of: str = "", **said: Any) -> ColumnEntry:
     """What it says itself, and else what the column of a table says that it shows."""
     if not of:
-        return ColumnEntry(**said)
+        return ColumnEntry(**{**said, "type": ColumnType(said["type"])})
     table, _, name = of.partition(".")
     return ColumnEntry(**{**_said(metadata.tables[table].columns[name]), **said})
 
 
 def _said(column: sa.Column[Any]) -> dict[str, Any]:
-    return {**column.info, "nullable": column.nullable}
+    return {**column.info, "type": _type(column.type), "nullable": column.nullable}
+
+
+_TYPES: Final = (
+    (sa.Integer, ColumnType.BIGINT),
+    (sa.Double, ColumnType.DOUBLE),
+    (sa.Boolean, ColumnType.BOOLEAN),
+    (sa.Date, ColumnType.DATE),
+    (UtcDateTime, ColumnType.TIMESTAMP),
+    (sa.JSON, ColumnType.JSON),
+    (sa.String, ColumnType.TEXT),
+)
+
+
+def _type(of_sql: sa.types.TypeEngine[Any]) -> ColumnType:
+    return next(word for kind, word in _TYPES if isinstance(of_sql, kind))

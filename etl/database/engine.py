@@ -113,8 +113,8 @@ _IS_SNAPSHOT = "etl_snapshot"
 
 @contextlib.contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees the data of one moment, however long it reads, and is in nobody's way; on SQLite where the
-    engine `reads_only`. Rows come as they are asked for, if the caller says `yield_per`."""
+    """A transaction that sees the data of one moment, however long it reads, and is in nobody's way; of SQLite the
+    engine has to be one that `reads_only`. Rows come as they are asked for, if the caller says `yield_per`."""
     options: dict[str, Any] = {_IS_SNAPSHOT: True}
     if engine.dialect.name != "mysql":
         with engine.connect().execution_options(**options) as connection, connection.begin():

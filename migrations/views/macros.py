@@ -30,40 +30,42 @@ _COUNT: Final = (
 MACROS: Final[dict[str, dict[str, str]]] = {
     # The date of an instant, in UTC.
     "day": {
-        "sqlite": "substr({0}, 1, 10)",
+        "sqlite": "date({0})",
         "postgresql": "({0} AT TIME ZONE 'UTC')::date",
         "mysql": "DATE({0})",
     },
-    # SQLite knows no type of an expression but by a CAST, and clients go by it.
+    # SQLite knows no type of an expression but by a CAST, and clients go by it. DuckDB runs the view itself: for it an
+    # INTEGER and a REAL have 32 bits, and there are no dates of 'now'.
     "as_text": {"sqlite": "CAST({0} AS TEXT)", "postgresql": "{0}", "mysql": "{0}"},
     "as_whole": {
-        "sqlite": "CAST({0} AS INTEGER)",
+        "sqlite": "CAST({0} AS BIGINT)",
         "postgresql": "CAST({0} AS BIGINT)",
         "mysql": "CAST({0} AS SIGNED)",
     },
     "as_real": {
-        "sqlite": "CAST({0} AS REAL)",
+        "sqlite": "CAST({0} AS DOUBLE)",
         "postgresql": "CAST({0} AS DOUBLE PRECISION)",
         "mysql": "({0} + 0e0)",
     },
     "today": {
-        "sqlite": "date('now')",
+        "sqlite": "CURRENT_DATE",
         "postgresql": "(now() AT TIME ZONE 'UTC')::date",
         "mysql": "UTC_DATE()",
     },
     "now": {
-        "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        "sqlite": "CURRENT_TIMESTAMP",
         "postgresql": "now()",
         "mysql": "UTC_TIMESTAMP(6)",
     },
     # The day so many days before today, and how many days ago a day was.
     "days_ago": {
-        "sqlite": "date('now', '-{0} days')",
+        "sqlite": "(SELECT k.day FROM calendar k WHERE k.day <= CURRENT_DATE ORDER BY k.day DESC LIMIT 1 OFFSET {0})",
         "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
         "mysql": "(UTC_DATE() - INTERVAL {0} DAY)",
     },
     "days_since": {
-        "sqlite": "(julianday(date('now')) - julianday({0}))",
+        "sqlite": "CASE WHEN {0} IS NOT NULL"
+        " THEN (SELECT COUNT(*) FROM calendar k WHERE k.day > {0} AND k.day <= CURRENT_DATE) END",
         "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
         "mysql": "DATEDIFF(UTC_DATE(), {0})",
     },
@@ -138,13 +140,13 @@ MACROS: Final[dict[str, dict[str, str]]] = {
     # Whether a scan is a full scan, of its listing and of its row of `scan_meta`; where neither says so, one without a
     # pull request.
     "is_full": {
-        "sqlite": f"CAST({_IS_FULL} AS INTEGER)",
+        "sqlite": f"CAST({_IS_FULL} AS BIGINT)",
         "postgresql": _IS_FULL,
         "mysql": _IS_FULL,
     },
     # The findings of a product, of a row of `scans` and of its listing: by the details, or else by the listing.
     "findings_of": {
-        "sqlite": _COUNT % "INTEGER",
+        "sqlite": _COUNT % "BIGINT",
         "postgresql": _COUNT % "BIGINT",
         "mysql": _COUNT % "SIGNED",
     },

@@ -7,8 +7,8 @@ import pytest
 from command import Command
 from patience import PATIENCE_SECONDS
 
+from etl.cli.options import Since
 from etl.cli.queue import failures_list
-from etl.cli.run import Since
 from etl.model import INT64_MAX
 
 

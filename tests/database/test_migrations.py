@@ -184,7 +184,7 @@ def test_the_dictionary_can_be_read_by_people_and_machines(cli: Command) -> None
 
     assert cli("db", "dictionary", "--json").json() == asdict(db.dictionary())
     assert "scan_meta: one row a scan, from meta" in shown.stdout
-    assert re.search(r"trigger_event +what started the scan.* meta\.on +yes", shown.stdout)
+    assert re.search(r"trigger_event +text +what started the scan.* meta\.on +yes", shown.stdout)
 
 
 def test_a_newer_schema_is_left_alone(cli: Command, database_url: str) -> None:
