@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from etl.config.duration import seconds_of
 from etl.config.masking import mask_command, mask_url, mask_webhook
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
+from etl.config.service_links import is_service_link
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, url_in
 from etl.errors import ConfigError
@@ -368,23 +369,13 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
         and name.startswith(_PREFIX)
         and _means_setting(name.removeprefix(_PREFIX))
         and name not in known
-        and not _is_service_link(name, value)
+        and not is_service_link(name, value)
     ]
 
 
 def _means_setting(rest: str) -> bool:
     """Whether a variable's name behind the prefix is that of a setting, or one with an underscore missing."""
     return "__" in rest or (rest.partition("_")[0].lower() in SECTIONS and "_" in rest)
-
-
-# Kubernetes has them for each Service, e.g. for one named scan-etl-database: SCAN_ETL_DATABASE_PORT=tcp://10.0.0.1:5432.
-_SERVICE_LINK = re.compile(
-    r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
-)
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
 
 
 def _unknown(name: str, names: list[str]) -> str:

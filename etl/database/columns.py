@@ -1,9 +1,10 @@
 """What the definitions of the tables are made of: the one `metadata`, types that each dialect has, and columns that say
 what they mean."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, MetaData, Text
+from sqlalchemy import CheckConstraint, Column, MetaData, Text
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import JSON
 
@@ -28,3 +29,21 @@ def column(
     """A column, with what the dictionary says of it. `api` is its path in the answer, in the form of `schema_drift`."""
     entry = {"meaning": meaning, "unit": "UTC" if kind is UtcDateTime else unit, "api": api}
     return Column(name, kind, info=entry, **options)
+
+
+_INSTANT = {
+    "sqlite": (
+        "{0} >= '1970-01-01 00:00:00.000000' AND strftime('%s', {0}) IS NOT NULL"
+        " AND {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'"
+    ),
+    "postgresql": "{0} BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'",
+    "mysql": "{0} BETWEEN '1970-01-01 00:00:00' AND '9999-12-31 23:59:59.999999'",
+}
+
+
+def checked_instants(name: str, columns: Sequence[str]) -> list[CheckConstraint]:
+    """Any program may INSERT, and what is no instant, or none that every driver knows, would stop every run."""
+    return [
+        CheckConstraint(" AND ".join(condition.format(each) for each in columns), name=name).ddl_if(dialect=dialect)
+        for dialect, condition in _INSTANT.items()
+    ]

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
     ColumnElement,
     Computed,
@@ -28,10 +27,11 @@ from sqlalchemy import (
     text,
 )
 
-from etl.database import columns, summaries
 from etl.database import repositories as of_repositories
+from etl.database import summaries
 from etl.database.columns import Json as _Json
 from etl.database.columns import LongText as _Text
+from etl.database.columns import checked_instants
 from etl.database.columns import column as _column
 from etl.database.types import UtcDateTime, add_seconds, believed_day, ready_now, utc_now
 from etl.model import RETENTION, RUN_COUNTS
@@ -45,13 +45,9 @@ NAME_TEXT_LENGTH = 512
 past 3,072, each character counted as four."""
 
 
-metadata = columns.metadata
+metadata = summaries.calendar.metadata
 deployments, repositories = of_repositories.deployments, of_repositories.repositories
 repository_watermarks = of_repositories.repository_watermarks
-calendar, summary_marks, summary_state = summaries.calendar, summaries.summary_marks, summaries.summary_state
-scan_days, scan_weeks, repository_summaries = summaries.scan_days, summaries.scan_weeks, summaries.repository_summaries
-scan_groups, author_days = summaries.scan_groups, summaries.author_days
-coverage_days, duration_weeks = summaries.coverage_days, summaries.duration_weeks
 
 
 def _key() -> list[Column[Any]]:
@@ -266,26 +262,11 @@ def _work() -> list[Column[Any]]:
     ]
 
 
-def _are_instants(dialect: str, condition: str) -> CheckConstraint:
-    """Any program may INSERT, and what is no instant, or none that every driver knows, would stop every run."""
-    checks = " AND ".join(condition.format(name) for name in ("due_at", "expires_at", "enqueued_at"))
-    return CheckConstraint(checks, name="ck_fetch_queue_instants").ddl_if(dialect=dialect)
-
-
-_SQLITE_INSTANT = (
-    "{0} >= '1970-01-01 00:00:00.000000' AND strftime('%s', {0}) IS NOT NULL"
-    " AND {0} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]*'"
-)
-_POSTGRESQL_INSTANT = "{0} BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'"
-_MYSQL_INSTANT = "{0} BETWEEN '1970-01-01 00:00:00' AND '9999-12-31 23:59:59.999999'"
-
 fetch_queue = Table(
     "fetch_queue",
     metadata,
     *_work(),
-    _are_instants("sqlite", _SQLITE_INSTANT),
-    _are_instants("postgresql", _POSTGRESQL_INSTANT),
-    _are_instants("mysql", _MYSQL_INSTANT),
+    *checked_instants("ck_fetch_queue_instants", ("due_at", "expires_at", "enqueued_at")),
     # Whatever a planner knows of the rows, it has but one index to go by: neither begins with a column of the key, the
     # two differ in their order, and PostgreSQL may use neither for a statement that doesn't name what it begins with.
     Index("ix_fetch_queue_due", "due_at", "deployment_id", *_TURN, postgresql_where=text("due_at IS NOT NULL")),

@@ -18,8 +18,8 @@ from etl.database.schema import (
     scan_stats,
     scans,
     schema_drift,
-    summary_marks,
 )
+from etl.database.summaries import summary_marks
 from etl.model import Drift, Pair, ScanRows
 from etl.store.drift import MOST_NEW_ROWS, MOST_ROWS, OTHERS, DriftSeen, count_drift
 from etl.store.scans import load_scans
