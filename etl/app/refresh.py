@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from etl.app.adapters import PatientDatabase
 from etl.database.connection import Database
 from etl.pipeline.stop import Stop
-from etl.store.summaries import refresh_piece
+from etl.store.summaries import newest_mark, refresh_piece
 
 AFTER_COMMAND_SECONDS = 10.0
 """For so long a command that changed a few rows counts at most: a backfill may have left it years of days."""
@@ -23,7 +24,8 @@ def _silent(days: int) -> None:
 def refresh(database: Database, *, seconds: float = AFTER_COMMAND_SECONDS, say: Callable[[int], None] = _silent) -> int:
     """Count the days that were marked, for so long at most. Returns how many were counted; `say` hears it meanwhile."""
     until, count = time.monotonic() + seconds, 0
-    while (piece := database.run_here(refresh_piece)) and time.monotonic() < until:
+    work = partial(refresh_piece, newest=database.run_here(newest_mark))
+    while (piece := database.run_here(work)) and time.monotonic() < until:
         count += piece
         say(count)
     return count + piece
@@ -31,9 +33,11 @@ def refresh(database: Database, *, seconds: float = AFTER_COMMAND_SECONDS, say: 
 
 async def refresh_at_end(database: PatientDatabase, stop: Stop) -> None:
     """Count the days that were marked, unless a stop was asked for: then whoever comes next does."""
-    counted = 1
+    if stop.asked.is_set():
+        return
+    work, counted = partial(refresh_piece, newest=await database.run(newest_mark)), 1
     while counted and not stop.asked.is_set():
-        counted = await database.run(refresh_piece)
+        counted = await database.run(work)
 
 
 async def keep_refreshed(database: PatientDatabase, stop: Stop) -> None:

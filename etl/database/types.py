@@ -116,24 +116,26 @@ class believed_day(expression.FunctionElement[date]):  # noqa: N801 - as utc_now
     inherit_cache = True
 
 
+# A day is taken from the start, which lies after 1999: one more than the last year 9999 has would be an error.
+
+
 @compiles(believed_day)
 def _believed_day(element: Any, compiler: Any, **kw: Any) -> str:
     began_at, known_at = (f"({compiler.process(clause, **kw)} AT TIME ZONE 'UTC')" for clause in element.clauses)
-    is_believed = f"{began_at} >= timestamp '2000-01-01' AND {began_at} <= {known_at} + interval '1 day'"
+    is_believed = f"{began_at} >= timestamp '2000-01-01' AND {began_at} - interval '1 day' <= {known_at}"
     return f"CASE WHEN {is_believed} THEN {began_at}::date END"
 
 
 @compiles(believed_day, "sqlite")
 def _believed_day_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     began_at, known_at = (compiler.process(clause, **kw) for clause in element.clauses)
-    # strftime gives milliseconds.
-    a_day_later = f"strftime('%Y-%m-%d %H:%M:%f', {known_at}, '+1 day')"
-    is_believed = f"{began_at} >= '2000-01-01' AND substr({began_at}, 1, 23) <= {a_day_later}"
+    a_day_before = f"strftime('%Y-%m-%d %H:%M:%f', {began_at}, '-1 day')"  # with milliseconds
+    is_believed = f"{began_at} >= '2000-01-01' AND {a_day_before} <= {known_at}"
     return f"CASE WHEN {is_believed} THEN substr({began_at}, 1, 10) END"
 
 
 @compiles(believed_day, "mysql")
 def _believed_day_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     began_at, known_at = (compiler.process(clause, **kw) for clause in element.clauses)
-    is_believed = f"{began_at} >= '2000-01-01' AND {began_at} <= {known_at} + INTERVAL 1 DAY"
+    is_believed = f"{began_at} >= '2000-01-01' AND {began_at} - INTERVAL 1 DAY <= {known_at}"
     return f"CASE WHEN {is_believed} THEN CAST({began_at} AS DATE) END"

@@ -50,6 +50,7 @@ from etl.database.summaries import (
     summary_state,
 )
 from etl.database.types import UtcDateTime, add_seconds, utc_now
+from etl.model import INT64_MAX
 from etl.store.day_counts import count_day
 from etl.store.day_facts import facts_of
 from etl.store.duration_weeks import rank_durations
@@ -66,19 +67,32 @@ _FINDINGS = ("", "_code", "_supply_chain", "_secrets")
 _mark = summary_marks.c
 
 
-def refresh_piece(connection: Connection) -> int:
-    """Count up to `DAYS_AT_ONCE` of the marked days. Returns how many; 0: there is nothing left to count."""
+def newest_mark(connection: Connection) -> int:
+    """The newest mark that there is. Whoever counts goes as far as this: others may leave marks without end."""
+    _lock(connection)
+    return connection.execute(select(func.max(_mark.id))).scalar() or 0
+
+
+def refresh_piece(connection: Connection, newest: int = INT64_MAX) -> int:
+    """Count up to `DAYS_AT_ONCE` of the days that the `newest` mark, or one before it, is of. Returns how many, 0 where
+    nothing is left to count."""
     plan_by_index(connection)
-    refreshed_at = connection.execute(select(summary_state.c.refreshed_at).with_for_update()).scalar()
-    if refreshed_at is None or _nothing_is_counted(connection):
-        mark_all(connection)
-    marks = _read_marks(connection)
+    _lock(connection)
+    marks = _read_marks(connection, newest)
     _count(connection, list(marks))
     _add_up(connection, marks)
     rank_durations(connection, marks)
     _remove_marks(connection, [number for numbers in marks.values() for number in numbers])
     connection.execute(update(summary_state).values(refreshed_at=utc_now()))
     return len(marks)
+
+
+def _lock(connection: Connection) -> None:
+    """Wait for others who count. Where nothing was counted so far, all is marked."""
+    refreshed_at = connection.execute(select(summary_state.c.refreshed_at).with_for_update()).scalar()
+    if refreshed_at is None or _nothing_is_counted(connection):
+        mark_all(connection)
+        connection.execute(update(summary_state).values(refreshed_at=utc_now()))
 
 
 def _nothing_is_counted(connection: Connection) -> bool:
@@ -93,14 +107,15 @@ def mark_everything(connection: Connection) -> None:
         connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], rows))
 
 
-def _read_marks(connection: Connection) -> dict[DeploymentDay, list[int]]:
+def _read_marks(connection: Connection, newest: int) -> dict[DeploymentDay, list[int]]:
     """The first of the marked days, the newest weeks first and days of one deployment together, each with its marks."""
-    due = select(_mark.id, _mark.deployment_id, _mark.day).where(_mark.due_at <= select(utc_now()).scalar_subquery())
+    is_due = _mark.due_at <= select(utc_now()).scalar_subquery()
+    due = select(_mark.id, _mark.deployment_id, _mark.day).where(is_due, _mark.id <= newest)
     found: dict[DeploymentDay, list[int]] = defaultdict(list)
     for number, deployment_id, day in connection.execute(due.order_by(_mark.id).limit(MARKS_AT_ONCE)):
         found[deployment_id, day].append(number)
-    newest = sorted(found, key=lambda of_day: (week_of(of_day[1]), of_day), reverse=True)
-    return {of_day: found[of_day] for of_day in newest[:DAYS_AT_ONCE]}
+    ordered = sorted(found, key=lambda of_day: (week_of(of_day[1]), of_day), reverse=True)
+    return {of_day: found[of_day] for of_day in ordered[:DAYS_AT_ONCE]}
 
 
 def _remove_marks(connection: Connection, numbers: Sequence[int]) -> None:

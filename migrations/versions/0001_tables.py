@@ -26,13 +26,12 @@ IN_30_DAYS = {
     "mysql": "(TIMESTAMPADD(MICROSECOND, ROUND(2592000.0 * 1000000), UTC_TIMESTAMP(6)))",
 }
 BELIEVED_DAY = {
-    "sqlite": "CASE WHEN started_at >= '2000-01-01'"
-    " AND substr(started_at, 1, 23) <= strftime('%Y-%m-%d %H:%M:%f', {0}, '+1 day')"
+    "sqlite": "CASE WHEN started_at >= '2000-01-01' AND strftime('%Y-%m-%d %H:%M:%f', started_at, '-1 day') <= {0}"
     " THEN substr(started_at, 1, 10) END",
     "postgresql": "CASE WHEN (started_at AT TIME ZONE 'UTC') >= timestamp '2000-01-01'"
-    " AND (started_at AT TIME ZONE 'UTC') <= ({0} AT TIME ZONE 'UTC') + interval '1 day'"
+    " AND (started_at AT TIME ZONE 'UTC') - interval '1 day' <= ({0} AT TIME ZONE 'UTC')"
     " THEN (started_at AT TIME ZONE 'UTC')::date END",
-    "mysql": "CASE WHEN started_at >= '2000-01-01' AND started_at <= {0} + INTERVAL 1 DAY"
+    "mysql": "CASE WHEN started_at >= '2000-01-01' AND started_at - INTERVAL 1 DAY <= {0}"
     " THEN CAST(started_at AS DATE) END",
 }
 COUNTS = (

@@ -216,7 +216,7 @@ def test_an_export_sees_one_moment(database_url: str) -> None:
     """What others commit meanwhile isn't in it, and they needn't wait for it."""
     fill(database_url)
     scans = extract(dictionary(), "bi_scan")
-    with closing(Database(database_url)) as reader, closing(Database(database_url)) as writer:
+    with closing(Database(database_url, reads_only=True)) as reader, closing(Database(database_url)) as writer:
         with reader.snapshot() as connection:
             before = parts(connection, scans)
             writer.run_here(partial(load_scans, batch=[scan_rows(5)], run_id="run"))
