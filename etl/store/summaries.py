@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 
 from etl.database.dialects import insert_rows, plan_by_index
-from etl.database.schema import repositories
+from etl.database.schema import repositories, scan_listings, scans
 from etl.database.summaries import (
     OUTCOMES,
     PRODUCTS,
@@ -96,7 +96,12 @@ def _lock(connection: Connection) -> None:
 
 
 def _nothing_is_counted(connection: Connection) -> bool:
-    return not any(connection.execute(select(each.c.day).limit(1)).first() for each in (scan_days, coverage_days))
+    """Whether there are scans, and nothing says so: another program has filled the tables."""
+
+    def has_rows(*tables: Table) -> bool:
+        return any(connection.execute(select(each.c.deployment_id).limit(1)).first() for each in tables)
+
+    return not has_rows(scan_days, coverage_days) and has_rows(scans, scan_listings)
 
 
 def mark_everything(connection: Connection) -> None:
