@@ -1,6 +1,7 @@
 """Groups of commands: their help is whole, and what they don't need is imported late."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -10,6 +11,15 @@ from click.shell_completion import CompletionItem
 LONGEST_SUMMARY = 1_000
 """Characters: no summary is cut."""
 INTERRUPTED_EXIT = 130
+
+
+@contextmanager
+def ending_quietly() -> Iterator[None]:
+    """Around imports: they take half a second, in which somebody may press Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED_EXIT) from None
 
 
 class WholeGroup(click.Group):
@@ -60,10 +70,8 @@ class LazyGroup(WholeGroup):
         if cmd_name not in self._later:
             return None
         module, _, name = self._later[cmd_name].place.partition(":")
-        try:
+        with ending_quietly():
             command: click.Command = getattr(import_module(module), name)
-        except KeyboardInterrupt:  # half a second, in which somebody may press Ctrl-C
-            raise click.exceptions.Exit(INTERRUPTED_EXIT) from None
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from etl.cli.groups import ending_quietly
 from etl.config.duration import seconds_of
 from etl.telemetry.log import configure_logs
 
@@ -125,7 +126,8 @@ files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 
 
 def settings_of(ctx: click.Context) -> "Settings":
-    from etl.config.settings import load_settings  # noqa: PLC0415 - 0.1 s that `--help` and a completion don't need
+    with ending_quietly():
+        from etl.config.settings import load_settings  # noqa: PLC0415 - 0.1 s that `--help` and a completion don't need
 
     chosen = given(ctx)
     settings = load_settings(
