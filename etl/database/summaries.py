@@ -6,7 +6,7 @@ They hold nothing that the other tables don't: `scan-etl db refresh --all` count
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Date, Double, Index, Integer, SmallInteger, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Date, Double, Identity, Index, Integer, SmallInteger, String, Table
 
 from etl.database.columns import LongText, column, metadata
 from etl.database.types import UtcDateTime, ready_now, utc_now
@@ -48,7 +48,9 @@ def _count(name: str, meaning: str) -> Column[Any]:
 
 
 def _id() -> Column[Any]:
-    return column("id", _Id, "nothing but a number", primary_key=True)
+    # An identity, which needs no right to a sequence.
+    entry = {"meaning": "nothing but a number", "unit": None, "api": None}
+    return Column("id", _Id, Identity(), info=entry, primary_key=True)
 
 
 def _deployment(**options: Any) -> Column[Any]:

@@ -99,7 +99,7 @@ def deployment() -> sa.Column[Any]:
 
 
 def number() -> sa.Column[Any]:
-    return sa.Column("id", ID, autoincrement=True, nullable=False)
+    return sa.Column("id", ID, sa.Identity(), nullable=False)
 
 
 def create_calendar() -> None:

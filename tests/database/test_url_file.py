@@ -77,7 +77,7 @@ def test_each_new_connection_reads_the_file_anew(role: LoginRole, tmp_path: Path
     [
         (None, "database.url_file: the file can't be read (No such file or directory)"),
         ("", "database.url_file: the file is empty"),
-        ("postgresql://u:hunter2@ho@st/db", "database.url_file: what the file holds is no usable URL; it must be like"),
+        ("postgresql://u:hunter2@ho@st/db", "database.url_file: what the file holds is no usable URL; an @ in a user"),
         ("sqlite:///hunter2.db", "database.url_file: the file names another kind of database than at the start"),
     ],
 )
