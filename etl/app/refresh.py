@@ -1,17 +1,23 @@
 """Bringing the counts for dashboards up to date: by whoever ends a batch of work, and now and then by a run."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 
+from sqlalchemy import Connection
+
 from etl.app.adapters import PatientDatabase
 from etl.database.connection import Database
+from etl.pipeline.drain import BUDGET_EXIT
 from etl.pipeline.stop import Stop
 from etl.store.summaries import newest_mark, refresh_piece
 
 AFTER_COMMAND_SECONDS = 10.0
 """For so long a command that changed a few rows counts at most: a backfill may have left it years of days."""
+AFTER_BUDGET_SECONDS = 4.0
+"""A stop ends the process some seconds later in any case."""
 SHORTEST_INTERVAL_SECONDS = 60.0
 SHARE = 20
 """A run spends at most this part of its time on counting: 1 / 20."""
@@ -32,11 +38,16 @@ def refresh(database: Database, *, seconds: float = AFTER_COMMAND_SECONDS, say: 
 
 
 async def refresh_at_end(database: PatientDatabase, stop: Stop) -> None:
-    """Count the days that were marked, unless a stop was asked for: then whoever comes next does."""
-    if stop.asked.is_set():
-        return
-    work, counted = partial(refresh_piece, newest=await database.run(newest_mark)), 1
-    while counted and not stop.asked.is_set():
+    """Count the days that were marked. After a budget's end that may take a moment, after a signal none: what is left,
+    whoever comes next counts."""
+    until, counted = math.inf, 1
+    work: Callable[[Connection], int] | None = None
+    while counted:
+        if stop.asked.is_set():
+            until = min(until, time.monotonic() + AFTER_BUDGET_SECONDS)
+            if stop.exit_code != BUDGET_EXIT or time.monotonic() >= until:
+                return
+        work = work or partial(refresh_piece, newest=await database.run(newest_mark))
         counted = await database.run(work)
 
 

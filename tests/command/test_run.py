@@ -9,6 +9,7 @@ from sandbox_thread import TOKEN, finished_world, running_sandbox
 from scan_rows import SCAN_TABLES, rows_by_table
 from sqlalchemy import text
 from stored_rows import SUMMARY, environment, loaded, rows
+from tables_of import ask
 
 from etl.database.connection import Database
 from etl.database.schema import (
@@ -176,7 +177,8 @@ def test_the_token_is_nowhere_but_in_the_header(cli: Command, database_url: str)
 def test_a_budget_ends_a_run_with_exit_4_and_the_rest_queued(
     cli: Command, sqlite_url: str, arguments: tuple[str, ...], remaining: int | None
 ) -> None:
-    """`--limit`, `--deadline` and `--max-failures` stop cleanly; a run after it does the rest."""
+    """`--limit`, `--deadline` and `--max-failures` stop cleanly; what was stored is counted for dashboards; a run after
+    it does the rest."""
     behaviour = Behaviour(latency_seconds=0.1, faults=(Fault("status-404", 0.2, times=0),))
     with running_sandbox(finished_world(50), behaviour) as sandbox:
         variables = environment(sandbox, sqlite_url, SCAN_ETL_API__CONCURRENCY="2", SCAN_ETL_DATABASE__BATCH_SIZE="5")
@@ -188,6 +190,8 @@ def test_a_budget_ends_a_run_with_exit_4_and_the_rest_queued(
     assert remaining in (None, summary["remaining"])
     assert summary["remaining"] == len(rows(sqlite_url, fetch_queue))
     assert all(row[5] is None for row in rows(sqlite_url, fetch_queue))
+    (counted,) = ask(sqlite_url, text("SELECT COALESCE(SUM(scans), 0) FROM bi_scan_daily"))
+    assert counted[0] == summary["fetched"]
 
 
 def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_fix(cli: Command, empty_server_url: str) -> None:
