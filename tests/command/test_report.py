@@ -249,4 +249,4 @@ def test_without_a_database_it_is_exit_5(cli: Command) -> None:
     done = cli("report", "--database-url", "sqlite:///none.db")
 
     assert done.exit_code == 5
-    assert "there is no database none.db yet" in done.stderr
+    assert "none.db: is this the place?" in done.stderr

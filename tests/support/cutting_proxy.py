@@ -1,6 +1,7 @@
 """A TCP proxy in a thread, for tests of bad networks: it cuts links, stalls them, and refuses new ones."""
 
 import asyncio
+import re
 import socket
 import struct
 import threading
@@ -48,7 +49,7 @@ class CuttingProxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._stalled = False
-        self._trap: tuple[bytes, Fate] | None = None
+        self._trap: tuple[re.Pattern[bytes], Fate] | None = None
         self.port = 0
         self.sprung = threading.Event()
         """Set when the words of the last trap have come by."""
@@ -78,9 +79,10 @@ class CuttingProxy:
         self._wait(self._listen())
 
     def trap(self, words: bytes, fate: Fate) -> None:
-        """The link of the next client that sends `words`, SQL as a rule, suffers `fate`."""
+        """The link of the next client that sends `words`, whole ones and SQL as a rule, suffers `fate`."""
         self.sprung.clear()
-        self._trap = words, fate
+        # Not COMMITTED for COMMIT: each transaction begins with it.
+        self._trap = re.compile(re.escape(words) + (rb"\b" if words[-1:].isalpha() else b"")), fate
 
     def close(self) -> None:
         """Cut everything and stop listening."""
@@ -158,7 +160,7 @@ class CuttingProxy:
 
     def _ask(self, link: _Link, piece: bytes) -> bool:
         fate = None
-        if self._trap is not None and self._trap[0] in piece:
+        if self._trap is not None and self._trap[0].search(piece):
             fate, self._trap = self._trap[1], None
             self.sprung.set()
         if fate == "cut before":
