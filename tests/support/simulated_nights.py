@@ -170,10 +170,12 @@ def reckon(nights: Nights) -> Reckoning:
         number: scan(world, number).completed_at or next(walk for walk in walks if walk > began[number]) + LONGEST_LOOK
         for number in could
     }
+    # Where the search lists but repositories, one without a newer scan is looked at once a week.
+    seen_after = timedelta(0) if nights.behaviour.search == "whole" else timedelta(days=8)
     settled = {
         number
         for number in could
-        if any(ended[number] < walk < began[number] + RETENTION - slack for walk in walks)
+        if any(ended[number] + seen_after < walk < began[number] + RETENTION - slack for walk in walks)
         and began[number] < walks[-1] - SETTLED
     }
     tables = _tables(nights.url)
