@@ -5,7 +5,7 @@ import re
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,7 @@ def _instant_text(value: datetime) -> str:
 
 
 sqlite3.register_adapter(datetime, _instant_text)
+sqlite3.register_adapter(date, date.isoformat)
 
 
 @contextlib.contextmanager

@@ -68,8 +68,11 @@ _mark = summary_marks.c
 
 
 def newest_mark(connection: Connection) -> int:
-    """The newest mark that there is. Whoever counts goes as far as this: others may leave marks without end."""
+    """The newest mark that there is. Whoever counts goes as far as this: others may leave marks without end. Where
+    another program has filled the tables, and nothing was counted so far, all is marked."""
     _lock(connection)
+    if _nothing_is_counted(connection):
+        mark_all(connection)
     return connection.execute(select(func.max(_mark.id))).scalar() or 0
 
 
@@ -88,15 +91,15 @@ def refresh_piece(connection: Connection, newest: int = INT64_MAX) -> int:
 
 
 def _lock(connection: Connection) -> None:
-    """Wait for others who count. Where nothing was counted so far, all is marked."""
+    """Wait for others who count. The first one of all marks everything."""
     refreshed_at = connection.execute(select(summary_state.c.refreshed_at).with_for_update()).scalar()
-    if refreshed_at is None or _nothing_is_counted(connection):
+    if refreshed_at is None:
         mark_all(connection)
         connection.execute(update(summary_state).values(refreshed_at=utc_now()))
 
 
 def _nothing_is_counted(connection: Connection) -> bool:
-    """Whether there are scans, and nothing says so: another program has filled the tables."""
+    """Whether there are scans, and no count of them."""
 
     def has_rows(*tables: Table) -> bool:
         return any(connection.execute(select(each.c.deployment_id).limit(1)).first() for each in tables)

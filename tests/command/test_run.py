@@ -190,8 +190,8 @@ def test_a_budget_ends_a_run_with_exit_4_and_the_rest_queued(
     assert remaining in (None, summary["remaining"])
     assert summary["remaining"] == len(rows(sqlite_url, fetch_queue))
     assert all(row[5] is None for row in rows(sqlite_url, fetch_queue))
-    (counted,) = ask(sqlite_url, text("SELECT COALESCE(SUM(scans), 0) FROM bi_scan_daily"))
-    assert counted[0] == summary["fetched"]
+    assert [row[0] for row in ask(sqlite_url, text("SELECT SUM(scans) FROM bi_deployment"))] == [summary["fetched"]]
+    assert [row[0] for row in ask(sqlite_url, text("SELECT summaries_behind_since FROM bi_freshness"))] == [None]
 
 
 def test_a_schema_that_is_not_at_head_is_exit_5_and_says_the_fix(cli: Command, empty_server_url: str) -> None:
