@@ -25,7 +25,8 @@ HUNG_SECONDS = 10
 KEEPALIVE_SECONDS = 10
 """After how long a silence a client asks whether its server's machine is still there."""
 READER_SECONDS = 86_400
-"""How long MySQL and MariaDB wait for whoever reads rows to take the next ones; they have no word for ever."""
+"""After how long MySQL and MariaDB give up a client that doesn't take the next rows: a day, for there is no value for
+no limit."""
 LEAST_SECRET = 4
 LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
 """What servers refuse a login with. psycopg has no code while it connects."""

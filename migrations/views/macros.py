@@ -9,7 +9,6 @@ from typing import Final
 
 _CALL: Final = re.compile(r"\{\{ (\w+)\(((?:(?!\{\{).)*?)\) \}\}", re.DOTALL)  # the innermost
 
-_REPOSITORY_KEY: Final = "CASE WHEN {0}.repository_id IS NULL THEN %s ELSE %s END"
 _OUTCOME: Final = (
     "CASE WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'"
     " WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'"
@@ -69,21 +68,11 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "((now() AT TIME ZONE 'UTC')::date - {0})",
         "mysql": "DATEDIFF(UTC_DATE(), {0})",
     },
-    # The Monday of its week, and the first day of its month.
+    # The Monday of its week.
     "week": {
         "sqlite": "date({0}, 'weekday 0', '-6 days')",
         "postgresql": "date_trunc('week', {0} AT TIME ZONE 'UTC')::date",
         "mysql": "DATE({0}) - INTERVAL WEEKDAY({0}) DAY",
-    },
-    "month": {
-        "sqlite": "substr({0}, 1, 8) || '01'",
-        "postgresql": "date_trunc('month', {0} AT TIME ZONE 'UTC')::date",
-        "mysql": "DATE({0}) - INTERVAL (DAYOFMONTH({0}) - 1) DAY",
-    },
-    "day_after": {
-        "sqlite": "strftime('%Y-%m-%d %H:%M:%f', {0}, '+1 day')",
-        "postgresql": "{0} + interval '1 day'",
-        "mysql": "{0} + INTERVAL 1 DAY",
     },
     # With microseconds. SQLite keeps instants as text of a fixed width; its date functions round to milliseconds, so
     # whole seconds and microseconds are subtracted apart.
@@ -115,16 +104,6 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": _OUTCOME % ("now()", "now() - interval '1 day'"),
         "mysql": _OUTCOME % ("UTC_TIMESTAMP(6)", "UTC_TIMESTAMP(6) - INTERVAL 1 DAY"),
     },
-    # What a repository is within its deployment, of a row of `scans` and of `scan_meta`: its id, or else its name.
-    "repository_key": {
-        "sqlite": _REPOSITORY_KEY % ("'name:' || COALESCE({1}.repository, '')", "'id:' || {0}.repository_id"),
-        "postgresql": _REPOSITORY_KEY % ("'name:' || COALESCE({1}.repository, '')", "'id:' || {0}.repository_id"),
-        "mysql": _REPOSITORY_KEY
-        % (
-            "CONCAT('name:', COALESCE({1}.repository, ''))",
-            "CONCAT('id:', {0}.repository_id)",
-        ),
-    },
     # The `repository_key` of an id.
     "id_key": {
         "sqlite": "'id:' || {0}",
@@ -149,20 +128,6 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "sqlite": _COUNT % "BIGINT",
         "postgresql": _COUNT % "BIGINT",
         "mysql": _COUNT % "SIGNED",
-    },
-    # For a WITH RECURSIVE: `days`, with a row for each `day` from `first_day` to `last_day` of the argument's one row.
-    # MySQL and MariaDB end a recursion after 1,000 rounds: there a span of 2^17 days, which is more than 350 years, is
-    # halved until the spans are days.
-    "days_of": {
-        "sqlite": "days AS (SELECT first_day AS day FROM {0} WHERE first_day IS NOT NULL"
-        " UNION ALL SELECT date(day, '+1 day') FROM days, {0} WHERE day < last_day)",
-        "postgresql": "days AS (SELECT first_day AS day FROM {0} WHERE first_day IS NOT NULL"
-        " UNION ALL SELECT day + 1 FROM days, {0} WHERE day < last_day)",
-        "mysql": "spans AS (SELECT first_day AS day, 131072 AS width FROM {0} WHERE first_day IS NOT NULL"
-        " UNION ALL SELECT day, width DIV 2 FROM spans WHERE width > 1"
-        " UNION ALL SELECT day + INTERVAL (width DIV 2) DAY, width DIV 2 FROM spans, {0}"
-        " WHERE width > 1 AND day + INTERVAL (width DIV 2) DAY <= last_day),"
-        " days AS (SELECT day FROM spans WHERE width = 1)",
     },
 }
 
