@@ -129,6 +129,11 @@ def test_a_full_disk_leaves_what_was_there(cli: Command, sqlite_url: str, out: s
     assert after == before
 
 
+WAITING_FOR_A_LOCK = text(
+    "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
 @contextmanager
 def locked(url: str, table: str) -> Iterator[None]:
     """Nobody can read the table."""
@@ -146,7 +151,7 @@ def test_a_stop_leaves_what_was_there(cli: Command, postgres_url: str, number: i
     before = (cli.folder / "x.parquet").read_bytes()
     arguments = ("export", "scans", "--out", "x.parquet")
     with locked(postgres_url, "scans"), cli.start(*arguments, environment=at(postgres_url)) as process:
-        while not list(cli.folder.glob(f"{UNFINISHED}*/0")):
+        while not ask(postgres_url, WAITING_FOR_A_LOCK)[0][0]:
             time.sleep(0.01)
         process.send_signal(number)
         process.wait(PATIENCE_SECONDS)
