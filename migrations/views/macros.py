@@ -106,6 +106,17 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "'id:' || {0}",
         "mysql": "CONCAT('id:', {0})",
     },
+    # `x`, the row of a table of days for the day `d` and the repository `r`, if there is one. PostgreSQL gets those of
+    # a day at a time: left alone, it reads all days, however few are asked for (of two years of 2,400 repositories,
+    # 2.0 s for the last 30 days instead of 0.1, and 7.0 s for all of them instead of 1.5).
+    "join_row_of_day": {
+        "sqlite": "LEFT JOIN {0} x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key AND x.day = d.day",
+        "postgresql": "LEFT JOIN LATERAL (SELECT * FROM {0} z WHERE z.day = d.day OFFSET 0) x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key",
+        "mysql": "LEFT JOIN {0} x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key AND x.day = d.day",
+    },
     # The first line of a text.
     "first_line": {
         "sqlite": "rtrim(substr({0}, 1, instr({0} || '\n', '\n') - 1), '\r')",
