@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Select, Table, delete, literal, select, update
+from sqlalchemy import Column, Connection, Select, Table, delete, func, literal, select, update
 from sqlalchemy.sql.expression import bindparam
 
 from etl.database.dialects import insert_rows, on_pairs
@@ -95,7 +95,8 @@ def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
 
 
 _REMOVE = delete(scans)
-# Locked, for somebody may delete scans.
+# Locked, for somebody may delete scans. Not in the order of an index, or PostgreSQL might read all of that for the sake
+# of its order.
 _STORED: Select[Any] = (
     select(
         scans.c.deployment_id,
@@ -108,7 +109,7 @@ _STORED: Select[Any] = (
         scans.c.started_day,
         scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
     )
-    .order_by(*scans.primary_key)
+    .order_by(*(func.coalesce(column, 0) for column in scans.primary_key))
     .with_for_update()
 )
 

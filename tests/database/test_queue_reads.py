@@ -1,13 +1,14 @@
 """How much the databases read of the queue, whatever they have counted in it before: what a lease takes, what a settle
 changes, and not what is queued."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import pytest
+from rows_read import counting_reads
 from scan_rows import scan_rows
 from sqlalchemy import Connection, delete, text
 
@@ -69,42 +70,6 @@ def counted(connection: Connection) -> None:
     count_rows(connection)
 
 
-@contextmanager
-def postgresql_reads(connection: Connection) -> Iterator[Callable[[], int]]:
-    """Rows, index entries and blocks of the queue."""
-    statement = text(
-        "SELECT sum(pg_stat_get_xact_tuples_returned(place) + pg_stat_get_xact_tuples_fetched(place)"
-        " + pg_stat_get_xact_blocks_fetched(place)) FROM (SELECT 'fetch_queue'::regclass::oid AS place"
-        " UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'fetch_queue'::regclass) AS places"
-    )
-    yield lambda: int(connection.execute(statement).scalar_one())
-
-
-@contextmanager
-def sqlite_reads(connection: Connection) -> Iterator[Callable[[], int]]:
-    """Tens of steps of its virtual machine: a row takes about as many."""
-    steps = 0
-
-    def count() -> None:
-        nonlocal steps
-        steps += 1
-
-    driver: Any = connection.connection.driver_connection
-    driver.set_progress_handler(count, 10)
-    yield lambda: steps
-    driver.set_progress_handler(None, 0)
-
-
-@contextmanager
-def mysql_reads(connection: Connection) -> Iterator[Callable[[], int]]:
-    """Rows and index entries."""
-    statement = text("SHOW SESSION STATUS LIKE 'Handler_read%'")
-    yield lambda: sum(int(row[1]) for row in connection.execute(statement))
-
-
-READS = {"postgresql": postgresql_reads, "sqlite": sqlite_reads, "mysql": mysql_reads}
-
-
 def outcomes_of(leases: list[Lease]) -> list[Outcome]:
     """One of each kind by turns."""
     kinds: list[Callable[[Any], Outcome]] = [
@@ -124,7 +89,7 @@ def test_what_is_read_is_what_is_worked_on(database_url: str, fill_and_count: Ca
 
     def measure(name: str, work: Callable[[Connection], Any]) -> Any:
         def measured(connection: Connection) -> Any:
-            with READS[connection.dialect.name](connection) as count:
+            with counting_reads(connection, "fetch_queue") as count:
                 before = count()
                 result = work(connection)
                 found[name] = count() - before
