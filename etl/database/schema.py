@@ -89,7 +89,7 @@ scans = Table(
     ),
     Index(None, "started_at"),
     Index(None, "changed_at"),
-    Index("ix_scans_started_day", "deployment_id", "started_day"),
+    Index("ix_scans_started_day", "started_day", "deployment_id"),
     Index("ix_scans_repository", "deployment_id", "repository_id", "started_at"),
     comment="one row a scan",
 )
@@ -231,7 +231,7 @@ scan_listings = Table(
     _column("dropped_at", UtcDateTime, "when somebody dropped it for good"),
     _started_day(),
     Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
-    Index("ix_scan_listings_started_day", "deployment_id", "started_day"),
+    Index("ix_scan_listings_started_day", "started_day", "deployment_id"),
     comment="one row for each scan that the search call has listed",
 )
 

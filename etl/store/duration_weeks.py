@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from statistics import quantiles
+from typing import Any
 
 from sqlalchemy import Connection, Date, Double, bindparam, column, delete, insert, select, table
 
@@ -21,9 +22,10 @@ _bi_scan = table(
 )
 _b = _bi_scan.c
 
+_days: Any = bindparam("days", type_=Date, expanding=True)
 _DURATIONS = select(_b.is_full_scan, _b.duration_seconds).where(
     _b.deployment_id == bindparam("deployment"),
-    _b.started_day.between(bindparam("monday", type_=Date), bindparam("sunday", type_=Date)),
+    _b.started_day.in_(_days),  # not BETWEEN: SQLite would rather read all scans of the deployment
     _b.duration_seconds.is_not(None),
 )
 _CLEAR_DURATIONS = delete(duration_weeks).where(
@@ -53,7 +55,7 @@ def _is_marked(connection: Connection, monday: date, without: Collection[Deploym
 
 
 def _durations(connection: Connection, deployment_id: int, monday: date) -> list[tuple[bool, float]]:
-    of_week = {"deployment": deployment_id, "monday": monday, "sunday": monday + _SIX_DAYS}
+    of_week = {"deployment": deployment_id, "days": [monday + timedelta(days=number) for number in range(7)]}
     return [(bool(row[0]), row[1]) for row in connection.execute(_DURATIONS, of_week)]
 
 

@@ -104,7 +104,7 @@ def create_scan_tables() -> None:
         sa.Column("duration_seconds", sa.Double),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scans"),
     )
-    op.create_index("ix_scans_started_day", "scans", ["deployment_id", "started_day"])
+    op.create_index("ix_scans_started_day", "scans", ["started_day", "deployment_id"])
     op.create_index("ix_scans_repository", "scans", ["deployment_id", "repository_id", "started_at"])
     op.create_index("ix_scans_started_at", "scans", ["started_at"])
     op.create_index("ix_scans_changed_at", "scans", ["changed_at"])
@@ -228,7 +228,7 @@ def create_listing_tables() -> None:
         sa.Column("started_day", sa.Date),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_listings"),
     )
-    op.create_index("ix_scan_listings_started_day", "scan_listings", ["deployment_id", "started_day"])
+    op.create_index("ix_scan_listings_started_day", "scan_listings", ["started_day", "deployment_id"])
     op.create_index("ix_scan_listings_started_at", "scan_listings", ["deployment_id", "started_at"])
     op.create_table(
         "watermarks",
