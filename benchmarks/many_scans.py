@@ -7,6 +7,8 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Date,
+    Double,
     Select,
     String,
     case,
@@ -69,6 +71,13 @@ def fill(connection: Connection, count: int, last_day: date) -> None:
     connection.execute(text("DROP TABLE bench_base"))
 
 
+_DAY = {
+    "sqlite": "date(began, 'unixepoch')",
+    "postgresql": "date '1970-01-01' + CAST(began / 86400 AS INTEGER)",
+    "mysql": "date '1970-01-01' + INTERVAL began DIV 86400 DAY",
+}
+
+
 def _write(connection: Connection) -> None:
     number: Any = literal_column("n", BigInteger)
     began: Any = literal_column("began", BigInteger)
@@ -77,6 +86,7 @@ def _write(connection: Connection) -> None:
     key = [deployment, number.label("scan_id")]
     began_at, ended_at = (add_seconds(literal(_EPOCH), seconds) for seconds in (began, began + 20 + _duration(number)))
     fetched_at = add_seconds(literal(_EPOCH), began + 7_200)
+    day = literal_column(_DAY[connection.dialect.name], Date).label("started_day")
     is_open, is_pull = number % 97 == 5, number % 5 < 3
     base = text("bench_base")
     exit_code = case((number % 23 == 7, 2), (number % 31 == 9, 13), (number % 3 == 0, 1), else_=0)
@@ -96,6 +106,8 @@ def _write(connection: Connection) -> None:
         fetched_at.label("first_fetched_at"),
         fetched_at.label("fetched_at"),
         fetched_at.label("changed_at"),
+        day,
+        case((~is_open, cast(20 + _duration(number), Double))).label("duration_seconds"),
     )
     name = _joined("acme/service-", repository)
     into(
@@ -129,6 +141,7 @@ def _write(connection: Connection) -> None:
         (repository + 1_000).label("repository_id"),
         began_at.label("started_at"),
         fetched_at.label("listed_at"),
+        day,
         which=number % 7 != 0,
     )
     _write_names(connection)

@@ -19,7 +19,7 @@ from typing import Any
 from bench_databases import postgresql_databases, sqlite_database
 from many_scans import fill
 from sqlalchemy import Connection, make_url
-from views_questions import QUESTIONS, ROWS, Question
+from views_questions import QUESTIONS, ROWS, SECONDS, Question
 
 from etl.app.refresh import refresh
 from etl.database.connection import Database
@@ -43,8 +43,8 @@ def days(last: date) -> dict[str, str]:
 
 
 def _sql(sql: str, dialect: str, last: date) -> str:
-    for name, day in days(last).items():
-        sql = sql.replace("{" + name + "}", day)
+    for name, word in {**days(last), "seconds": SECONDS[dialect]}.items():
+        sql = sql.replace("{" + name + "}", word)
     return in_words_of(dialect, sql)
 
 

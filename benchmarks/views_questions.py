@@ -1,7 +1,7 @@
 """What dashboards ask: each question as it is asked of the views, and the same of the tables of scans by hand.
 
 `{month}`, `{quarter}` and `{fortnight}` are the first days of the last 30, 90 and 14 days of the data. In the SQL by
-hand `x` is one row a scan.
+hand `x` is one row a scan, and `{seconds}` what lies between its start and its end, in the words of the dialect.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ SELECT
     s.deployment_id, s.scan_id, s.repository_id, m.repository, s.started_at, s.exit_code, s.fetched_at,
     {{ day(s.started_at) }} AS day,
     {{ week(s.started_at) }} AS week,
-    CASE WHEN s.completed_at >= s.started_at THEN {{ seconds_between(s.started_at, s.completed_at) }} END AS seconds,
+    CASE WHEN s.completed_at >= s.started_at THEN {seconds} END AS seconds,
     CASE WHEN s.completed_at IS NULL THEN 'open' WHEN s.exit_code = 0 THEN 'passed' WHEN s.exit_code = 1 THEN 'findings'
         ELSE 'failed' END AS outcome,
     CASE WHEN COALESCE(l.is_full_scan, m.is_full_scan, m.pull_request_id IS NULL) THEN 1 ELSE 0 END AS is_full,
@@ -21,6 +21,13 @@ JOIN scan_meta m ON m.deployment_id = s.deployment_id AND m.scan_id = s.scan_id
 JOIN scan_stats t ON t.deployment_id = s.deployment_id AND t.scan_id = s.scan_id
 LEFT JOIN scan_listings l ON l.deployment_id = s.deployment_id AND l.scan_id = s.scan_id
 """
+SECONDS = {
+    # Its date functions round to milliseconds, so whole seconds and microseconds are subtracted apart.
+    "sqlite": "(strftime('%s', substr(s.completed_at, 1, 19)) - strftime('%s', substr(s.started_at, 1, 19)))"
+    " + (substr(s.completed_at, 21, 6) - substr(s.started_at, 21, 6)) / 1000000.0",
+    "postgresql": "EXTRACT(EPOCH FROM s.completed_at - s.started_at)::double precision",
+    "mysql": "TIMESTAMPDIFF(MICROSECOND, s.started_at, s.completed_at) / 1e6",
+}
 NEWEST_FULL = """
 SELECT deployment_id, scan_id, findings FROM (
     SELECT x.*, ROW_NUMBER() OVER (

@@ -12,8 +12,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
-    Computed,
     Date,
     Double,
     ForeignKeyConstraint,
@@ -22,7 +20,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    column,
     literal,
     text,
 )
@@ -33,7 +30,7 @@ from etl.database.columns import Json as _Json
 from etl.database.columns import LongText as _Text
 from etl.database.columns import checked_instants
 from etl.database.columns import column as _column
-from etl.database.types import UtcDateTime, add_seconds, believed_day, ready_now, utc_now
+from etl.database.types import UtcDateTime, add_seconds, ready_now, utc_now
 from etl.model import RETENTION, RUN_COUNTS
 
 HEAD = "0003"
@@ -57,10 +54,9 @@ def _key() -> list[Column[Any]]:
     ]
 
 
-def _started_day(known_at: str) -> Column[Any]:
-    day: ColumnElement[Any] = believed_day(column("started_at"), column(known_at))
+def _started_day() -> Column[Any]:
     meaning = "the day of started_at; NULL: none, or before 2000, or a day ahead of when it was known"
-    return Column("started_day", Date, Computed(day, persisted=True), info={"meaning": meaning, "unit": "UTC"})
+    return _column("started_day", Date, meaning, unit="UTC")
 
 
 def _of_scan() -> ForeignKeyConstraint:
@@ -84,7 +80,13 @@ scans = Table(
     _column("fetched_at", UtcDateTime, "when its details were seen last", nullable=False),
     _column("changed_at", UtcDateTime, "when the answer came that brought the present content", nullable=False),
     _column("run_id", String(32), "the run that brought the present content"),
-    _started_day("first_fetched_at"),
+    _started_day(),
+    _column(
+        "duration_seconds",
+        Double,
+        "from started_at to completed_at; NULL: one is missing, or they are the wrong way round",
+        unit="seconds",
+    ),
     Index(None, "started_at"),
     Index(None, "changed_at"),
     Index("ix_scans_started_day", "deployment_id", "started_day"),
@@ -227,7 +229,7 @@ scan_listings = Table(
     _column("details_gone_at", UtcDateTime, "when the API said that it has no details (404)"),
     _column("expired_at", UtcDateTime, "the walk that found it queued and older than 30 days, by the API's clock"),
     _column("dropped_at", UtcDateTime, "when somebody dropped it for good"),
-    _started_day("listed_at"),
+    _started_day(),
     Index("ix_scan_listings_started_at", "deployment_id", "started_at"),
     Index("ix_scan_listings_started_day", "deployment_id", "started_day"),
     comment="one row for each scan that the search call has listed",

@@ -145,7 +145,7 @@ scan_days = Table(
     *_repository_key(),
     _day(primary_key=True),
     *_scans_of_repository(),
-    Index("ix_scan_days_day", "deployment_id", "day"),
+    Index("ix_scan_days_day", "day", "deployment_id"),
     comment="what is counted of a repository's scans of a day",
 )
 
@@ -155,7 +155,7 @@ scan_weeks = Table(
     *_repository_key(),
     column("week", Date, "the Monday of the week; 1969-12-29: nobody knows", unit="UTC", primary_key=True),
     *_scans_of_repository(),
-    Index("ix_scan_weeks_week", "deployment_id", "week"),
+    Index("ix_scan_weeks_week", "week", "deployment_id"),
     comment="the same of a week",
 )
 
@@ -181,7 +181,7 @@ scan_groups = Table(
     _count("scans", "how many scans these are"),
     _count("findings", "the sum of their findings"),
     column("duration_seconds_total", Double, "the sum of their durations", unit="seconds", nullable=False),
-    Index("ix_scan_groups_day", "deployment_id", "day"),
+    Index("ix_scan_groups_day", "day", "deployment_id"),
     comment="a day's scans that began for the same reason and ended in the same way",
 )
 
@@ -195,7 +195,7 @@ author_days = Table(
     _count("scans", "how many scans of the author's commits"),
     _count("with_findings", "those with exit code 1"),
     _count("failed", "those with any other exit code"),
-    Index("ix_author_days_day", "deployment_id", "day"),
+    Index("ix_author_days_day", "day", "deployment_id"),
     comment="a day's scans by the author of their commit",
 )
 
@@ -206,7 +206,7 @@ coverage_days = Table(
     _day(primary_key=True),
     *_repository(),
     *(_count(name, meaning) for name, meaning in STATES.items()),
-    Index("ix_coverage_days_day", "deployment_id", "day"),
+    Index("ix_coverage_days_day", "day", "deployment_id"),
     comment="what became of a repository's scans of a day that were listed",
 )
 

@@ -1,9 +1,9 @@
 """The instants of the database, on each dialect: a type that keeps them in UTC, and what SQL is said with them."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Date, DateTime
+from sqlalchemy import DateTime
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
@@ -106,36 +106,3 @@ def _create_table_mysql(element: Any, compiler: Any, **kw: Any) -> str:
     table = compiler.visit_create_table(element, **kw).rstrip()
     collation = "/*!80017 utf8mb4_0900_bin *//*M! utf8mb4_nopad_bin */"
     return f"{table} ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE {collation}"
-
-
-class believed_day(expression.FunctionElement[date]):  # noqa: N801 - as utc_now
-    """The day of an instant in UTC, `believed_day(started_at, known_at)`; NULL where the instant lies before 2000 or
-    more than a day after it was known: some clock was wrong, and would stretch the calendar by centuries."""
-
-    type = Date()
-    inherit_cache = True
-
-
-# A day is taken from the start, which lies after 1999: one more than the last year 9999 has would be an error.
-
-
-@compiles(believed_day)
-def _believed_day(element: Any, compiler: Any, **kw: Any) -> str:
-    began_at, known_at = (f"({compiler.process(clause, **kw)} AT TIME ZONE 'UTC')" for clause in element.clauses)
-    is_believed = f"{began_at} >= timestamp '2000-01-01' AND {began_at} - interval '1 day' <= {known_at}"
-    return f"CASE WHEN {is_believed} THEN {began_at}::date END"
-
-
-@compiles(believed_day, "sqlite")
-def _believed_day_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
-    began_at, known_at = (compiler.process(clause, **kw) for clause in element.clauses)
-    a_day_before = f"strftime('%Y-%m-%d %H:%M:%f', {began_at}, '-1 day')"  # with milliseconds
-    is_believed = f"{began_at} >= '2000-01-01' AND {a_day_before} <= {known_at}"
-    return f"CASE WHEN {is_believed} THEN substr({began_at}, 1, 10) END"
-
-
-@compiles(believed_day, "mysql")
-def _believed_day_mysql(element: Any, compiler: Any, **kw: Any) -> str:
-    began_at, known_at = (compiler.process(clause, **kw) for clause in element.clauses)
-    is_believed = f"{began_at} >= '2000-01-01' AND {began_at} - INTERVAL 1 DAY <= {known_at}"
-    return f"CASE WHEN {is_believed} THEN CAST({began_at} AS DATE) END"

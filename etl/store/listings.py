@@ -22,6 +22,7 @@ from etl.store.marks import mark
 from etl.transform.readers import DRIFT_CONFLICT
 from etl.transform.reconcile import Action, KnownScan, Stored, ask, differences, more_final
 from etl.transform.search_page import CANCELLED, COMPLETED, ERROR, NEVER_FINISHED, Page, finality
+from etl.transform.timing import started_day
 
 DISCOVERED_PRIORITY = -10
 """What is discovered goes before what any program has queued (0), and that before the pairs of a file."""
@@ -212,12 +213,19 @@ def _conflicts(listing: Listing, before: KnownScan) -> tuple[Drift, ...]:
 def _write(connection: Connection, to_record: PageToRecord, listings: Sequence[Listing]) -> None:
     """In one go, in the order of the keys; what says the same as before is only seen again."""
     if listings:
+        listed_at = to_record.listed_at
         rows = [
-            {**listing._asdict(), **listing.pair._asdict(), "listed_at": to_record.listed_at} for listing in listings
+            {
+                **listing._asdict(),
+                **listing.pair._asdict(),
+                "listed_at": listed_at,
+                "started_day": started_day(listing.started_at, listed_at),
+            }
+            for listing in listings
         ]
         for row in rows:
             del row["pair"]
-        names = [*(column.name for column in _COLUMNS), "listed_at"]
+        names = [*(column.name for column in _COLUMNS), "listed_at", "started_day"]
         change = upsert(connection, scan_listings, lambda new: {name: new[name] for name in names})
         connection.execute(change, rows)
 

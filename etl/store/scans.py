@@ -20,6 +20,7 @@ from etl.store.listings import listings_of
 from etl.store.marks import UNKNOWN_DAY, mark
 from etl.transform.fields import LANGUAGE, META, SCAN, STATS
 from etl.transform.reconcile import Stored, differences
+from etl.transform.timing import duration_seconds, started_day
 
 Row = tuple[Any, ...]
 
@@ -42,6 +43,7 @@ class _Stored(NamedTuple):
     final: bool
     first_fetched_at: datetime
     fetched_at: datetime
+    started_at: datetime | None
     started_day: date | None
 
 
@@ -102,6 +104,7 @@ _STORED: Select[Any] = (
         scans.c.completed_at.is_not(None),
         scans.c.first_fetched_at,
         scans.c.fetched_at,
+        scans.c.started_at,
         scans.c.started_day,
         scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
     )
@@ -113,20 +116,23 @@ _STORED: Select[Any] = (
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
     found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
     return {
-        Pair(deployment_id, scan_id): _Stored(content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last, day)
-        for deployment_id, scan_id, content_hash, final, first, last, day, is_ahead in found
+        Pair(deployment_id, scan_id): _Stored(
+            content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last, *start
+        )
+        for deployment_id, scan_id, content_hash, final, first, last, *start, is_ahead in found
     }
 
 
 _KEY = Pair._fields
 _BOOKKEEPING = ("content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id")
+_TIMING = ("started_day", "duration_seconds")
 
 
 def _columns(table: Table, *names: str) -> tuple[Column[Any], ...]:
     return tuple(table.c[name] for name in (*_KEY, *names))
 
 
-_SCANS = _columns(scans, *SCAN.columns, "extra", *_BOOKKEEPING)
+_SCANS = _columns(scans, *SCAN.columns, "extra", *_BOOKKEEPING, *_TIMING)
 _PRODUCTS = _columns(scan_products, "product")
 _META = _columns(scan_meta, *META.columns, "extra")
 _STATS = _columns(scan_stats, *STATS.columns, "extra")
@@ -140,7 +146,7 @@ def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[
     for rows in batch:
         pair, at = rows.pair, rows.fetched_at
         first = min(first_seen.get(pair, at), at) if first_seen else at
-        scan_rows.append((*pair, *rows.scan.values(), rows.content_hash, first, at, at, run_id))
+        scan_rows.append((*pair, *rows.scan.values(), rows.content_hash, first, at, at, run_id, *_timing(rows, first)))
     insert_rows(connection, scans, _SCANS, scan_rows)
     insert_rows(
         connection, scan_products, _PRODUCTS, [(*rows.pair, product) for rows in batch for product in rows.products]
@@ -152,10 +158,15 @@ def _insert(connection: Connection, batch: Sequence[ScanRows], first_seen: dict[
     insert_rows(connection, scan_stat_items, _ITEMS, [rows.pair + item for rows in batch for item in rows.items])
 
 
+def _timing(rows: ScanRows, first_fetched_at: datetime) -> tuple[date | None, float | None]:
+    started_at, completed_at = rows.scan["started_at"], rows.scan["completed_at"]
+    return started_day(started_at, first_fetched_at), duration_seconds(started_at, completed_at)
+
+
 _SEEN = (
     update(scans)
     .where(scans.c.deployment_id == bindparam("deployment"), scans.c.scan_id == bindparam("scan"))
-    .values(first_fetched_at=bindparam("first"), fetched_at=bindparam("last"))
+    .values(first_fetched_at=bindparam("first"), fetched_at=bindparam("last"), started_day=bindparam("day"))
 )
 
 
@@ -168,7 +179,9 @@ def _remember_seen(connection: Connection, batch: Sequence[ScanRows], stored: di
         is_same = rows.content_hash == before.content_hash or before.fetched_at == _UNKNOWN_AT
         last = max(before.fetched_at, at) if is_same else before.fetched_at
         if (first, last) != (before.first_fetched_at, before.fetched_at):
-            changes.append({"deployment": rows.pair[0], "scan": rows.pair[1], "first": first, "last": last})
+            deployment_id, scan_id = rows.pair
+            day = started_day(before.started_at, first)
+            changes.append({"deployment": deployment_id, "scan": scan_id, "first": first, "last": last, "day": day})
     if changes:
         connection.execute(_SEEN, changes)
 

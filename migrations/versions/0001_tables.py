@@ -25,15 +25,6 @@ IN_30_DAYS = {
     "postgresql": "(clock_timestamp() + interval '720 hours')",
     "mysql": "(TIMESTAMPADD(MICROSECOND, ROUND(2592000.0 * 1000000), UTC_TIMESTAMP(6)))",
 }
-BELIEVED_DAY = {
-    "sqlite": "CASE WHEN started_at >= '2000-01-01' AND strftime('%Y-%m-%d %H:%M:%f', started_at, '-1 day') <= {0}"
-    " THEN substr(started_at, 1, 10) END",
-    "postgresql": "CASE WHEN (started_at AT TIME ZONE 'UTC') >= timestamp '2000-01-01'"
-    " AND (started_at AT TIME ZONE 'UTC') - interval '1 day' <= ({0} AT TIME ZONE 'UTC')"
-    " THEN (started_at AT TIME ZONE 'UTC')::date END",
-    "mysql": "CASE WHEN started_at >= '2000-01-01' AND started_at - INTERVAL 1 DAY <= {0}"
-    " THEN CAST(started_at AS DATE) END",
-}
 COUNTS = (
     "requested invalid duplicate already_final discovered requests fetched inserted updated unchanged "
     "waiting retried rate_limited dead remaining"
@@ -61,11 +52,6 @@ EXIT_CODES = (
 
 def of_dialect(expressions: dict[str, str]) -> sa.TextClause:
     return sa.text(expressions[op.get_context().dialect.name].replace(":", r"\:"))
-
-
-def started_day(known_at: str) -> sa.Column[Any]:
-    expressions = {name: sql.format(known_at) for name, sql in BELIEVED_DAY.items()}
-    return sa.Column("started_day", sa.Date, sa.Computed(of_dialect(expressions), persisted=True))
 
 
 def key(second: str = "scan_id") -> list[sa.Column[Any]]:
@@ -114,7 +100,8 @@ def create_scan_tables() -> None:
         sa.Column("fetched_at", INSTANT, nullable=False),
         sa.Column("changed_at", INSTANT, nullable=False),
         sa.Column("run_id", sa.String(32)),
-        started_day("first_fetched_at"),
+        sa.Column("started_day", sa.Date),
+        sa.Column("duration_seconds", sa.Double),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scans"),
     )
     op.create_index("ix_scans_started_day", "scans", ["deployment_id", "started_day"])
@@ -238,7 +225,7 @@ def create_listing_tables() -> None:
         sa.Column("details_gone_at", INSTANT),
         sa.Column("expired_at", INSTANT),
         sa.Column("dropped_at", INSTANT),
-        started_day("listed_at"),
+        sa.Column("started_day", sa.Date),
         sa.PrimaryKeyConstraint("deployment_id", "scan_id", name="pk_scan_listings"),
     )
     op.create_index("ix_scan_listings_started_day", "scan_listings", ["deployment_id", "started_day"])

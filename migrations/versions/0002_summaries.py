@@ -143,7 +143,7 @@ def create_repository_tables() -> None:
         *scans_of_repository(),
         sa.PrimaryKeyConstraint("deployment_id", "repository_key", "day", name="pk_scan_days"),
     )
-    op.create_index("ix_scan_days_day", "scan_days", ["deployment_id", "day"])
+    op.create_index("ix_scan_days_day", "scan_days", ["day", "deployment_id"])
     op.create_table(
         "scan_weeks",
         *repository_key(),
@@ -151,7 +151,7 @@ def create_repository_tables() -> None:
         *scans_of_repository(),
         sa.PrimaryKeyConstraint("deployment_id", "repository_key", "week", name="pk_scan_weeks"),
     )
-    op.create_index("ix_scan_weeks_week", "scan_weeks", ["deployment_id", "week"])
+    op.create_index("ix_scan_weeks_week", "scan_weeks", ["week", "deployment_id"])
     op.create_table(
         "repository_summaries",
         *repository_key(),
@@ -166,7 +166,7 @@ def create_repository_tables() -> None:
         *counts(*STATES),
         sa.PrimaryKeyConstraint("deployment_id", "repository_key", "day", name="pk_coverage_days"),
     )
-    op.create_index("ix_coverage_days_day", "coverage_days", ["deployment_id", "day"])
+    op.create_index("ix_coverage_days_day", "coverage_days", ["day", "deployment_id"])
 
 
 def create_group_tables() -> None:
@@ -183,7 +183,7 @@ def create_group_tables() -> None:
         sa.Column("duration_seconds_total", sa.Double, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_scan_groups"),
     )
-    op.create_index("ix_scan_groups_day", "scan_groups", ["deployment_id", "day"])
+    op.create_index("ix_scan_groups_day", "scan_groups", ["day", "deployment_id"])
     op.create_table(
         "author_days",
         number(),
@@ -193,7 +193,7 @@ def create_group_tables() -> None:
         *counts("scans", "with_findings", "failed"),
         sa.PrimaryKeyConstraint("id", name="pk_author_days"),
     )
-    op.create_index("ix_author_days_day", "author_days", ["deployment_id", "day"])
+    op.create_index("ix_author_days_day", "author_days", ["day", "deployment_id"])
     op.create_table(
         "duration_weeks",
         deployment(),

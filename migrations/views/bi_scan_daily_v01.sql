@@ -25,7 +25,7 @@ SELECT
 FROM calendar d
 CROSS JOIN repository_summaries r
 LEFT JOIN repositories a ON a.deployment_id = r.deployment_id AND a.repository_id = r.repository_id
-LEFT JOIN scan_days x ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key AND x.day = d.day
+{{ join_row_of_day(scan_days) }}
 WHERE r.first_started_at IS NOT NULL
     AND d.day >= (SELECT {{ day(MIN(f.first_started_at)) }} FROM repository_summaries f)
     AND d.day <= (SELECT {{ day(MAX(f.last_started_at)) }} FROM repository_summaries f)

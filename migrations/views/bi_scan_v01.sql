@@ -9,8 +9,7 @@ SELECT
     s.started_at,
     s.completed_at,
     s.started_day,
-    {{ as_real(CASE WHEN s.completed_at >= s.started_at THEN {{ seconds_between(s.started_at, s.completed_at) }} END) }}
-        AS duration_seconds,
+    s.duration_seconds,
     {{ as_text({{ outcome_of(s, l) }}) }} AS outcome,
     s.exit_code,
     t.findings,

@@ -9,12 +9,18 @@ from typing import Final
 
 _CALL: Final = re.compile(r"\{\{ (\w+)\(((?:(?!\{\{).)*?)\) \}\}", re.DOTALL)  # the innermost
 
+_BEGAN_AT: Final = "CASE WHEN %s THEN {0}.started_at ELSE {0}.first_fetched_at END"
+_HAS_BEGUN: Final = "CAST({0}.started_at AS TEXT) <= substr(CAST(CURRENT_TIMESTAMP AS TEXT), 1, 19) || '.999999'"
+_A_DAY_AGO: Final = (
+    "(SELECT k.day || substr(CAST(CURRENT_TIMESTAMP AS TEXT), 11)"
+    " FROM calendar k WHERE k.day < CURRENT_DATE ORDER BY k.day DESC LIMIT 1)"
+)
+"""Both for SQLite and DuckDB."""
 _OUTCOME: Final = (
     "CASE WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_CANCELLED' THEN 'cancelled'"
     " WHEN {0}.completed_at IS NULL AND {1}.status = 'SCAN_STATUS_NEVER_FINISHED' THEN 'never_finished'"
     " WHEN {0}.completed_at IS NULL AND COALESCE({1}.status, '') NOT IN ('SCAN_STATUS_COMPLETED', 'SCAN_STATUS_ERROR')"
-    " THEN CASE WHEN CASE WHEN {0}.started_at <= %s THEN {0}.started_at ELSE {0}.first_fetched_at END < %s"
-    " THEN 'unfinished' ELSE 'running' END"
+    " THEN CASE WHEN %s < %s THEN 'unfinished' ELSE 'running' END"
     " WHEN {0}.exit_code = 0 THEN 'passed'"
     " WHEN {0}.exit_code = 1 THEN 'findings'"
     " WHEN {0}.exit_code IS NULL THEN 'unknown' ELSE 'failed' END"
@@ -33,8 +39,8 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "({0} AT TIME ZONE 'UTC')::date",
         "mysql": "DATE({0})",
     },
-    # SQLite knows no type of an expression but by a CAST, and clients go by it. DuckDB runs the view itself: for it an
-    # INTEGER and a REAL have 32 bits, and there are no dates of 'now'.
+    # SQLite knows no type of an expression but by a CAST, and clients go by it. DuckDB runs the views of SQLite itself:
+    # for it an INTEGER and a REAL have 32 bits, there are no dates of 'now', and only few functions have its names.
     "as_text": {"sqlite": "CAST({0} AS TEXT)", "postgresql": "{0}", "mysql": "{0}"},
     "as_whole": {
         "sqlite": "CAST({0} AS BIGINT)",
@@ -74,16 +80,6 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "date_trunc('week', {0} AT TIME ZONE 'UTC')::date",
         "mysql": "DATE({0}) - INTERVAL WEEKDAY({0}) DAY",
     },
-    # With microseconds. SQLite keeps instants as text of a fixed width; its date functions round to milliseconds, so
-    # whole seconds and microseconds are subtracted apart.
-    "seconds_between": {
-        "sqlite": (
-            "(strftime('%s', substr({1}, 1, 19)) - strftime('%s', substr({0}, 1, 19)))"
-            " + (substr({1}, 21, 6) - substr({0}, 21, 6)) / 1000000.0"
-        ),
-        "postgresql": "EXTRACT(EPOCH FROM {1} - {0})::double precision",
-        "mysql": "TIMESTAMPDIFF(MICROSECOND, {0}, {1}) / 1e6",
-    },
     # The products of a row of `scans`, in the words of `bi_product`, sorted, with commas between them.
     "products_of": {
         "sqlite": "(SELECT group_concat(product, ',') FROM (SELECT DISTINCT COALESCE(b.product, p.product) AS product"
@@ -100,9 +96,9 @@ MACROS: Final[dict[str, dict[str, str]]] = {
     },
     # How a scan ended, of a row of `scans` and of its listing. What has no end is given up after a day.
     "outcome_of": {
-        "sqlite": _OUTCOME % ("strftime('%Y-%m-%d %H:%M:%f', 'now')", "strftime('%Y-%m-%d %H:%M:%f', 'now', '-1 day')"),
-        "postgresql": _OUTCOME % ("now()", "now() - interval '1 day'"),
-        "mysql": _OUTCOME % ("UTC_TIMESTAMP(6)", "UTC_TIMESTAMP(6) - INTERVAL 1 DAY"),
+        "sqlite": _OUTCOME % (f"CAST({_BEGAN_AT % _HAS_BEGUN} AS TEXT)", _A_DAY_AGO),
+        "postgresql": _OUTCOME % (_BEGAN_AT % "{0}.started_at <= now()", "now() - interval '1 day'"),
+        "mysql": _OUTCOME % (_BEGAN_AT % "{0}.started_at <= UTC_TIMESTAMP(6)", "UTC_TIMESTAMP(6) - INTERVAL 1 DAY"),
     },
     # The `repository_key` of an id.
     "id_key": {
@@ -110,9 +106,20 @@ MACROS: Final[dict[str, dict[str, str]]] = {
         "postgresql": "'id:' || {0}",
         "mysql": "CONCAT('id:', {0})",
     },
+    # `x`, the row of a table of days for the day `d` and the repository `r`, if there is one. PostgreSQL gets those of
+    # a day at a time: left alone, it reads all days, however few are asked for (of two years of 2,400 repositories,
+    # 2.0 s for the last 30 days instead of 0.1, and 7.0 s for all of them instead of 1.5).
+    "join_row_of_day": {
+        "sqlite": "LEFT JOIN {0} x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key AND x.day = d.day",
+        "postgresql": "LEFT JOIN LATERAL (SELECT * FROM {0} z WHERE z.day = d.day OFFSET 0) x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key",
+        "mysql": "LEFT JOIN {0} x"
+        " ON x.deployment_id = r.deployment_id AND x.repository_key = r.repository_key AND x.day = d.day",
+    },
     # The first line of a text.
     "first_line": {
-        "sqlite": "rtrim(substr({0}, 1, instr({0} || char(10), char(10)) - 1), char(13))",
+        "sqlite": "rtrim(substr({0}, 1, instr({0} || '\n', '\n') - 1), '\r')",
         "postgresql": "rtrim(split_part({0}, chr(10), 1), chr(13))",
         "mysql": "TRIM(TRAILING CHAR(13) FROM SUBSTRING_INDEX({0}, CHAR(10), 1))",
     },

@@ -58,6 +58,7 @@ def test_one_answer_becomes_the_rows_of_six_tables(database: Database) -> None:
             "changed_at": at,
             "run_id": "run",
             "started_day": BEGAN_AT.date(),
+            "duration_seconds": 90.25,
         }
     ]
     assert rows_of(database, scan_products) == [{**key, "product": "sast"}, {**key, "product": "secrets"}]

@@ -47,7 +47,7 @@ READING = [f"SELECT * FROM {name}" for name in (*metadata.tables, *VIEWS)]  # no
 WRITING = [
     sql.format(name=name, columns=", ".join(given), column=given[0])
     for name, table in metadata.tables.items()
-    for given in [[column.name for column in table.columns if column.computed is None]]
+    for given in [[column.name for column in table.columns]]
     for sql in (
         "INSERT INTO {name} ({columns}) SELECT {columns} FROM {name}",
         "UPDATE {name} SET {column} = {column}",

@@ -16,6 +16,7 @@ from etl.database.migrate import dictionary
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import ScanRows
 from etl.store.scans import load_scans
+from etl.transform.timing import started_day
 from migrations.views import FOLDER
 from migrations.views.macros import in_words_of
 
@@ -131,9 +132,10 @@ def test_coverage_accounts_for_every_listed_scan(database_url: str) -> None:
     apart. What was dropped and is held again counts as what holds it."""
 
     def work(connection: Connection) -> list[tuple[Any, ...]]:
-        mark = {"listed_at": BEGAN_AT, "repository_id": 7, "started_at": BEGAN_AT}
+        mark = {"listed_at": BEGAN_AT, "repository_id": 7, "started_at": BEGAN_AT, "started_day": BEGAN_AT.date()}
         each = [{"deployment_id": 120, "scan_id": number, **mark} for number in (*range(1, 10), *range(12, 19))]
-        other = {"deployment_id": 120, "scan_id": 10, **mark, "repository_id": 8, "started_at": BEGAN_AT + DAY}
+        next_day = {"started_at": BEGAN_AT + DAY, "started_day": (BEGAN_AT + DAY).date()}
+        other = {"deployment_id": 120, "scan_id": 10, **mark, "repository_id": 8, **next_day}
         connection.execute(insert(scan_listings), [*each, other])
         for number, name in (
             (6, "details_gone_at"),
@@ -297,7 +299,8 @@ def test_a_wrong_clock_does_not_stretch_the_calendar(database_url: str) -> None:
         load_scans(connection, [scan_rows(number) for number in (1, 2, 3)], "run")
         for number, year in ((2, 1), (3, 9000)):
             began_at = datetime(year, 1, 1, tzinfo=UTC)
-            connection.execute(update(scans).where(scans.c.scan_id == number).values(started_at=began_at))
+            start = {"started_at": began_at, "started_day": started_day(began_at, BEGAN_AT)}
+            connection.execute(update(scans).where(scans.c.scan_id == number).values(**start))
         count_all(connection)
         counts = "SELECT (SELECT COUNT(*) FROM bi_scan), COUNT(*), SUM(scans) FROM bi_scan_daily"
         return tuple(map(int, connection.execute(text(counts)).one()))

@@ -38,7 +38,8 @@ def _fill(connection: Connection) -> None:
         scan_rows(2**53 + 1, deployment_id=2**53 + 1, started_at="2026-01-01T00:00:00Z", exit_code=1),
     ]
     load_scans(connection, batch, "run")
-    seen = {"deployment_id": 120, "listed_at": BEGAN_AT, "started_at": BEGAN_AT, "is_full_scan": True}
+    start = {"started_at": BEGAN_AT, "started_day": BEGAN_AT.date()}
+    seen = {"deployment_id": 120, "listed_at": BEGAN_AT, "is_full_scan": True, **start}
     connection.execute(insert(scan_listings), [{**seen, "scan_id": number, "repository_id": 7} for number in (1, 99)])
     connection.execute(insert(fetch_queue), {"deployment_id": 120, "scan_id": 98, "expires_at": BEGAN_AT})
     connection.execute(

@@ -56,7 +56,8 @@ def _one(chance: random.Random, number: int, days_ago: int) -> ScanRows:
 
 def listing(scan_id: int, days_ago: int, deployment_id: int = 120) -> dict[str, Any]:
     began_at = MIDDAY - timedelta(days=days_ago)
-    return {"deployment_id": deployment_id, "scan_id": scan_id, "listed_at": began_at, "started_at": began_at}
+    start = {"started_at": began_at, "started_day": began_at.date()}
+    return {"deployment_id": deployment_id, "scan_id": scan_id, "listed_at": began_at, **start}
 
 
 def load(url: str, scans: Sequence[ScanRows], listed: Sequence[dict[str, Any]] = (), dead: Sequence[int] = ()) -> None:

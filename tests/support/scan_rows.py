@@ -12,7 +12,7 @@ from etl.model import Pair, ScanRows
 from etl.transform.scan import flatten
 
 SCAN_TABLES: tuple[Table, ...] = (scans, scan_products, scan_meta, scan_stats, scan_languages, scan_stat_items)
-BOOKKEEPING = ("first_fetched_at", "fetched_at", "changed_at", "run_id", "started_day")
+BOOKKEEPING = ("first_fetched_at", "fetched_at", "changed_at", "run_id", "started_day", "duration_seconds")
 """What depends on when a scan is fetched, and not on what the API says of it; and what follows from other columns."""
 BEGAN_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -76,7 +76,15 @@ def test_the_documented_example_becomes_exact_rows() -> None:
 def test_each_field_has_its_column() -> None:
     """The lists of fields and the tables name the same columns, and the same limits."""
     key = {"deployment_id", "scan_id"}
-    bookkeeping = {"started_day", "content_hash", "first_fetched_at", "fetched_at", "changed_at", "run_id"}
+    bookkeeping = {
+        "started_day",
+        "duration_seconds",
+        "content_hash",
+        "first_fetched_at",
+        "fetched_at",
+        "changed_at",
+        "run_id",
+    }
     of_listing = {"started_day", "listed_at", "details_gone_at", "expired_at", "dropped_at"}
 
     def columns(table: Any, *others: str) -> set[str]:
