@@ -20,9 +20,11 @@ export UV_NATIVE_TLS := 1
 # What Python has compiled is kept, whatever the environment says: each worker of the tests takes 2 s less to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-# uv where it is there (1 s instead of 15); where it isn't, or can't reach its registry, pip does the same.
+# uv where it is there (1 s instead of 15), as it is once .venv is made; where it isn't, or can't reach its registry, pip
+# does the same.
+UV := $(firstword $(wildcard .venv/bin/uv) uv)
 define install
-@if command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python $(1); then :; \
+@if command -v $(UV) >/dev/null && $(UV) pip install --quiet --python $(BIN)/python $(1); then :; \
 else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $(1); fi
 endef
 
