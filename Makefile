@@ -47,7 +47,7 @@ SOAK_SECONDS ?= 300
 soak: $(DEV) ## ill-treat many workers for a long time, and play a year of nights: make soak SOAK_SECONDS=3600
 	@SCAN_ETL_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python $(PYTEST) $(ARGS) tests/workers
 
-check: lint types floors pins coverage ## what CI runs: format, lint, types, floors, pins, then tests with coverage
+check: lint types floors pins test ## what decides in CI: format, lint, types, floors, pins, then every test
 
 lint: $(DEV)
 	@$(BIN)/ruff format --check .
@@ -62,9 +62,9 @@ floors: $(DEV)
 pins: ## the requirement files name versions and hashes, and no place to fetch them from
 	@! grep -n '://' requirements/*.txt
 
-coverage: $(DEV)
+coverage: $(DEV) ## how much of the code the tests reach, which takes them twice as long; `ARGS=...` goes to pytest
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run $(PYTEST)
+	@$(BIN)/coverage run $(PYTEST) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

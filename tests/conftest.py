@@ -301,12 +301,9 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 @pytest.fixture
-def cli(request: pytest.FixtureRequest, tmp_path: Path, fork_server: ForkServer) -> Command:
+def cli(tmp_path: Path, fork_server: ForkServer) -> Command:
     """The real command: `cli("run", "pairs.csv")` gives its `Outcome`, `cli.start(...)` a running process."""
-    # The variants of a test for the servers run the same lines as the one for SQLite: to measure them too would take
-    # each command half as long again.
-    measured = _parameters(request.node).get("database_url", "sqlite") == "sqlite"
-    return Command(tmp_path, measured, fork_server)
+    return Command(tmp_path, fork_server)
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 `coverage_days`."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -85,26 +86,29 @@ class DayCounts(NamedTuple):
 
 
 def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
-    """Count what there is of a day; None: of no day that is believed."""
-    scans: dict[str, list[Fact]] = defaultdict(list)
-    covered: dict[str, list[Fact]] = defaultdict(list)
-    groups: dict[tuple[Any, ...], list[Fact]] = defaultdict(list)
+    """Count what there is of a day, one fact after the other; None: of no day that is believed."""
+    scans: dict[str, _Scans] = defaultdict(_Scans)
+    covered: dict[str, _Covered] = defaultdict(_Covered)
+    groups: dict[tuple[Any, ...], _Sums] = defaultdict(_Sums)
     authors: dict[str | None, Counter[str]] = defaultdict(Counter)
+    running_since: datetime | None = None
     for fact in facts:
         key = fact.repository_key()
-        covered[key].append(fact)
-        if fact.outcome is not None:
-            scans[key].append(fact)
-            groups[_group(fact)].append(fact)
-            authors[fact.commit_author_username][fact.outcome] += 1
+        covered[key].add(fact)
+        if fact.outcome is None:
+            continue
+        scans[key].add(fact)
+        groups[_group(fact)].add(fact)
+        authors[fact.commit_author_username][fact.outcome] += 1
+        if fact.outcome == "running":
+            running_since = min(filter(None, (running_since, _since(fact, day))), default=None)
     rows = {
-        scan_days: [{"repository_key": key, **_scan_day(of_key, day)} for key, of_key in scans.items()],
-        scan_groups: [{**dict(zip(_GROUP, key, strict=True)), **_sums(of_key)} for key, of_key in groups.items()],
+        scan_days: [{"repository_key": key, **of_key.row(day)} for key, of_key in scans.items()],
+        scan_groups: [{**dict(zip(_GROUP, key, strict=True)), **sums.row()} for key, sums in groups.items()],
         author_days: [{"commit_author_username": name, **_author(outcomes)} for name, outcomes in authors.items()],
-        coverage_days: [{"repository_key": key, **_coverage(of_key)} for key, of_key in covered.items()],
+        coverage_days: [{"repository_key": key, **of_key.row()} for key, of_key in covered.items()],
     }
-    running = (fact for of_key in scans.values() for fact in of_key if fact.outcome == "running")
-    return DayCounts(rows, min(filter(None, (_since(fact, day) for fact in running)), default=None))
+    return DayCounts(rows, running_since)
 
 
 def _since(fact: Fact, day: date | None) -> datetime | None:
@@ -125,59 +129,106 @@ def _group(fact: Fact) -> tuple[Any, ...]:
     )
 
 
-def _sums(facts: Sequence[Fact]) -> Row:
-    return {
-        "scans": len(facts),
-        "findings": sum(_believed(fact.findings) or 0 for fact in facts),
-        "duration_seconds_total": sum(fact.duration_seconds or 0.0 for fact in facts),
-    }
+def _author(outcomes: Counter[str]) -> Row:
+    return {"scans": outcomes.total(), "with_findings": outcomes[FINDINGS], "failed": outcomes["failed"]}
 
 
 def _believed(findings: int | None) -> int | None:
     return findings if findings is not None and abs(findings) <= LARGEST_BELIEVED else None
 
 
-def _author(outcomes: Counter[str]) -> Row:
-    return {"scans": outcomes.total(), "with_findings": outcomes[FINDINGS], "failed": outcomes["failed"]}
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-def _names(facts: Sequence[Fact]) -> Row:
-    named = max(facts, key=lambda fact: (fact.repository is not None, *_age(fact)))
-    return {"repository_id": named.repository_id, "repository": named.repository}
+def _age(fact: Fact) -> tuple[datetime, int]:
+    return fact.started_at or _NEVER, fact.scan_id
 
 
-def _age(fact: Fact) -> tuple[float, int]:
-    return fact.started_at.timestamp() if fact.started_at else 0.0, fact.scan_id
+def _newer(one: Fact | None, other: Fact) -> Fact:
+    return other if one is None or _age(other) > _age(one) else one
 
 
-def _scan_day(facts: Sequence[Fact], day: date | None) -> Row:
-    outcomes = Counter("with_findings" if fact.outcome == FINDINGS else fact.outcome for fact in facts)
-    durations = [fact.duration_seconds for fact in facts if fact.duration_seconds is not None]
-    full_scans = sum(1 for fact in facts if fact.is_full_scan)
-    products = {product for fact in facts if fact.products for product in fact.products.split(",")}
-    return {
-        **_names(facts),
-        **_sums(facts),
-        **{name: outcomes[name] for name in OUTCOMES},
-        "full_scans": full_scans,
-        "diff_scans": len(facts) - full_scans,
-        "timed": len(durations),
-        "duration_seconds_longest": max(durations, default=None),
-        "last_fetched_at": max(fact.fetched_at for fact in facts if fact.fetched_at),
-        **_first_and_last(facts, day),
-        **{f"last_{product}_day": day if product in products else None for product in PRODUCTS},
-    }
+def _named(one: Fact | None, other: Fact) -> Fact:
+    """Which of two says how their repository is called: the newer one that has a name."""
+    if one is None or (one.repository is None) != (other.repository is None):
+        return other if one is None or one.repository is None else one
+    return _newer(one, other)
 
 
-def _first_and_last(facts: Sequence[Fact], day: date | None) -> Row:
-    """What a day knows of the first scan, of the newest one, and of the newest full one that ended well."""
-    dated = sorted((fact for fact in facts if fact.started_at), key=_age) if day else []
-    full = [fact for fact in dated if fact.is_full_scan and fact.outcome in ("passed", FINDINGS)]
-    return {
-        "first_started_at": dated[0].started_at if dated else None,
-        **_last(dated[-1] if dated else None),
-        **_last_full(full[-1] if full else None),
-    }
+def _names(named: Fact | None) -> Row:
+    return {"repository_id": named and named.repository_id, "repository": named and named.repository}
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What adds up."""
+
+    scans: int = 0
+    findings: int = 0
+    duration_seconds: float = 0.0
+
+    def add(self, fact: Fact) -> None:
+        self.scans += 1
+        self.findings += _believed(fact.findings) or 0
+        self.duration_seconds += fact.duration_seconds or 0.0
+
+    def row(self) -> Row:
+        return {"scans": self.scans, "findings": self.findings, "duration_seconds_total": self.duration_seconds}
+
+
+@dataclass(slots=True)
+class _Scans:
+    """A repository's scans of a day: the counts, and those that say how it stands."""
+
+    sums: _Sums = field(default_factory=_Sums)
+    outcomes: Counter[str | None] = field(default_factory=Counter)
+    products: set[str | None] = field(default_factory=set)
+    full_scans: int = 0
+    timed: int = 0
+    longest_seconds: float | None = None
+    fetched_at: datetime | None = None
+    named: Fact | None = None
+    first: Fact | None = None
+    last: Fact | None = None
+    full: Fact | None = None
+
+    def add(self, fact: Fact) -> None:
+        self.sums.add(fact)
+        self.outcomes[fact.outcome] += 1
+        self.products.add(fact.products)
+        self.named = _named(self.named, fact)
+        self.fetched_at = max(filter(None, (self.fetched_at, fact.fetched_at)), default=None)
+        if fact.is_full_scan:
+            self.full_scans += 1
+        if fact.duration_seconds is not None:
+            self.timed += 1
+            self.longest_seconds = max(self.longest_seconds or 0.0, fact.duration_seconds)
+        if fact.started_at:
+            self._place(fact)
+
+    def _place(self, fact: Fact) -> None:
+        """Keep the first scan, the newest one, and the newest full one that ended well."""
+        self.first = fact if self.first is None or _age(fact) < _age(self.first) else self.first
+        self.last = _newer(self.last, fact)
+        if fact.is_full_scan and fact.outcome in ("passed", FINDINGS):
+            self.full = _newer(self.full, fact)
+
+    def row(self, day: date | None) -> Row:
+        products = {product for of_scan in self.products if of_scan for product in of_scan.split(",")}
+        return {
+            **_names(self.named),
+            **self.sums.row(),
+            **{name: self.outcomes[FINDINGS if name == "with_findings" else name] for name in OUTCOMES},
+            "full_scans": self.full_scans,
+            "diff_scans": self.sums.scans - self.full_scans,
+            "timed": self.timed,
+            "duration_seconds_longest": self.longest_seconds,
+            "last_fetched_at": self.fetched_at,
+            "first_started_at": self.first.started_at if self.first and day else None,
+            **_last(self.last if day else None),
+            **_last_full(self.full if day else None),
+            **{f"last_{product}_day": day if product in products else None for product in PRODUCTS},
+        }
 
 
 def _last(last: Fact | None) -> Row:
@@ -202,12 +253,29 @@ def _last_full(full: Fact | None) -> Row:
     }
 
 
-def _coverage(facts: Sequence[Fact]) -> Row:
-    states = Counter(fact.state() for fact in facts)
-    return {
-        **_names(facts),
-        **{name: states[name] for name in STATES},
-        "listed": states.total() - states["stored_unlisted"],
-        "stored_without_end": sum(1 for fact in facts if not fact.has_end and fact.state() == "stored"),
-        "details_gone": sum(1 for fact in facts if fact.outcome is None and fact.is_gone),
-    }
+@dataclass(slots=True)
+class _Covered:
+    """What became of a repository's scans of a day that were listed."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    without_end: int = 0
+    gone: int = 0
+    named: Fact | None = None
+
+    def add(self, fact: Fact) -> None:
+        state = fact.state()
+        self.states[state] += 1
+        self.named = _named(self.named, fact)
+        if state == "stored" and not fact.has_end:
+            self.without_end += 1
+        if fact.outcome is None and fact.is_gone:
+            self.gone += 1
+
+    def row(self) -> Row:
+        return {
+            **_names(self.named),
+            **{name: self.states[name] for name in STATES},
+            "listed": self.states.total() - self.states["stored_unlisted"],
+            "stored_without_end": self.without_end,
+            "details_gone": self.gone,
+        }

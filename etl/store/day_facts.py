@@ -41,6 +41,8 @@ _bi_scan = table(
     column("is_full_scan", Boolean),
     column("duration_seconds", Double),
 )
+ROWS_AT_ONCE = 2_000
+"""A day may have more scans than there is memory."""
 _b, _l = _bi_scan.c, scan_listings.c
 
 
@@ -106,6 +108,9 @@ _FACTS_OF_NO_DAY = _facts(lambda day: day.is_(None))
 
 def facts_of(connection: Connection, deployment_id: int, day: date) -> Iterator[Fact]:
     """What there is of a day, or of no day that is believed."""
-    if day == UNKNOWN_DAY:
-        return map(Fact._make, connection.execute(_FACTS_OF_NO_DAY, {"deployment": deployment_id}))
-    return map(Fact._make, connection.execute(_FACTS, {"deployment": deployment_id, "day": day}))
+    of_day: dict[str, Any] = {"deployment": deployment_id}
+    facts = _FACTS_OF_NO_DAY
+    if day != UNKNOWN_DAY:
+        of_day, facts = {**of_day, "day": day}, _FACTS
+    with connection.execute(facts, of_day, execution_options={"yield_per": ROWS_AT_ONCE}) as rows:
+        yield from map(Fact._make, rows)

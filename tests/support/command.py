@@ -42,13 +42,12 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`scan-etl`, started in `folder`, which is also its home. Its lines count for the coverage if it is `measured`.
+    """`scan-etl`, started in `folder`, which is also its home.
 
     With a `fork_server`, what runs to its end isn't started but forked.
     """
 
     folder: Path
-    measured: bool = True
     fork_server: ForkServer | None = None
 
     def __call__(
@@ -141,5 +140,5 @@ class Command:
 
     def _environment(self, additions: Mapping[str, str] | None) -> dict[str, str]:
         # Coverage finds its settings in the environment: the lines that a subprocess runs count too.
-        coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_") and self.measured}
+        coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         return {**BARE_ENVIRONMENT, "HOME": str(self.folder), **coverage, **(additions or {})}
