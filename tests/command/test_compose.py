@@ -73,7 +73,7 @@ def test_our_containers_may_do_nothing(name: str) -> None:
 def test_images_are_of_this_version() -> None:
     """In every file of deploy/ and in the guide."""
     files = [ROOT / "docs" / "deploy.md", *(path for path in (ROOT / "deploy").rglob("*") if path.suffix != ".pyc")]
-    named = [tag for path in files if path.is_file() for tag in re.findall(r"scan-etl:(\d[\w.]*)", path.read_text())]
+    named = [tag for path in files if path.is_file() for tag in re.findall(rb"scan-etl:(\d[\w.]*)", path.read_bytes())]
 
     assert len(named) >= 5
-    assert {*named} == {__version__}
+    assert {*named} == {__version__.encode()}
