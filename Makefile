@@ -9,20 +9,27 @@ VENV := .venv
 RUN := $(VENV)/ready-to-run
 DEV := $(VENV)/ready-to-develop
 BIN := $(VENV)/bin
+RELEASE := $(VENV)/release
 # The tests are shared out again when a worker has no more. tests/conftest.py says how many workers there are.
 PYTEST := -m pytest -n logical --dist worksteal
+
+# uv takes the system's certificates, as pip does: a registry behind a company's own authority is reached, too.
+export UV_SYSTEM_CERTS := 1
+export UV_NATIVE_TLS := 1
 
 # What Python has compiled is kept, whatever the environment says: each worker of the tests takes 2 s less to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-# uv where it is there (1 s instead of 15); where it isn't, or can't reach its registry, pip does the same.
+# uv where it is there (1 s instead of 15), as it is once .venv is made; where it isn't, or can't reach its registry, pip
+# does the same.
+UV := $(firstword $(wildcard .venv/bin/uv) uv)
 define install
-@if command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python $(1); then :; \
+@if command -v $(UV) >/dev/null && $(UV) pip install --quiet --python $(BIN)/python $(1); then :; \
 else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $(1); fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
+.PHONY: help demo test soak check lint types floors pins coverage dist sbom wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,8 +68,16 @@ coverage: $(DEV) ## how much of the code the tests reach, which takes them twice
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-wheel-test: $(DEV) ## build the wheel and use it in a venv of its own, away from this folder
-	@bash .ci/wheel $(BIN)/python
+dist: $(DEV) $(RELEASE)/ready ## build the source archive and the wheel into dist/, and look whether an index would take them
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation . >/dev/null
+	@$(RELEASE)/bin/twine check --strict dist/*
+
+sbom: dist ## list in dist/ what the wheel consists of when it is installed with the pinned versions, as CycloneDX
+	@bash .ci/sbom $(BIN) $(RELEASE)/bin
+
+wheel-test: dist ## use each of the archives in an environment of its own, away from this folder
+	@bash .ci/wheel $(BIN)
 
 migration: $(DEV) ## write the next migration from etl/database/schema.py: make migration MESSAGE="add scans.engine"
 	@test -n "$(MESSAGE)" || { echo 'Say what it does: make migration MESSAGE="add scans.engine"' >&2; exit 1; }
@@ -114,4 +129,10 @@ $(RUN): requirements/run.txt requirements/build.txt pyproject.toml | $(BIN)/pyth
 
 $(DEV): requirements/dev.txt $(RUN)
 	$(call install,--require-hashes -r requirements/dev.txt)
+	@touch $@
+
+# For releases, in an environment of its own: what twine brings would change what the tests find.
+$(RELEASE)/ready: requirements/release.txt | $(DEV)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(RELEASE)
+	@$(BIN)/uv pip install --quiet --python $(RELEASE)/bin/python --require-hashes -r requirements/release.txt
 	@touch $@

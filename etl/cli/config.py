@@ -1,13 +1,15 @@
-"""The command `config`: the settings."""
+"""The command `config`: the settings, and the files that come with the program."""
 
 import os
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 
 import click
 
 from etl.cli.groups import WholeGroup
 from etl.cli.options import as_json, common, given, pace, settings_of, wants_json
 from etl.config.settings import DEFAULT_FILE, PRIVACY_KEY, origins, settings_file
+from etl.config.shipped import shipped
 from etl.config.template import schema, template
 from etl.config.tokens import load_tokens
 from etl.errors import ConfigError
@@ -16,7 +18,7 @@ from etl.telemetry.reporter import print_result, print_table
 
 @click.group("config", cls=WholeGroup)
 def config_group() -> None:
-    """The settings: show what is in force, write a file to begin with."""
+    """The settings: show what is in force, write a file to begin with, and those for cron and others."""
 
 
 @config_group.command("show")
@@ -61,3 +63,19 @@ def config_init(file: Path) -> None:
 def config_schema() -> None:
     """Print a JSON schema of the file, for editors that check and complete TOML."""
     print_result(schema(), as_json=True)
+
+
+@config_group.command("files")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def config_files(folder: Path) -> None:
+    """Write what cron, systemd, containers, Kubernetes and others need into a new folder DIR, with the docs: see
+    DIR/docs/deploy.md."""
+    try:
+        folder.mkdir()
+        for name in ("deploy", "docs"):
+            copytree(shipped(name), folder / name, ignore=ignore_patterns("__pycache__"))
+    except FileExistsError as error:
+        raise ConfigError(f"{folder.absolute()} is there already, and stays as it is: name another DIR") from error
+    except OSError as error:
+        raise ConfigError(f"{folder.absolute()} can't be written: {error.strerror or error}") from error
+    click.echo(f"{folder.absolute()} has them: begin with docs/deploy.md")

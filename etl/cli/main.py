@@ -87,7 +87,8 @@ LATER = {
             "Look whether everything is in place: settings, tokens, API, clock, database.",
         ),
         "config": Later(
-            "etl.cli.config:config_group", "The settings: show what is in force, write a file to begin with."
+            "etl.cli.config:config_group",
+            "The settings: show what is in force, write a file to begin with, and those for cron and others.",
         ),
         "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
         "demo": Later(

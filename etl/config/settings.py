@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from etl.config.duration import seconds_of
 from etl.config.masking import mask_command, mask_url, mask_webhook
@@ -198,18 +197,11 @@ def _shown(key: str, value: Any) -> Any:
     return _MASKS.get(key, mask_url)(value) if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, by section. `sources` says where each one came from that isn't a default; `privacy_key`, which is
     none of them, is empty if there is none."""
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        hide_input_in_errors=True,
-        env_prefix=_PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
@@ -220,11 +212,6 @@ class Settings(BaseSettings):
     notify: NotifySettings = NotifySettings()
     privacy_key: SecretStr = Field(default=SecretStr(""), repr=False)
     sources: dict[str, str] = Field(default_factory=dict, repr=False)
-
-    @classmethod
-    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only. `load_settings` reads the other sources itself, to know which value came from where."""
-        return (sources["init_settings"],)
 
 
 SECTIONS = [name for name in Settings.model_fields if name not in ("privacy_key", "sources")]

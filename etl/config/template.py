@@ -1,19 +1,17 @@
 """The settings as a file to be written, and as a schema for editors: both from the example, which explains each."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 from etl.config.settings import SECTIONS, Settings
+from etl.config.shipped import shipped
 
 EXAMPLE = "config.example.toml"
 
 
 def template() -> str:
-    """A file with every setting, its default and what it means. It is in the package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    folder = package if (package / EXAMPLE).is_file() else package.parent
-    return (folder / EXAMPLE).read_text(encoding="utf-8")
+    """A file with every setting, its default and what it means."""
+    return shipped(EXAMPLE).read_text(encoding="utf-8")
 
 
 def schema() -> dict[str, Any]:

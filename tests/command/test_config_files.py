@@ -1,12 +1,15 @@
-"""The file of the settings: which one is read, one to begin with, and its schema."""
+"""The file of the settings: which one is read, one to begin with, its schema. And the files for those who start it."""
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from command import Command
 
 from etl.config.settings import SECTIONS, Settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_file_to_begin_with_changes_nothing(cli: Command) -> None:
@@ -78,3 +81,22 @@ def test_the_schema_knows_each_setting(cli: Command) -> None:
         assert all(said["description"] for said in definition["properties"].values())
     rate = schema["$defs"]["ApiSettings"]["properties"]["rate"]
     assert (rate["type"], rate["exclusiveMinimum"], rate["default"]) == ("number", 0, 20.0)
+
+
+def test_the_files_for_cron_and_others_come_with_their_guide(cli: Command) -> None:
+    """As they are in a checkout, but for what Python has compiled; what is there stays."""
+    written, again, nowhere = (cli("config", "files", folder) for folder in ("mine", "mine", "nowhere/mine"))
+    found = {path.relative_to(cli.folder / "mine"): path for path in (cli.folder / "mine").rglob("*") if path.is_file()}
+    shipped = {
+        path.relative_to(ROOT): path
+        for name in ("deploy", "docs")
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+    assert (written.exit_code, again.exit_code, nowhere.exit_code) == (0, 2, 2)
+    assert found.keys() == shipped.keys()
+    assert all(path.read_bytes() == shipped[name].read_bytes() for name, path in found.items())
+    assert f"{cli.folder}/mine has them: begin with docs/deploy.md" in written.stdout
+    assert f"{cli.folder}/mine is there already" in again.stderr
+    assert f"{cli.folder}/nowhere/mine can't be written: No such file" in nowhere.stderr

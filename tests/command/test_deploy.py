@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 
@@ -33,6 +34,7 @@ SYNC_UNIT = "deploy/systemd/scan-etl-sync.service"
 WORKER_UNIT = "deploy/systemd/scan-etl-worker@.service"
 CRONJOB = "deploy/kubernetes/cronjob.yaml"
 WORKER_POD = "deploy/kubernetes/worker.yaml"
+COMPOSE = "deploy/compose.yml"
 DAG = "deploy/airflow/scan_etl_dag.py"
 TEXTS = {
     path.relative_to(ROOT).as_posix(): path.read_text()
@@ -44,7 +46,7 @@ TEXTS = {
 def command_lines(text: str) -> list[str]:
     """What follows the command's name, wherever a file says what to start."""
     in_shells = re.findall(r"/opt/scan-etl/bin/scan-etl((?: [\w./:=-]+)+)", text)
-    return [*in_shells, *(line.replace(",", " ") for line in re.findall(r"args: \[(.*)\]", text))]
+    return [*in_shells, *(line.replace(",", " ") for line in re.findall(r"(?:args|command): \[(.*)\]", text))]
 
 
 COMMAND_LINES = [(name, line) for name, text in TEXTS.items() for line in command_lines(text)]
@@ -66,7 +68,7 @@ def test_each_way_to_start_it_is_among_them() -> None:
     """No file is passed over because it is written in another way."""
     named = {name for name, _ in COMMAND_LINES}
 
-    assert named >= {GUIDE, CRONTAB, SYNC_UNIT, WORKER_UNIT, CRONJOB, WORKER_POD, DAG}
+    assert named >= {GUIDE, CRONTAB, SYNC_UNIT, WORKER_UNIT, CRONJOB, WORKER_POD, COMPOSE, DAG}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -138,6 +140,8 @@ def seconds(text: str) -> float:
         (WORKER_UNIT, r"TimeoutStopSec=(\d+)"),
         (CRONJOB, r"terminationGracePeriodSeconds: (\d+)"),
         (WORKER_POD, r"terminationGracePeriodSeconds: (\d+)"),
+        (COMPOSE, r"(?s)  worker:\n.*?stop_grace_period: (\d+)s"),
+        (COMPOSE, r"(?s)  sync:\n.*?stop_grace_period: (\d+)s"),
     ],
 )
 def test_a_stop_has_the_time_that_it_takes(name: str, pattern: str) -> None:
@@ -206,12 +210,26 @@ def kubernetes_starts(text: str) -> Start:
     )
 
 
+def compose_starts(text: str) -> Start:
+    sync = yaml.safe_load(text)["services"]["sync"]
+    return Start(["/opt/scan-etl/bin/scan-etl", *sync["command"]], sync["environment"])
+
+
 STARTS: dict[str, Callable[[str], Start]] = {
     CRONTAB: cron_starts,
     SYNC_UNIT: systemd_starts,
     DAG: airflow_starts,
     CRONJOB: kubernetes_starts,
+    COMPOSE: compose_starts,
 }
+IN_CONTAINERS = (CRONJOB, COMPOSE)
+PLACES = {
+    "/opt/scan-etl/bin": "bin",
+    "/etc/scan-etl": "etc",
+    "/run/secrets": "etc",
+    "/var/log/scan-etl": "log",
+}
+"""Where the files are, by where a machine has them."""
 
 
 def start(name: str, folder: Path, base_url: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
@@ -222,14 +240,17 @@ def start(name: str, folder: Path, base_url: str, token: str = TOKEN) -> "subpro
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m etl "$@"\n')
     program.chmod(0o755)
     (folder / "etc" / "token").write_text(f"{token}\n")
-    settings = f'[api]\nrate = 5000.0\nbase_url = "{base_url}"\n[database]\nurl = "sqlite:///{folder}/etc/scans.db"\n'
+    url = f"sqlite:///{folder}/etc/scans.db"
+    settings = f'[api]\nrate = 5000.0\nbase_url = "{base_url}"\n[database]\nurl = "{url}"\n'
     (folder / "etc" / "config.toml").write_text(settings)
+    (folder / "etc" / "database-url").write_text(url)
     text = TEXTS[name]
     chosen = STARTS[name](text)
-    environment = {"SCAN_ETL_API__BASE_URL": base_url, **chosen.environment} if name == CRONJOB else chosen.environment
+    settings_of_container = {"SCAN_ETL_API__BASE_URL": base_url} if name in IN_CONTAINERS else {}
+    environment = settings_of_container | chosen.environment
 
     def here(word: str) -> str:
-        for there, place in {"/opt/scan-etl/bin": "bin", "/etc/scan-etl": "etc", "/var/log/scan-etl": "log"}.items():
+        for there, place in PLACES.items():
             word = word.replace(there, str(folder / place))
         return word
 

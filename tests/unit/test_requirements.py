@@ -30,11 +30,12 @@ def asked(name: str) -> Iterator[Requirement]:
         "run": project()["project"]["dependencies"],
         "build": groups["build"],
         "dev": [*groups["build"], *(text for text in groups["dev"] if isinstance(text, str))],
+        "release": groups["release"],
     }[name]
     return map(Requirement, texts)
 
 
-@pytest.mark.parametrize("name", ["run", "build", "dev"])
+@pytest.mark.parametrize("name", ["run", "build", "dev", "release"])
 def test_pins_meet_bounds(name: str) -> None:
     """Each dependency has a pin within its bounds; where this fails, run `make lock`."""
     versions = pins(name)
@@ -56,7 +57,12 @@ def test_one_environment_serves_all(name: str) -> None:
 def test_every_dependency_has_a_lower_bound() -> None:
     """Without one, the leg with the lowest versions would test against the first release ever made."""
     extras = project()["project"].get("optional-dependencies", {}).values()
-    wanted = [*asked("run"), *asked("dev"), *(Requirement(text) for extra in extras for text in extra)]
+    wanted = [
+        *asked("run"),
+        *asked("dev"),
+        *asked("release"),
+        *(Requirement(text) for extra in extras for text in extra),
+    ]
     unbound = [str(one) for one in wanted if not any(part.operator == ">=" for part in one.specifier)]
 
     assert unbound == []
