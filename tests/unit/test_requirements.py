@@ -29,12 +29,13 @@ def asked(name: str) -> Iterator[Requirement]:
     texts = {
         "run": project()["project"]["dependencies"],
         "build": groups["build"],
+        "dbt": groups["dbt"],
         "dev": [*groups["build"], *(text for text in groups["dev"] if isinstance(text, str))],
     }[name]
     return map(Requirement, texts)
 
 
-@pytest.mark.parametrize("name", ["run", "build", "dev"])
+@pytest.mark.parametrize("name", ["run", "build", "dbt", "dev"])
 def test_pins_meet_bounds(name: str) -> None:
     """Each dependency has a pin within its bounds; where this fails, run `make lock`."""
     versions = pins(name)
