@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from counted_panels import BY_HAND, DEAD, LISTED, RANGE, Rows, period
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -19,7 +20,8 @@ from reported_scans import NAMES, load, two_months
 
 from etl.database.migrate import dictionary
 
-FILE = Path(__file__).parents[2] / "deploy" / "grafana" / "scan-etl.json"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "deploy" / "grafana" / "scan-etl.json"
 DASHBOARD = json.loads(FILE.read_text(encoding="utf-8"))
 PANELS = panels_of(DASHBOARD)
 VARIABLES = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
@@ -65,6 +67,18 @@ def test_it_can_be_imported_as_it_stands() -> None:
     assert max(x for x, _ in squares) < 24
     assert "id" not in DASHBOARD
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_files_set_up_the_data_source_that_it_asks_for() -> None:
+    """And the folder that the guide copies it to."""
+    guide = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    sources, folders = (
+        yaml.safe_load((FILE.parent / "provisioning" / kind / "scan-etl.yaml").read_text(encoding="utf-8"))
+        for kind in ("datasources", "dashboards")
+    )
+
+    assert [each["type"] for each in sources["datasources"]] == [VARIABLES["datasource"]["query"]]
+    assert [f"{each['options']['path']}/scan-etl.json" in guide for each in folders["providers"]] == [True]
 
 
 @pytest.mark.parametrize("title", PANELS)
