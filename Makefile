@@ -8,6 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 RUN := $(VENV)/ready-to-run
 DEV := $(VENV)/ready-to-develop
+DBT := $(VENV)/dbt
 BIN := $(VENV)/bin
 RELEASE := $(VENV)/release
 # The tests are shared out again when a worker has no more. tests/conftest.py says how many workers there are.
@@ -29,7 +30,7 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types floors pins coverage dist sbom wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
+.PHONY: help demo test dbt-test soak check lint types floors pins coverage dist sbom wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -41,6 +42,9 @@ demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show 
 
 test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
 	@$(BIN)/python $(PYTEST) $(ARGS)
+
+dbt-test: $(DEV) $(DBT)/ready ## run the dbt package of deploy/ with a real dbt, which gets an environment of its own
+	@$(BIN)/python -m pytest -n 0 -m dbt $(ARGS) tests/database/test_dbt.py
 
 SOAK_SECONDS ?= 300
 
@@ -135,4 +139,10 @@ $(DEV): requirements/dev.txt $(RUN)
 $(RELEASE)/ready: requirements/release.txt | $(DEV)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(RELEASE)
 	@$(BIN)/uv pip install --quiet --python $(RELEASE)/bin/python --require-hashes -r requirements/release.txt
+	@touch $@
+
+$(DBT)/ready: private BIN := $(DBT)/bin
+$(DBT)/ready: requirements/dbt.txt | $(BIN)/python
+	@"$(PYTHON)" -m venv $(DBT)
+	$(call install,--require-hashes -r requirements/dbt.txt)
 	@touch $@

@@ -16,6 +16,7 @@ import pytest
 from chromium import Tab, chromium_problem, open_tab
 from command import BARE_ENVIRONMENT, Command
 from database_servers import Address, DatabaseServers
+from dbt_package import dbt_problem
 from fork_server import ForkServer
 from mariadb_server import mariadb_problem
 from mysql_databases import MysqlDatabases, run_script
@@ -126,6 +127,7 @@ def _problems() -> dict[str, str]:
         "pgbouncer": pgbouncer_problem(),
         "promtool": _promtool_problem(),
         "chromium": chromium_problem(),
+        "dbt": dbt_problem(),
     }
     return {marker: problem for marker, problem in found.items() if problem}
 

@@ -29,13 +29,14 @@ def asked(name: str) -> Iterator[Requirement]:
     texts = {
         "run": project()["project"]["dependencies"],
         "build": groups["build"],
+        "dbt": groups["dbt"],
         "dev": [*groups["build"], *(text for text in groups["dev"] if isinstance(text, str))],
         "release": groups["release"],
     }[name]
     return map(Requirement, texts)
 
 
-@pytest.mark.parametrize("name", ["run", "build", "dev", "release"])
+@pytest.mark.parametrize("name", ["run", "build", "dbt", "dev", "release"])
 def test_pins_meet_bounds(name: str) -> None:
     """Each dependency has a pin within its bounds; where this fails, run `make lock`."""
     versions = pins(name)
