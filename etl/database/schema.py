@@ -87,7 +87,7 @@ scans = Table(
         "from started_at to completed_at; NULL: one is missing, or they are the wrong way round",
         unit="seconds",
     ),
-    Index(None, "started_at"),
+    Index("ix_scans_started_at", "started_at", "scan_id"),
     Index(None, "changed_at"),
     Index("ix_scans_started_day", "started_day", "deployment_id"),
     Index("ix_scans_repository", "deployment_id", "repository_id", "started_at"),

@@ -106,7 +106,7 @@ def create_scan_tables() -> None:
     )
     op.create_index("ix_scans_started_day", "scans", ["started_day", "deployment_id"])
     op.create_index("ix_scans_repository", "scans", ["deployment_id", "repository_id", "started_at"])
-    op.create_index("ix_scans_started_at", "scans", ["started_at"])
+    op.create_index("ix_scans_started_at", "scans", ["started_at", "scan_id"])
     op.create_index("ix_scans_changed_at", "scans", ["changed_at"])
     op.create_table(
         "scan_products",
