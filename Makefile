@@ -29,8 +29,6 @@ help: ## list the targets
 
 demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show what it did
 	@$(BIN)/scan-etl demo
-	@if $(BIN)/python -c 'import altair, jinja2, vl_convert' 2>/dev/null; then \
-		$(BIN)/scan-etl report --database-url sqlite:///scan-etl-demo.db --out scan-etl-demo.html; fi
 
 test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
 	@$(BIN)/python $(PYTEST) $(ARGS)

@@ -91,7 +91,8 @@ LATER = {
         ),
         "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
         "demo": Later(
-            "etl.cli.sandbox:demo_command", "Run the whole job against the sandbox, into a database of its own."
+            "etl.cli.sandbox:demo_command",
+            "Run the whole job against the sandbox, into a database of its own, and draw the report.",
         ),
         "sandbox": Later(
             "etl.cli.sandbox:sandbox_command",

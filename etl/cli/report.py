@@ -84,14 +84,14 @@ def report_command(
         sys.stdout.buffer.write(made.html.encode())
         return
     path = Path(out)
-    _replace(path, made.html.encode())
+    write_page(path, made.html.encode())
     if wants_json(ctx):
         print_result({"file": str(path.absolute()), "bytes": path.stat().st_size, **made.summary}, as_json=True)
     else:
         click.echo(f"The page: {path.absolute()}")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_page(path: Path, content: bytes) -> None:
     """Replace the file in one step, so that nobody sees half a page. ConfigError if that can't be done."""
     if path.exists() and not path.is_file():
         raise ConfigError(f"--out {path} is no regular file")

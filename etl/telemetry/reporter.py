@@ -156,7 +156,7 @@ def _finished(counts: RunCounts) -> int:
     return counts.fetched + counts.dead
 
 
-def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> None:
+def print_summary(summary: Mapping[str, Any], *, where: str = "", as_json: bool) -> None:
     """The result of a run on stdout: one JSON object, or a table of the counts that aren't zero."""
     if as_json:
         print(json.dumps(summary, default=_jsonable), flush=True)  # noqa: T201 - the command's output
@@ -172,7 +172,8 @@ def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> N
     table.add_row("time", f"{seconds:,.1f} s{rate}")
     if summary["stop_reason"]:
         table.add_row("stopped by", summary["stop_reason"])
-    table.add_row("rows are in", where)
+    if where:
+        table.add_row("rows are in", where)
     _print(table)
 
 
