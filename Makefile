@@ -22,7 +22,7 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
+.PHONY: help demo test soak check lint types floors pins coverage wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views picture format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -83,6 +83,9 @@ bench-pace: $(DEV) ## measure how closely many workers keep one pace, on a quiet
 
 bench-views: $(DEV) ## measure whether dashboards get right numbers in a second; `ARGS="--scans 1000000"` for more scans
 	@$(BIN)/python benchmarks/views_bench.py $(ARGS)
+
+picture: $(DEV) ## make the picture of the README anew, with Chromium
+	@bash .ci/picture $(BIN)
 
 format: $(DEV) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .

@@ -81,7 +81,7 @@ def charts(database_url: str) -> str:
         with closing(Database(database_url)) as opened:
             made = make(opened, (), days=30, stale_days=14)
     except ConfigError as error:
-        return f"No page with charts: {error}"
+        return f"No page with charts, for {error}"
     write_page(DEMO_PAGE, made.html.encode())
     return f"The page with charts: {DEMO_PAGE.absolute()}"
 
