@@ -137,7 +137,7 @@ def _show(answers: Sequence[Answer]) -> None:
     for answer in answers:
         title = f"Scan {answer['deployment_id']}/{answer['scan_id']}" if answer["tables"] else "An entry of no scan"
         cells = [
-            {"table": table, "row": number, "column": column, "value": _plain(value)}
+            {"column": f"{table}[{number}].{column}" if len(rows) > 1 else f"{table}.{column}", "value": _plain(value)}
             for table, rows in answer["tables"].items()
             for number, row in enumerate(rows, start=1)
             for column, value in row.items()
@@ -186,4 +186,4 @@ def drift_command(ctx: click.Context, since_seconds: float | None, fail_on_new: 
 def _drift_row(row: Mapping[str, Any]) -> dict[str, Any]:
     sample = f"{row['sample_deployment_id']}/{row['sample_scan_id']}"
     names = ("path", "kind", "count", "first_seen_at", "last_seen_at")
-    return {**{name: row[name] for name in names}, "sample": sample, "new": "new" if row["is_new"] else ""}
+    return {**{name: row[name] for name in names}, "sample": sample, "new": "yes" if row["is_new"] else "no"}

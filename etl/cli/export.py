@@ -13,10 +13,9 @@ import click
 from etl.app.export import export, writer_of
 from etl.app.intake import open_database
 from etl.cli.main import LOST_OUTPUT
-from etl.cli.options import Since, as_json, common, settings_of, wants_json
+from etl.cli.options import Positive, Since, as_json, common, settings_of, wants_json
 from etl.database.migrate import dictionary
 from etl.errors import ConfigError
-from etl.model import INT64_MAX
 from etl.store.exports import extract
 from etl.telemetry.reporter import print_result
 
@@ -37,7 +36,7 @@ STDOUT = "-"
 @click.option(
     "--deployment",
     "deployment_ids",
-    type=click.IntRange(1, INT64_MAX),
+    type=Positive(),
     multiple=True,
     metavar="ID",
     help="Only this deployment; several times: these.",

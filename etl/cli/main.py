@@ -18,7 +18,8 @@ from etl import __version__
 from etl.cli.groups import Later, LazyGroup
 from etl.cli.options import common, given
 from etl.errors import BUG_EXIT, ConfigError, ScanEtlError, exit_code_of
-from etl.telemetry.log import is_json, write_line
+from etl.telemetry.layout import text
+from etl.telemetry.log import is_json, terminal_width, write_line
 
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
@@ -115,7 +116,9 @@ def cli() -> None:
     Exit codes: 0 all done, 1 some pairs are dead letters, 2 usage or settings, 3 token, 4 stopped by a budget
     or an unavailable API, 5 database, 70 a bug, 74 output that can't be written, 130/141/143 stopped by a signal.
 
-    Completion: `eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"` in ~/.bashrc, likewise zsh_source, fish_source.
+    \b
+    Completion in bash; zsh_source and fish_source likewise:
+      eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"
     """
     # Click has imported the command when it comes here. What is imported stays for good: to look it through for
     # garbage, while it is imported, as it is used and once more at the end, costs 0.1 s a command.
@@ -214,7 +217,7 @@ def _fail(message: str, exit_code: int, given: Mapping[str, Any]) -> NoReturn:
         write_line("error", COMMAND_FAILED, {"reason": message, "exit_code": exit_code}, message)
     else:
         with suppress(OSError):  # a full disk behind the log doesn't change how it ended
-            click.echo(f"Error: {message}", err=True)
+            click.echo("\n".join(text(f"Error: {message}", terminal_width(sys.stderr))), err=True)
     if given.get("json"):
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)

@@ -13,6 +13,7 @@ import click
 
 from etl.cli.groups import ending_quietly
 from etl.config.duration import seconds_of
+from etl.model import INT64_MAX
 from etl.telemetry.log import configure_logs
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ LONGEST_DURATION_SECONDS = 100 * 365 * 86_400
 
 Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Positive(click.ParamType[int]):
+    """A whole number from 1 on, as databases take them. `--help` doesn't show where they end."""
+
+    name = "number"
+    _range = click.IntRange(1, INT64_MAX)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails with the range."""
+        return int(self._range.convert(value, param, ctx))
 
 
 class Duration(click.ParamType[float]):

@@ -1,7 +1,7 @@
 """The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial, reduce
 from typing import Any
@@ -13,6 +13,7 @@ from etl.app.refresh import refresh
 from etl.cli.groups import WholeGroup
 from etl.cli.options import (
     Duration,
+    Positive,
     all_of,
     as_json,
     assent,
@@ -35,9 +36,7 @@ from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter, print_result, print_table
 
 kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found.")
-deployment = click.option(
-    "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
-)
+deployment = click.option("--deployment", "deployment_id", type=Positive(), metavar="ID", help="Only this deployment.")
 which_dead = all_of(
     kind,
     deployment,
@@ -135,17 +134,22 @@ def status_command(ctx: click.Context, /, by_repository: bool) -> None:
         print_result(found, as_json=True)
         return
     print_table("Queue", queue)
-    print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
+    _print_section("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
     seconds = pace.pop("seconds_to_drain")
     print_result({**pace, "time to drain": "unknown" if seconds is None else format_duration(seconds)}, as_json=False)
     if paces:
-        print_table("Tokens with which nothing is asked until then", paces)
+        _print_section("Paused deployments: no request is sent before then", paces)
     letters = [{"kind": kind, "count": count, "tried again": to_retry.get(kind, 0)} for kind, count in dead.items()]
-    print_table("Dead letters", letters)
-    print_table("Listed scans", listed["coverage"])
-    print_table("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
+    _print_section("Dead letters", letters)
+    _print_section("Listed scans", listed["coverage"])
+    _print_section("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
     shown = ("started_at", "finished_at", "command", "state", "fetched", "waiting", "dead", "remaining", "exit_code")
-    print_table("Last runs", [{name: row[name] for name in shown} for row in last])
+    _print_section("Last runs", [{name: row[name] for name in shown} for row in last])
+
+
+def _print_section(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    click.echo()
+    print_table(title, rows)
 
 
 def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -175,9 +179,7 @@ class PairType(click.ParamType[Pair]):
 
 @failures_group.command("list")
 @which_dead
-@click.option(
-    "--limit", type=click.IntRange(1, INT64_MAX), default=100, show_default=True, metavar="N", help="At most N."
-)
+@click.option("--limit", type=Positive(), default=100, show_default=True, metavar="N", help="At most N.")
 @as_json
 @common
 @click.pass_context

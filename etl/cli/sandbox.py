@@ -8,20 +8,20 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import click
 
 from etl.app.report import make
 from etl.app.run import run
-from etl.cli.options import as_json, run_async, wants_json
+from etl.cli.options import Positive, as_json, run_async, wants_json
 from etl.cli.report import write_page
 from etl.config.settings import load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
 from etl.database.engine import display_url, sqlite_path
 from etl.errors import ConfigError
-from etl.model import INT64_MAX
 from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
@@ -126,16 +126,17 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return tuple(faults)
 
 
-@click.command("sandbox")
+FAULT_NAMES = wrap(f"Faults: {', '.join(FAULTS)}.", 56, subsequent_indent="  ", break_on_hyphens=False)
+
+
+@click.command("sandbox", epilog="\b\n" + "\n".join(FAULT_NAMES))
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
 @click.option("--scans", type=click.IntRange(0), default=10_000, show_default=True, help="Scans at the start.")
 @click.option("--scans-per-day", type=float, default=500.0, show_default=True, help="New ones that arrive.")
 @click.option("--repositories", type=click.IntRange(1), default=100, show_default=True, help="How many.")
-@click.option(
-    "--deployment", type=click.IntRange(1, INT64_MAX), default=120, show_default=True, metavar="ID", help="Its id."
-)
+@click.option("--deployment", type=Positive(), default=120, show_default=True, metavar="ID", help="Its id.")
 @click.option("--token", default="sandbox-token", show_default=True, help="The one token that it takes.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that each answer takes.")
 @click.option("--latency-spread", type=click.FloatRange(0), default=0.0, help="Up to so many seconds more.")
@@ -155,7 +156,7 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     multiple=True,
     callback=_fault,
     metavar="NAME=SHARE[:TIMES]",
-    help=f"One of {', '.join(FAULTS)}.",
+    help="A fault of the list below.",
 )
 @click.option("--pairs", type=click.Path(path_type=Path), help="Write the pairs of all scans into this CSV file.")
 def sandbox_command(host: str, port: int, pairs: Path | None, **options: Any) -> None:
