@@ -133,3 +133,21 @@ def test_quiet_and_verbose_are_levels_of_the_log(cli: Command, sqlite_url: str) 
         last = lines("--log-level", "error", "-v", "--quiet")
 
     assert (usual, quiet, verbose, last) == (3, 2, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stats"], "No such command 'stats'. Did you mean 'status'?"),
+        (["failure", "list"], "No such command 'failure'. Did you mean 'failures'?"),
+        (["db", "upgrad"], "No such command 'upgrad'. Did you mean 'upgrade'?"),
+        (["xyz"], "No such command 'xyz'."),
+        (["sync", "--deadlin", "1h"], "No such option '--deadlin'. Did you mean '--deadline'?"),
+    ],
+)
+def test_a_slip_is_answered_with_what_is_most_alike(cli: Command, words: list[str], said: str) -> None:
+    """Or with nothing, where nothing is."""
+    found = cli(*words)
+
+    assert found.exit_code == 2
+    assert f"Error: {said}\n" in found.stderr
