@@ -38,9 +38,10 @@ Answer = dict[str, Any]
 @common
 @click.pass_context
 def inspect_command(ctx: click.Context, file: str) -> None:
-    """Show which rows a saved answer of the API becomes, and what of it is drift. Needs no server and no database.
+    """Show which rows a saved answer of the API becomes, and where it differs from what is documented.
 
-    FILE (`-` is stdin) holds the details of one scan or a page of the search, or one of those a line.
+    It needs no server and no database. FILE (`-` is stdin) holds the details of a scan or a page of the search, or one
+    of those a line.
     """
     privacy = privacy_of(settings_of(ctx))
     name = "stdin" if file == "-" else file
@@ -158,16 +159,16 @@ def _plain(value: object) -> str:
     "since_seconds",
     type=Duration(),
     metavar="TIME",
-    help="Only what came first within this time, e.g. 7d.",
+    help="Only what was first seen within this time, e.g. 7d.",
 )
 @click.option(
-    "--fail-on-new", is_flag=True, help="Exit 1 if something came first within --since, or else the last day."
+    "--fail-on-new", is_flag=True, help="Exit 1 if something was first seen within --since, by default a day."
 )
 @as_json
 @common
 @click.pass_context
 def drift_command(ctx: click.Context, since_seconds: float | None, fail_on_new: bool) -> None:
-    """List what came other than known: new fields, odd values, contradictions; the newest first.
+    """List where answers differ from what is documented: new fields, odd values, contradictions.
 
     `scan-etl inspect` shows what becomes of the scan that each names as its sample.
     """

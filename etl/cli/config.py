@@ -17,7 +17,7 @@ from etl.telemetry.reporter import print_result, print_table
 
 @click.group("config", cls=WholeGroup)
 def config_group() -> None:
-    """The settings: show what is in force, write a file to begin with."""
+    """The settings: show those in force, write a file to start from."""
 
 
 @config_group.command("show")
@@ -61,7 +61,7 @@ def config_init(file: Path) -> None:
         raise ConfigError(f"{file.absolute()} can't be written: {error.strerror}") from error
     with os.fdopen(number, "w", encoding="utf-8") as stream:
         stream.write(template())
-    click.echo(f"{file.absolute()} has every setting, as it is by default")
+    click.echo(f"{file.absolute()} written, with every setting at its default")
 
 
 @config_group.command("schema")

@@ -47,50 +47,50 @@ LATER = {
         "enqueue": Later(
             "etl.cli.queue:enqueue_command", "Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."
         ),
-        "queue": Later("etl.cli.queue:queue_group", "The pairs that are still to fetch: take some out."),
+        "queue": Later("etl.cli.queue:queue_group", "The pairs that are still to be fetched: drop some."),
     },
     "Look": {
         "status": Later(
             "etl.cli.queue:status_command",
-            "What is in the queue, who works on it and how fast, the dead letters, the last runs.",
+            "The queue, the workers and their speed, dead letters, the last runs.",
         ),
         "runs": Later(
-            "etl.cli.runs:runs_group", "The runs, the newest first: when they began, how they stand, what they did."
+            "etl.cli.runs:runs_group", "The runs, the newest first: when they began, their state, what they did."
         ),
         "failures": Later(
-            "etl.cli.queue:failures_group", "Dead letters: list them, show one, send them round again, drop them."
+            "etl.cli.queue:failures_group", "Dead letters: list them, show one, requeue them, drop them."
         ),
         "drift": Later(
             "etl.cli.answers:drift_command",
-            "List what came other than known: new fields, odd values, contradictions; the newest first.",
+            "List where answers differ from what is documented: new fields, odd values, contradictions.",
         ),
         "plan": Later("etl.cli.check:plan_command", "What `run` would do with FILEs (`-` is stdin), or without any."),
         "inspect": Later(
             "etl.cli.answers:inspect_command",
-            "Show which rows a saved answer of the API becomes, and what of it is drift.",
+            "Show which rows a saved answer of the API becomes, and where it differs from what is documented.",
         ),
         "report": Later(
             "etl.cli.report:report_command",
-            "Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded.",
+            "Write one HTML page with charts of what the views say: no script, nothing fetched, ready to be forwarded.",
         ),
         "export": Later(
             "etl.cli.export:export_command",
-            "Write the rows of a table or a view NAME, as they are at one moment, into files that keep their types.",
+            "Write the rows of a table or view NAME, as of one moment, into files that keep their types.",
         ),
         "forget": Later(
             "etl.cli.forget:forget_command",
-            "Remove a person from all that is stored: by a mail address, or by a user name.",
+            "Remove a person from all stored data, by mail address or user name.",
         ),
     },
     "Set up": {
         "doctor": Later(
             "etl.cli.check:doctor_command",
-            "Look whether everything is in place: settings, tokens, API, clock, database.",
+            "Check whether everything is in place: settings, tokens, API, clock, database.",
         ),
         "config": Later(
-            "etl.cli.config:config_group", "The settings: show what is in force, write a file to begin with."
+            "etl.cli.config:config_group", "The settings: show those in force, write a file to start from."
         ),
-        "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
+        "db": Later("etl.cli.db:db_group", "The tables: upgrade them, check their version, grant rights."),
         "demo": Later(
             "etl.cli.sandbox:demo_command",
             "Run the whole job against the sandbox, into a database of its own, and draw the report.",

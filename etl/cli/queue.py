@@ -40,8 +40,12 @@ deployment = click.option("--deployment", "deployment_id", type=Positive(), meta
 which_dead = all_of(
     kind,
     deployment,
-    click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
-    click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
+    click.option(
+        "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those that died longer ago."
+    ),
+    click.option(
+        "--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Only those that died since."
+    ),
 )
 
 
@@ -63,14 +67,16 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
 
 @click.group("queue", cls=WholeGroup)
 def queue_group() -> None:
-    """The pairs that are still to fetch: take some out."""
+    """The pairs that are still to be fetched: drop some."""
 
 
 @queue_group.command("drop")
 @files
 @deployment
 @kind
-@click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Queued for longer.")
+@click.option(
+    "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those queued longer ago."
+)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @assent
 @as_json
@@ -102,12 +108,12 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 
 
 @click.command("status")
-@click.option("--by-repository", is_flag=True, help="Only what became of the listed scans, by repository.")
+@click.option("--by-repository", is_flag=True, help="Only the listed scans, by repository, and what became of them.")
 @as_json
 @common
 @click.pass_context
 def status_command(ctx: click.Context, /, by_repository: bool) -> None:
-    """What is in the queue, who works on it and how fast, the dead letters, the last runs."""
+    """The queue, the workers and their speed, dead letters, the last runs."""
     with closing(_open(ctx, reads_only=True)) as opened:
         if by_repository:
             _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
@@ -161,7 +167,7 @@ def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
 @click.group("failures", cls=WholeGroup)
 def failures_group() -> None:
-    """Dead letters: list them, show one, send them round again, drop them."""
+    """Dead letters: list them, show one, requeue them, drop them."""
 
 
 class PairType(click.ParamType[Pair]):

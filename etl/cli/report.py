@@ -71,7 +71,7 @@ class DeploymentId(click.ParamType[int | None]):
 def report_command(
     ctx: click.Context, /, since_seconds: float, deployments: Sequence[int | None], stale_days: int, out: str
 ) -> None:
-    """Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded."""
+    """Write one HTML page with charts of what the views say: no script, nothing fetched, ready to be forwarded."""
     if out == "-" and wants_json(ctx):
         raise click.UsageError("--json and --out - both want stdout: give --out a file")
     days = max(math.ceil(since_seconds / DAY_SECONDS), 1)

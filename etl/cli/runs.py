@@ -18,13 +18,13 @@ SHOWN = ("started_at", "command", "state", "exit_code", "fetched", "dead", "rema
 
 @click.group("runs", cls=WholeGroup, invoke_without_command=True)
 @click.option("--since", "since_seconds", type=Duration(), metavar="TIME", help="Only those that began within it: 7d.")
-@click.option("--state", type=click.Choice(runs.STATES), help="Only those that stand so.")
+@click.option("--state", type=click.Choice(runs.STATES), help="Only runs in this state.")
 @click.option("--limit", type=Positive(), default=20, show_default=True, metavar="N", help="At most N.")
 @as_json
 @common
 @click.pass_context
 def runs_group(ctx: click.Context, since_seconds: float | None, state: str | None, limit: int) -> None:
-    """The runs, the newest first: when they began, how they stand, what they did.
+    """The runs, the newest first: when they began, their state, what they did.
 
     A lost run was killed; a skipped one has left the work to another.
     """
