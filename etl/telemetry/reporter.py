@@ -19,6 +19,11 @@ from etl.telemetry.log import terminal_width, write_line
 
 SHOWN_OF_A_KIND = 20
 """How many lines of one kind are logged in an hour; the rest is for the level debug."""
+SUMS = {
+    "requested": ("invalid", "duplicate", "already_final", "fetched", "dead", "remaining"),
+    "fetched": ("inserted", "updated", "unchanged"),
+}
+"""The counts that others add up to: `requested` of a run of files."""
 ALWAYS_SHOWN = ("requested", "fetched", "dead", "remaining")
 LOG_INTERVAL_SECONDS = 10.0
 SCREEN_INTERVAL_SECONDS = 0.25
@@ -165,7 +170,7 @@ def print_summary(summary: Mapping[str, Any], *, where: str = "", as_json: bool)
         print_result(summary, as_json=True)
         return
     told = {
-        layout.spoken(name): f"{value:,}"
+        layout.spoken(name): f"{value:,}{_sum(name, summary)}"
         for name, value in summary.items()
         if isinstance(value, int) and name != "exit_code" and (value or name in ALWAYS_SHOWN)
     }
@@ -176,6 +181,14 @@ def print_summary(summary: Mapping[str, Any], *, where: str = "", as_json: bool)
     told |= {"rows are in": where} if where else {}
     longest, width = max(map(len, told)), terminal_width(sys.stdout)
     _print(line for name, value in told.items() for line in layout.text(f"{name:{longest}}  {value}", width))
+
+
+def _sum(name: str, summary: Mapping[str, Any]) -> str:
+    """What a count is the sum of, where that is more than one."""
+    parts = [(summary[part], layout.spoken(part)) for part in SUMS.get(name, ()) if summary[part]]
+    if len(parts) < 2 or sum(count for count, _ in parts) != summary[name]:
+        return ""
+    return f" = {' + '.join(f'{count:,} {part}' for count, part in parts)}"
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
