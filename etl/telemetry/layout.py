@@ -48,8 +48,10 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], width: int | None) -> l
 
 
 def text(sentence: str, width: int | None) -> list[str]:
-    """A sentence on as many lines as it needs, all but the first indented."""
-    return [sentence] if width is None else _wrapped(sentence, width, subsequent_indent=GAP) or [""]
+    """Each line of a text on as many lines as it needs, all but the first of these indented."""
+    if width is None:
+        return [sentence]
+    return [piece for line in sentence.split("\n") for piece in _wrapped(line, width, subsequent_indent=GAP) or [""]]
 
 
 def shown(name: str, value: Any) -> str:

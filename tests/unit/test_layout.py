@@ -122,6 +122,13 @@ def test_a_value_is_as_people_read_it(name: str, value: object, text: str) -> No
     assert layout.shown(name, value) == text
 
 
+def test_a_text_keeps_its_own_lines() -> None:
+    """Several problems are a line each, and more where one is long."""
+    assert layout.text("one\n\ntwo three", 20) == ["one", "", "two three"]
+    assert layout.text("one two three\nfour", 9) == ["one two", "  three", "four"]
+    assert layout.text("one two\nthree", None) == ["one two\nthree"]
+
+
 def test_wide_letters_are_aligned() -> None:
     """Those of Chinese, Japanese and Korean take two places."""
     rows = [{"branch": "検査", "n": 1}, {"branch": "main", "n": 22}]
