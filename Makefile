@@ -30,15 +30,13 @@ else $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile $
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dbt-test soak check lint types floors pins coverage dist sbom wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views format clean
+.PHONY: help demo test dbt-test soak check lint types floors pins coverage dist sbom wheel-test migration lock bench bench-queue bench-limits bench-pace bench-views picture format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(RUN) ## run the whole job against the sandbox API into SQLite, and show what it did
 	@$(BIN)/scan-etl demo
-	@if $(BIN)/python -c 'import altair, jinja2, vl_convert' 2>/dev/null; then \
-		$(BIN)/scan-etl report --database-url sqlite:///scan-etl-demo.db --out scan-etl-demo.html; fi
 
 test: $(DEV) ## run every test, on SQLite, a PostgreSQL of its own, and MariaDB if installed; `ARGS=...` goes to pytest
 	@$(BIN)/python $(PYTEST) $(ARGS)
@@ -104,6 +102,9 @@ bench-pace: $(DEV) ## measure how closely many workers keep one pace, on a quiet
 
 bench-views: $(DEV) ## measure whether dashboards get right numbers in a second; `ARGS="--scans 1000000"` for more scans
 	@$(BIN)/python benchmarks/views_bench.py $(ARGS)
+
+picture: $(DEV) ## make the picture of the README anew, with Chromium
+	@bash .ci/picture $(BIN)
 
 format: $(DEV) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format .

@@ -88,7 +88,9 @@ class Patience:
             tries += 1
             suspicious = suspicious + 1 if error.most_failures < math.inf else 0
             if suspicious >= error.most_failures:
-                raise RefusedError(f"the database answers, but this has failed {suspicious} times: {error}") from error
+                raise RefusedError(
+                    f"the database answers, but the same work failed {suspicious} times: {error}"
+                ) from error
             if time.monotonic() - began_at > self._patience_seconds():
                 raise error
             await self._sleep(backoff_seconds(tries, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))
@@ -333,7 +335,7 @@ class DiscoverPorts:
         slugs = {one.deployment_id: one.slug for one in said}
         slug = slugs.get(deployment_id)
         if not slug:
-            raise ItemError(f"the API doesn't say the slug of deployment {deployment_id}", kind="no_slug")
+            raise ItemError(f"the API gives no slug for deployment {deployment_id}", kind="no_slug")
         return slug
 
     async def save_repositories(self, deployment_id: int, page: RepositoryPage, at: datetime) -> None:

@@ -158,7 +158,7 @@ def certificates_finding() -> Finding:
     named = {variable: place for variable in in_force if (place := os.environ.get(variable))}
     for variable, place in named.items():
         if not in_force[variable]:
-            sentence = f"{variable} names {place}, where none are: name the certificates of the API's authority"
+            sentence = f"{variable} names {place}, which has no certificates: name those of the API's authority"
             return Finding("certificates", sentence, warning=True)
     shown = [f"{place} ({variable})" if variable in named else place for variable, place in in_force.items() if place]
     return Finding("certificates", f"those in {' and '.join(shown) or 'no place'} are trusted")
@@ -285,7 +285,7 @@ def _queue(connection: Connection, lacks_token: Callable[[int], bool]) -> Findin
     ]
     if lacking:
         shown = ", ".join(map(str, lacking))
-        sentence = f"no token sees deployment {shown}, of which pairs are queued: set SEMGREP_APP_TOKEN__{lacking[0]}"
+        sentence = f"pairs of deployment {shown} are queued, but no token sees it: set SEMGREP_APP_TOKEN__{lacking[0]}"
         return Finding("queue", sentence, TOKEN_EXIT)
     counts = {state: sum(row[state] for row in rows) for state in (*status.STATES, "dead")}
     dead = counts.pop("dead")
@@ -297,7 +297,7 @@ def _queue(connection: Connection, lacks_token: Callable[[int], bool]) -> Findin
 
 def _wait(held: Mapping[str, Any]) -> str:
     whose = "a token" if held["deployment_id"] is None else f"the token of deployment {held['deployment_id']}"
-    return f"nothing is asked with {whose} until {held['until_at']:%Y-%m-%d %H:%M:%S} UTC, for the API has refused it"
+    return f"no request is sent with {whose} until {held['until_at']:%Y-%m-%d %H:%M:%S} UTC: the API has refused it"
 
 
 def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bool:
@@ -310,10 +310,10 @@ def _lacks_token(tokens: Tokens, seen: frozenset[int], deployment_id: int) -> bo
 def _write(connection: Connection) -> Finding:
     if missing := missing_rights(connection):
         lacks = "; ".join(f"{right} on {_shown_tables(tables)}" for right, tables in missing.items())
-        raise DatabaseError(f"the role lacks {lacks}: let the owner of the tables say `scan-etl db grant writer ROLE`")
+        raise DatabaseError(f"the role lacks {lacks}: have the owner of the tables run `scan-etl db grant writer ROLE`")
     if not status.rehearse(connection):
-        raise DatabaseError("a pair that was queued for a trial couldn't be leased")
-    return Finding("write", "a pair was queued and leased for a trial, and taken back")
+        raise DatabaseError("a test pair was queued, but couldn't be leased")
+    return Finding("write", "a test pair was queued, leased and rolled back")
 
 
 def _shown_tables(names: Sequence[str]) -> str:

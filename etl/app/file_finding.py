@@ -61,7 +61,7 @@ def file_system_findings(folder: Path, mounts: str) -> list[Finding]:
     if mount is None or not NETWORK_FILE_SYSTEMS.fullmatch(kinds[mount]):
         return []
     sentence = (
-        f"{folder} is on a network ({kinds[mount]}), where SQLite's locks and its log don't work for sure: "
+        f"{folder} is on a network ({kinds[mount]}), where SQLite's locks aren't reliable: "
         "take a disk of this machine, or a database on a server"
     )
     return [Finding("file system", sentence, warning=True)]

@@ -116,8 +116,8 @@ def merge(database: Database, request: RunRequest, reader: Reader, batch: str | 
             if tries == 1:
                 raise
             raise DatabaseError(
-                "the database went away while the pairs were being queued, and may have queued them: give the same "
-                "command again, none is queued twice"
+                "the database connection was lost while pairs were being queued, and they may be queued: run the same "
+                "command again, it queues none twice"
             ) from error
 
     with _alive(database, reader):

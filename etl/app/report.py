@@ -34,7 +34,7 @@ def make(database: Database, deployments: Sequence[int], days: int, stale_days: 
     period = Period(made_at.date() - timedelta(days=days - 1), made_at.date())
     rows = database.read(partial(dashboards.read, chosen=deployments, period=period))
     if unknown := set(deployments) - {one.deployment_id for one in rows.deployments}:
-        raise ConfigError(f"the database knows no deployment {min(unknown)}: see `scan-etl status`")
+        raise ConfigError(f"the database knows no deployment {min(unknown)}: `scan-etl status` lists those that it has")
     found = figures(rows, Question(period, stale_days, made_at))
     html = page(found) if rows.deployments else empty_page(found, has_scans=rows.has_scans)
     return Report(html, _summary(found))

@@ -41,7 +41,7 @@ async def _repositories(semgrep: Semgrep, deployment_id: int) -> Sequence[Reposi
     said = read_deployments((await semgrep.deployments(deployment_id)).document)
     slug = next((one.slug for one in said if one.deployment_id == deployment_id), None)
     if not slug:
-        raise ItemError(f"the API doesn't say the slug of deployment {deployment_id}", kind="no_slug")
+        raise ItemError(f"the API gives no slug for deployment {deployment_id}", kind="no_slug")
     found = await semgrep.repositories(deployment_id, slug, 0)
     return read_repositories(deployment_id, found.document).repositories
 
@@ -76,5 +76,5 @@ def repositories_finding(deployment_id: int, repositories: Sequence[Repository] 
     """Whether the API lists the repositories."""
     name = f"repositories of {deployment_id}"
     if isinstance(repositories, ApiError):
-        return Finding(name, f"not listed, so nobody knows which are never scanned: {repositories}", warning=True)
+        return Finding(name, f"not listed, so it is unknown which are never scanned: {repositories}", warning=True)
     return Finding(name, f"{len(repositories)} on the first page")

@@ -38,9 +38,10 @@ Answer = dict[str, Any]
 @common
 @click.pass_context
 def inspect_command(ctx: click.Context, file: str) -> None:
-    """Show which rows a saved answer of the API becomes, and what of it is drift. Needs no server and no database.
+    """Show which rows a saved answer of the API becomes, and where it differs from what is documented.
 
-    FILE (`-` is stdin) holds the details of one scan or a page of the search, or one of those a line.
+    It needs no server and no database. FILE (`-` is stdin) holds the details of a scan or a page of the search, or one
+    of those a line.
     """
     privacy = privacy_of(settings_of(ctx))
     name = "stdin" if file == "-" else file
@@ -137,7 +138,7 @@ def _show(answers: Sequence[Answer]) -> None:
     for answer in answers:
         title = f"Scan {answer['deployment_id']}/{answer['scan_id']}" if answer["tables"] else "An entry of no scan"
         cells = [
-            {"table": table, "row": number, "column": column, "value": _plain(value)}
+            {"column": f"{table}[{number}].{column}" if len(rows) > 1 else f"{table}.{column}", "value": _plain(value)}
             for table, rows in answer["tables"].items()
             for number, row in enumerate(rows, start=1)
             for column, value in row.items()
@@ -158,16 +159,16 @@ def _plain(value: object) -> str:
     "since_seconds",
     type=Duration(),
     metavar="TIME",
-    help="Only what came first within this time, e.g. 7d.",
+    help="Only what was first seen within this time, e.g. 7d.",
 )
 @click.option(
-    "--fail-on-new", is_flag=True, help="Exit 1 if something came first within --since, or else the last day."
+    "--fail-on-new", is_flag=True, help="Exit 1 if something was first seen within --since, by default a day."
 )
 @as_json
 @common
 @click.pass_context
 def drift_command(ctx: click.Context, since_seconds: float | None, fail_on_new: bool) -> None:
-    """List what came other than known: new fields, odd values, contradictions; the newest first.
+    """List where answers differ from what is documented: new fields, odd values, contradictions.
 
     `scan-etl inspect` shows what becomes of the scan that each names as its sample.
     """
@@ -186,4 +187,4 @@ def drift_command(ctx: click.Context, since_seconds: float | None, fail_on_new: 
 def _drift_row(row: Mapping[str, Any]) -> dict[str, Any]:
     sample = f"{row['sample_deployment_id']}/{row['sample_scan_id']}"
     names = ("path", "kind", "count", "first_seen_at", "last_seen_at")
-    return {**{name: row[name] for name in names}, "sample": sample, "new": "new" if row["is_new"] else ""}
+    return {**{name: row[name] for name in names}, "sample": sample, "new": "yes" if row["is_new"] else "no"}

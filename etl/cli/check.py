@@ -123,7 +123,7 @@ def _planned(plan: Plan, counts: RunCounts) -> dict[str, Any]:
 @common
 @click.pass_context
 def doctor_command(ctx: click.Context) -> None:
-    """Look whether everything is in place: settings, tokens, API, clock, database. Changes nothing.
+    """Check whether everything is in place: settings, tokens, API, clock, database. Changes nothing.
 
     The exit code is that of the run that would fail: 2 settings, 3 token, 5 database, 4 API, else 0.
     """

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ from etl.telemetry.reporter import print_result, print_table
 
 @click.group("config", cls=WholeGroup)
 def config_group() -> None:
-    """The settings: show what is in force, write a file to begin with, and those for cron and others."""
+    """The settings: show those in force, write a file to start from, and those for cron and others."""
 
 
 @config_group.command("show")
@@ -32,16 +33,22 @@ def config_show(ctx: click.Context) -> None:
     tokens = load_tokens(os.environ)
     key = settings.sources.get(PRIVACY_KEY, "").removeprefix("environment ")
     path = settings_file(given(ctx).get("config"), os.environ, Path.cwd())
-    rows = [{"setting": o.key, "value": o.value, "from": o.source} for o in origins(settings)]
+    rows: list[dict[str, Any]] = [{"setting": o.key, "value": o.value, "from": o.source} for o in origins(settings)]
     if wants_json(ctx):
         file = str(path) if path.exists() else None
         found = {"file": file, "settings": rows, "tokens": tokens.variables, "privacy_key": key or None}
         print_result(found, as_json=True)
         return
-    print_table("Settings", rows)
-    click.echo(f"File: {path}" if path.exists() else f"File: none; {path} would be read (`scan-etl config init`)")
+    print_table("Settings", [{**row, "value": _as_in_the_file(row["value"])} for row in rows])
+    where = f"{path}" if path.exists() else f"none; {path} would be read (`scan-etl config init` makes one)"
+    click.echo(f"File: {where}")
     click.echo(f"Tokens: {', '.join(tokens.variables) or 'none (set SEMGREP_APP_TOKEN)'}")
     click.echo(f"Privacy key: {key or 'none'}")
+
+
+def _as_in_the_file(value: Any) -> str:
+    """A number without separators, several values in brackets."""
+    return "" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
 
 @config_group.command("init")
@@ -56,7 +63,7 @@ def config_init(file: Path) -> None:
         raise ConfigError(f"{file.absolute()} can't be written: {error.strerror}") from error
     with os.fdopen(number, "w", encoding="utf-8") as stream:
         stream.write(template())
-    click.echo(f"{file.absolute()} has every setting, as it is by default")
+    click.echo(f"{file.absolute()} written, with every setting at its default")
 
 
 @config_group.command("schema")

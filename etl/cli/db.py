@@ -23,7 +23,7 @@ from etl.telemetry.reporter import print_result, print_table
 
 @click.group("db", cls=WholeGroup)
 def db_group() -> None:
-    """The tables: bring them up to date, look whether they are."""
+    """The tables: upgrade them, check their version, grant rights."""
 
 
 @db_group.command("upgrade")
@@ -72,7 +72,7 @@ def _refresh(address: Address, *, everything: bool = False) -> int:
 
 @db_group.command("downgrade")
 @click.argument("revision")
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @common
 @click.pass_context
 def db_downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
@@ -124,7 +124,7 @@ def db_sql(ctx: click.Context) -> None:
 def db_grant(ctx: click.Context, kind: Kind, role: str, only_say: bool) -> None:
     """Give ROLE the rights of a writer (to run) or of a reader (dashboards, `status`), as the tables' owner.
 
-    ROLE is there already; on MariaDB and MySQL it may be NAME@HOST. Say it again after an upgrade: new tables are new.
+    ROLE is there already; on MariaDB and MySQL it may be NAME@HOST. Run it again after an upgrade, for new tables.
     """
     address = settings_of(ctx).database.address
     statements = migrate.grant_rights(address, kind, role, only_say=only_say)

@@ -13,10 +13,9 @@ import click
 from etl.app.export import export, writer_of
 from etl.app.intake import open_database
 from etl.cli.main import LOST_OUTPUT
-from etl.cli.options import Since, as_json, common, settings_of, wants_json
+from etl.cli.options import Positive, Since, as_json, common, settings_of, wants_json
 from etl.database.migrate import dictionary
 from etl.errors import ConfigError
-from etl.model import INT64_MAX
 from etl.store.exports import extract
 from etl.telemetry.reporter import print_result
 
@@ -37,7 +36,7 @@ STDOUT = "-"
 @click.option(
     "--deployment",
     "deployment_ids",
-    type=click.IntRange(1, INT64_MAX),
+    type=Positive(),
     multiple=True,
     metavar="ID",
     help="Only this deployment; several times: these.",
@@ -55,7 +54,7 @@ def export_command(
     deployment_ids: tuple[int, ...],
     changed_since: float | datetime | None,
 ) -> None:
-    """Write the rows of a table or a view NAME, as they are at one moment, into files that keep their types.
+    """Write the rows of a table or view NAME, as of one moment, into files that keep their types.
 
     A folder has a file for each deployment and month, where the view has a day. An earlier export in it is
     replaced, and so is a FILE. Nobody sees half a file: all appear at the end.
@@ -87,10 +86,10 @@ def _place(out: str, form: str, *, as_json: bool) -> Path | BinaryIO:
         if form != "csv":
             raise ConfigError(f"{form} doesn't go to stdout: give --out a folder or a file")
         if as_json:
-            raise ConfigError("stdout has room for the rows or for --json: give --out a folder or a file")
+            raise ConfigError("--json and the rows can't both go to stdout: give --out a folder or a file")
         return sys.stdout.buffer
     if path.suffix.removeprefix(".") in FORMATS and path.suffix != f".{form}":
-        raise ConfigError(f"--out {out} isn't named as what --format {form} makes of it")
+        raise ConfigError(f"--out {out} has another ending than --format {form} writes: give it the ending .{form}")
     if path.is_dir() and path.suffix == f".{form}":
         raise ConfigError(f"--out {out} is a folder named as a file: give it another name")
     return path

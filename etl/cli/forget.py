@@ -27,7 +27,7 @@ from etl.transform.privacy import pseudonym
 @common
 @click.pass_context
 def forget_command(ctx: click.Context, /, email: str | None, username: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove a person from all that is stored: by a mail address, or by a user name.
+    """Remove a person from all stored data, by mail address or user name.
 
     Workers may go on meanwhile. What was interrupted is done by the same command again.
     """

@@ -18,7 +18,8 @@ from etl import __version__
 from etl.cli.groups import Later, LazyGroup
 from etl.cli.options import common, given
 from etl.errors import BUG_EXIT, ConfigError, ScanEtlError, exit_code_of
-from etl.telemetry.log import is_json, write_line
+from etl.telemetry.layout import text
+from etl.telemetry.log import is_json, terminal_width, write_line
 
 CLOSED_PIPE_EXIT = 141
 """What a shell says of a program that SIGPIPE has ended."""
@@ -46,53 +47,54 @@ LATER = {
         "enqueue": Later(
             "etl.cli.queue:enqueue_command", "Put the pairs of FILEs (`-` is stdin) into the queue, and fetch nothing."
         ),
-        "queue": Later("etl.cli.queue:queue_group", "The pairs that are still to fetch: take some out."),
+        "queue": Later("etl.cli.queue:queue_group", "The pairs that are still to be fetched: drop some."),
     },
     "Look": {
         "status": Later(
             "etl.cli.queue:status_command",
-            "What is in the queue, who works on it and how fast, the dead letters, the last runs.",
+            "The queue, the workers and their speed, dead letters, the last runs.",
         ),
         "runs": Later(
-            "etl.cli.runs:runs_group", "The runs, the newest first: when they began, how they stand, what they did."
+            "etl.cli.runs:runs_group", "The runs, the newest first: when they began, their state, what they did."
         ),
         "failures": Later(
-            "etl.cli.queue:failures_group", "Dead letters: list them, show one, send them round again, drop them."
+            "etl.cli.queue:failures_group", "Dead letters: list them, show one, requeue them, drop them."
         ),
         "drift": Later(
             "etl.cli.answers:drift_command",
-            "List what came other than known: new fields, odd values, contradictions; the newest first.",
+            "List where answers differ from what is documented: new fields, odd values, contradictions.",
         ),
         "plan": Later("etl.cli.check:plan_command", "What `run` would do with FILEs (`-` is stdin), or without any."),
         "inspect": Later(
             "etl.cli.answers:inspect_command",
-            "Show which rows a saved answer of the API becomes, and what of it is drift.",
+            "Show which rows a saved answer of the API becomes, and where it differs from what is documented.",
         ),
         "report": Later(
             "etl.cli.report:report_command",
-            "Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded.",
+            "Write one HTML page with charts of what the views say: no script, nothing fetched, ready to be forwarded.",
         ),
         "export": Later(
             "etl.cli.export:export_command",
-            "Write the rows of a table or a view NAME, as they are at one moment, into files that keep their types.",
+            "Write the rows of a table or view NAME, as of one moment, into files that keep their types.",
         ),
         "forget": Later(
             "etl.cli.forget:forget_command",
-            "Remove a person from all that is stored: by a mail address, or by a user name.",
+            "Remove a person from all stored data, by mail address or user name.",
         ),
     },
     "Set up": {
         "doctor": Later(
             "etl.cli.check:doctor_command",
-            "Look whether everything is in place: settings, tokens, API, clock, database.",
+            "Check whether everything is in place: settings, tokens, API, clock, database.",
         ),
         "config": Later(
             "etl.cli.config:config_group",
-            "The settings: show what is in force, write a file to begin with, and those for cron and others.",
+            "The settings: show those in force, write a file to start from, and those for cron and others.",
         ),
-        "db": Later("etl.cli.db:db_group", "The tables: bring them up to date, look whether they are."),
+        "db": Later("etl.cli.db:db_group", "The tables: upgrade them, check their version, grant rights."),
         "demo": Later(
-            "etl.cli.sandbox:demo_command", "Run the whole job against the sandbox, into a database of its own."
+            "etl.cli.sandbox:demo_command",
+            "Run the whole job against the sandbox, into a database of its own, and draw the report.",
         ),
         "sandbox": Later(
             "etl.cli.sandbox:sandbox_command",
@@ -115,7 +117,9 @@ def cli() -> None:
     Exit codes: 0 all done, 1 some pairs are dead letters, 2 usage or settings, 3 token, 4 stopped by a budget
     or an unavailable API, 5 database, 70 a bug, 74 output that can't be written, 130/141/143 stopped by a signal.
 
-    Completion: `eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"` in ~/.bashrc, likewise zsh_source, fish_source.
+    \b
+    Completion in bash; zsh_source and fish_source likewise:
+      eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"
     """
     # Click has imported the command when it comes here. What is imported stays for good: to look it through for
     # garbage, while it is imported, as it is used and once more at the end, costs 0.1 s a command.
@@ -214,7 +218,7 @@ def _fail(message: str, exit_code: int, given: Mapping[str, Any]) -> NoReturn:
         write_line("error", COMMAND_FAILED, {"reason": message, "exit_code": exit_code}, message)
     else:
         with suppress(OSError):  # a full disk behind the log doesn't change how it ended
-            click.echo(f"Error: {message}", err=True)
+            click.echo("\n".join(text(f"Error: {message}", terminal_width(sys.stderr))), err=True)
     if given.get("json"):
         click.echo(json.dumps({"error": message, "exit_code": exit_code}))
     sys.exit(exit_code)

@@ -13,6 +13,7 @@ import click
 
 from etl.cli.groups import ending_quietly
 from etl.config.duration import seconds_of
+from etl.model import INT64_MAX
 from etl.telemetry.log import configure_logs
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ LONGEST_DURATION_SECONDS = 100 * 365 * 86_400
 
 Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Positive(click.ParamType[int]):
+    """A whole number from 1 on, as databases take them. `--help` doesn't show where they end."""
+
+    name = "number"
+    _range = click.IntRange(1, INT64_MAX)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; fails with the range."""
+        return int(self._range.convert(value, param, ctx))
 
 
 class Duration(click.ParamType[float]):
@@ -110,9 +122,11 @@ common = all_of(
     ),
     _option("--database-url", metavar="URL", help="Where the rows go: sqlite:///FILE or postgresql://..."),
     _option("--log-format", type=click.Choice(["text", "json"]), help="Form of the log lines on stderr."),
-    _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least level to log."),
-    _option("-q", "--quiet", is_flag=True, default=None, help="Warnings and errors alone, and no progress."),
-    _option("-v", "--verbose", is_flag=True, default=None, help="Log what is said at level debug, too."),
+    _option(
+        "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="The lowest level that is logged."
+    ),
+    _option("-q", "--quiet", is_flag=True, default=None, help="Log only warnings and errors, and show no progress."),
+    _option("-v", "--verbose", is_flag=True, default=None, help="Log at level debug, too."),
 )
 rate = _option("--rate", type=float, metavar="N", help="Requests a second for a token.")
 pace = all_of(
@@ -121,7 +135,7 @@ pace = all_of(
 )
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
 strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
-assent = click.option("--yes", is_flag=True, help="Don't ask.")
+assent = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
 
 
@@ -166,5 +180,5 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: say --yes")
+        raise click.UsageError("there is no terminal to ask on: add --yes")
     click.confirm(question, abort=True, err=True)

@@ -1,7 +1,7 @@
 """The commands that look after the queue and the dead letters: `enqueue`, `queue`, `status`, `failures`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial, reduce
 from typing import Any
@@ -13,6 +13,7 @@ from etl.app.refresh import refresh
 from etl.cli.groups import WholeGroup
 from etl.cli.options import (
     Duration,
+    Positive,
     all_of,
     as_json,
     assent,
@@ -35,14 +36,16 @@ from etl.telemetry.events import RunCounts
 from etl.telemetry.reporter import Reporter, print_result, print_table
 
 kind = click.option("--kind", metavar="KIND", help="Only this kind of error, e.g. not_found.")
-deployment = click.option(
-    "--deployment", "deployment_id", type=click.IntRange(1, INT64_MAX), metavar="ID", help="Only this deployment."
-)
+deployment = click.option("--deployment", "deployment_id", type=Positive(), metavar="ID", help="Only this deployment.")
 which_dead = all_of(
     kind,
     deployment,
-    click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Dead for longer."),
-    click.option("--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Dead for less."),
+    click.option(
+        "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those that died longer ago."
+    ),
+    click.option(
+        "--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Only those that died since."
+    ),
 )
 
 
@@ -64,14 +67,16 @@ def enqueue_command(ctx: click.Context, /, files: tuple[str, ...], **options: An
 
 @click.group("queue", cls=WholeGroup)
 def queue_group() -> None:
-    """The pairs that are still to fetch: take some out."""
+    """The pairs that are still to be fetched: drop some."""
 
 
 @queue_group.command("drop")
 @files
 @deployment
 @kind
-@click.option("--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Queued for longer.")
+@click.option(
+    "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those queued longer ago."
+)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @assent
 @as_json
@@ -103,12 +108,12 @@ def _drop_pairs(opened: Database, files: Sequence[str], choice: dropping.Choice)
 
 
 @click.command("status")
-@click.option("--by-repository", is_flag=True, help="Only what became of the listed scans, by repository.")
+@click.option("--by-repository", is_flag=True, help="Only the listed scans, by repository, and what became of them.")
 @as_json
 @common
 @click.pass_context
 def status_command(ctx: click.Context, /, by_repository: bool) -> None:
-    """What is in the queue, who works on it and how fast, the dead letters, the last runs."""
+    """The queue, the workers and their speed, dead letters, the last runs."""
     with closing(_open(ctx, reads_only=True)) as opened:
         if by_repository:
             _show_repositories(opened.run_here(status.coverage_by_repository), as_json=wants_json(ctx))
@@ -135,17 +140,22 @@ def status_command(ctx: click.Context, /, by_repository: bool) -> None:
         print_result(found, as_json=True)
         return
     print_table("Queue", queue)
-    print_table("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
+    _print_section("Workers", [{k: v for k, v in worker.items() if k != "run_id"} for worker in workers])
     seconds = pace.pop("seconds_to_drain")
     print_result({**pace, "time to drain": "unknown" if seconds is None else format_duration(seconds)}, as_json=False)
     if paces:
-        print_table("Tokens with which nothing is asked until then", paces)
+        _print_section("Paused deployments: no request is sent before then", paces)
     letters = [{"kind": kind, "count": count, "tried again": to_retry.get(kind, 0)} for kind, count in dead.items()]
-    print_table("Dead letters", letters)
-    print_table("Listed scans", listed["coverage"])
-    print_table("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
+    _print_section("Dead letters", letters)
+    _print_section("Listed scans", listed["coverage"])
+    _print_section("Discovery gaps: scans started in this period are no longer available from the API", listed["gaps"])
     shown = ("started_at", "finished_at", "command", "state", "fetched", "waiting", "dead", "remaining", "exit_code")
-    print_table("Last runs", [{name: row[name] for name in shown} for row in last])
+    _print_section("Last runs", [{name: row[name] for name in shown} for row in last])
+
+
+def _print_section(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    click.echo()
+    print_table(title, rows)
 
 
 def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -157,7 +167,7 @@ def _show_repositories(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
 @click.group("failures", cls=WholeGroup)
 def failures_group() -> None:
-    """Dead letters: list them, show one, send them round again, drop them."""
+    """Dead letters: list them, show one, requeue them, drop them."""
 
 
 class PairType(click.ParamType[Pair]):
@@ -175,9 +185,7 @@ class PairType(click.ParamType[Pair]):
 
 @failures_group.command("list")
 @which_dead
-@click.option(
-    "--limit", type=click.IntRange(1, INT64_MAX), default=100, show_default=True, metavar="N", help="At most N."
-)
+@click.option("--limit", type=Positive(), default=100, show_default=True, metavar="N", help="At most N.")
 @as_json
 @common
 @click.pass_context

@@ -71,7 +71,7 @@ class DeploymentId(click.ParamType[int | None]):
 def report_command(
     ctx: click.Context, /, since_seconds: float, deployments: Sequence[int | None], stale_days: int, out: str
 ) -> None:
-    """Write what the views say as one HTML page with charts: no script, nothing fetched, ready to be forwarded."""
+    """Write one HTML page with charts of what the views say: no script, nothing fetched, ready to be forwarded."""
     if out == "-" and wants_json(ctx):
         raise click.UsageError("--json and --out - both want stdout: give --out a file")
     days = max(math.ceil(since_seconds / DAY_SECONDS), 1)
@@ -84,14 +84,14 @@ def report_command(
         sys.stdout.buffer.write(made.html.encode())
         return
     path = Path(out)
-    _replace(path, made.html.encode())
+    write_page(path, made.html.encode())
     if wants_json(ctx):
         print_result({"file": str(path.absolute()), "bytes": path.stat().st_size, **made.summary}, as_json=True)
     else:
         click.echo(f"The page: {path.absolute()}")
 
 
-def _replace(path: Path, content: bytes) -> None:
+def write_page(path: Path, content: bytes) -> None:
     """Replace the file in one step, so that nobody sees half a page. ConfigError if that can't be done."""
     if path.exists() and not path.is_file():
         raise ConfigError(f"--out {path} is no regular file")

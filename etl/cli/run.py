@@ -53,7 +53,7 @@ since = click.option(
     type=Since(),
     callback=_within_the_list,
     metavar="TIME",
-    help="Walk from here: 7d ago, or an instant. Moves the watermark only where that leaves nothing out.",
+    help="Start of the walk: 7d ago, or an instant. The watermark moves only where that leaves no gap.",
 )
 
 
@@ -110,7 +110,7 @@ def discover_command(ctx: click.Context, /, since: float | datetime | None, refr
 
 @click.command("sync")
 @since
-@click.option("--single", is_flag=True, help="Leave at once if another sync is at work.")
+@click.option("--single", is_flag=True, help="End at once, with exit code 0, if another sync is at work.")
 @budget
 @pace
 @as_json

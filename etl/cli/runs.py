@@ -8,9 +8,8 @@ import click
 
 from etl.app.intake import open_database
 from etl.cli.groups import WholeGroup
-from etl.cli.options import Duration, as_json, common, settings_of, wants_json
+from etl.cli.options import Duration, Positive, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError
-from etl.model import INT64_MAX
 from etl.store import runs
 from etl.telemetry.reporter import print_result, print_table
 
@@ -19,15 +18,13 @@ SHOWN = ("started_at", "command", "state", "exit_code", "fetched", "dead", "rema
 
 @click.group("runs", cls=WholeGroup, invoke_without_command=True)
 @click.option("--since", "since_seconds", type=Duration(), metavar="TIME", help="Only those that began within it: 7d.")
-@click.option("--state", type=click.Choice(runs.STATES), help="Only those that stand so.")
-@click.option(
-    "--limit", type=click.IntRange(1, INT64_MAX), default=20, show_default=True, metavar="N", help="At most N."
-)
+@click.option("--state", type=click.Choice(runs.STATES), help="Only runs in this state.")
+@click.option("--limit", type=Positive(), default=20, show_default=True, metavar="N", help="At most N.")
 @as_json
 @common
 @click.pass_context
 def runs_group(ctx: click.Context, since_seconds: float | None, state: str | None, limit: int) -> None:
-    """The runs, the newest first: when they began, how they stand, what they did.
+    """The runs, the newest first: when they began, their state, what they did.
 
     A lost run was killed; a skipped one has left the work to another.
     """

@@ -8,17 +8,20 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import click
 
+from etl.app.report import make
 from etl.app.run import run
-from etl.cli.options import as_json, run_async, wants_json
+from etl.cli.options import Positive, as_json, run_async, wants_json
+from etl.cli.report import write_page
 from etl.config.settings import load_settings
 from etl.config.tokens import load_tokens
 from etl.database.connection import Database
-from etl.database.engine import display_url
-from etl.model import INT64_MAX
+from etl.database.engine import display_url, sqlite_path
+from etl.errors import ConfigError
 from etl.pipeline.run_state import RunRequest
 from etl.sandbox import Sandbox, serve
 from etl.sandbox.faults import FAULTS, Behaviour, Fault
@@ -26,6 +29,8 @@ from etl.sandbox.world import Deployment, Token, World, deployment_of
 from etl.store import status
 from etl.telemetry.log import configure_logs
 from etl.telemetry.reporter import print_summary, print_table
+
+DEMO_PAGE = Path("scan-etl-demo.html")
 
 
 async def demo(*, scans: int, rate: float, database_url: str, interactive: bool) -> dict[str, Any]:
@@ -70,6 +75,17 @@ def sample(database_url: str) -> list[dict[str, Any]]:
         return opened.run_here(partial(status.newest_scans, count=3))
 
 
+def charts(database_url: str) -> str:
+    """Write the page of charts, and say where it is, or how to get it where what draws them isn't installed."""
+    try:
+        with closing(Database(database_url)) as opened:
+            made = make(opened, (), days=30, stale_days=14)
+    except ConfigError as error:
+        return f"No page with charts, for {error}"
+    write_page(DEMO_PAGE, made.html.encode())
+    return f"The page with charts: {DEMO_PAGE.absolute()}"
+
+
 @click.command("demo")
 @click.option(
     "--scans", type=click.IntRange(1, 1_000_000), default=3000, show_default=True, metavar="N", help="Scans to fetch."
@@ -81,16 +97,19 @@ def sample(database_url: str) -> list[dict[str, Any]]:
 @as_json
 @click.pass_context
 def demo_command(ctx: click.Context, /, scans: int, rate: float, database_url: str) -> None:
-    """Run the whole job against the sandbox, into a database of its own."""
-    configure_logs("text", "info")
+    """Run the whole job against the sandbox, into a database of its own, and draw the report."""
+    configure_logs("text", "error")  # what fails on purpose is told at the end, after what it is all for
     interactive = sys.stderr.isatty()
     summary = run_async(demo(scans=scans, rate=rate, database_url=database_url, interactive=interactive))
-    where = display_url(database_url)
-    print_summary(summary, where=where, as_json=wants_json(ctx))
+    print_summary(summary, as_json=wants_json(ctx))
     if not wants_json(ctx):
-        print_table("Three rows of the view bi_scan", sample(database_url))
-        click.echo(f"The database: {where}")
-        click.echo("A few pairs fail on purpose and end as dead letters. A second run fetches nothing twice.")
+        where = display_url(database_url)
+        url = database_url if sqlite_path(database_url) else where  # a server's may have a password
+        print_table("Three of the scans, as dashboards see them", sample(database_url))
+        click.echo(f"\nThe database: {where}")
+        click.echo(charts(database_url))
+        click.echo(f"Dead letters: {summary['dead']}, on purpose: scan-etl failures list --database-url {url}")
+        click.echo("A second demo fetches nothing twice.")
     ctx.exit(0 if summary["exit_code"] in (0, 1) else summary["exit_code"])
 
 
@@ -107,16 +126,17 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return tuple(faults)
 
 
-@click.command("sandbox")
+FAULT_NAMES = wrap(f"Faults: {', '.join(FAULTS)}.", 56, subsequent_indent="  ", break_on_hyphens=False)
+
+
+@click.command("sandbox", epilog="\b\n" + "\n".join(FAULT_NAMES))
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same scans.")
 @click.option("--scans", type=click.IntRange(0), default=10_000, show_default=True, help="Scans at the start.")
 @click.option("--scans-per-day", type=float, default=500.0, show_default=True, help="New ones that arrive.")
 @click.option("--repositories", type=click.IntRange(1), default=100, show_default=True, help="How many.")
-@click.option(
-    "--deployment", type=click.IntRange(1, INT64_MAX), default=120, show_default=True, metavar="ID", help="Its id."
-)
+@click.option("--deployment", type=Positive(), default=120, show_default=True, metavar="ID", help="Its id.")
 @click.option("--token", default="sandbox-token", show_default=True, help="The one token that it takes.")
 @click.option("--latency", type=click.FloatRange(0), default=0.0, help="Seconds that each answer takes.")
 @click.option("--latency-spread", type=click.FloatRange(0), default=0.0, help="Up to so many seconds more.")
@@ -136,7 +156,7 @@ def _fault(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     multiple=True,
     callback=_fault,
     metavar="NAME=SHARE[:TIMES]",
-    help=f"One of {', '.join(FAULTS)}.",
+    help="A fault of the list below.",
 )
 @click.option("--pairs", type=click.Path(path_type=Path), help="Write the pairs of all scans into this CSV file.")
 def sandbox_command(host: str, port: int, pairs: Path | None, **options: Any) -> None:

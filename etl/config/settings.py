@@ -9,7 +9,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,6 +18,7 @@ from etl.config.duration import seconds_of
 from etl.config.masking import mask_command, mask_url, mask_webhook
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.service_links import is_service_link
+from etl.config.suggestion import nearest
 from etl.config.tokens import TOKEN_VARIABLE
 from etl.config.urls import URL_FILE, Address, checked_base_url, checked_database_url, checked_schema, url_in
 from etl.errors import ConfigError
@@ -372,7 +372,9 @@ def _unknown(name: str, names: list[str]) -> str:
         return f"{name} is not a setting; the key comes from the environment variable {PRIVACY_KEY_VARIABLES[0]}"
     if name in SECTIONS:
         return f"{name} is not a setting but a table of them: write [{name}]"
-    return f"{name} is not a setting; the nearest is {get_close_matches(name, names, n=1, cutoff=0)[0]}"
+    known = nearest(name, names, _PREFIX)
+    hint = f"the nearest is {known}" if known else "`scan-etl config init` writes a file with all of them"
+    return f"{name} is not a setting; {hint}"
 
 
 def _invalid(one: Origin, message: str) -> str:

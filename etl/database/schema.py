@@ -321,7 +321,7 @@ runs = Table(
         for name, meaning in RUN_COUNTS.items()
     ),
     _column("duration_seconds", Double, "how long it took", unit="seconds"),
-    _column("exit_code", Integer, "how it ended: 0 all done; the README has the others"),
+    _column("exit_code", Integer, "how it ended: 0 all done; docs/running.md has the others"),
     _column("state", String(16), "running, ended, skipped or lost", nullable=False, server_default=text("'running'")),
     _column("stop_reason", _Text, "what ended it before all was done"),
     _column("inputs", _Json, "the files whose pairs it fetched"),

@@ -109,7 +109,7 @@ class CircuitBreaker:
         while self._tries_scans:
             async with self._trying:
                 if self._tries_scans:
-                    await self._wait_for_probe("it answers, but no scan")
+                    await self._wait_for_probe("it answers, but shows no scan")
                     return await self._ask_scan(path)
         return await self._ask_scan(path)
 

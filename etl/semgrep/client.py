@@ -164,7 +164,9 @@ class Semgrep:
             return _dated(await state.breaker.ask(f"{DEPLOYMENTS}/{quote(slug, safe='')}/projects?page={page}"))
         except RefusedPathError as error:
             status = error.http_status
-            raise ItemError(f"the repositories are refused: {error}", kind=REFUSED, http_status=status) from error
+            raise ItemError(
+                f"the API refuses to list the repositories: {error}", kind=REFUSED, http_status=status
+            ) from error
         except FatalError as error:
             if error.http_status != 410:  # this endpoint is retired, and says nothing of the others
                 raise
@@ -256,7 +258,7 @@ class Semgrep:
             raise refusal_of_token(error) from error
         except ItemError as error:
             raise FatalError(
-                f"the API doesn't say what the token may see: {error}",
+                f"the API doesn't list the deployments of the token: {error}",
                 kind="deployments_refused",
                 stop_code=UNAVAILABLE_EXIT,
                 http_status=error.http_status,

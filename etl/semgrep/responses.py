@@ -151,7 +151,7 @@ def refusal_of_scan(noun: str, error: RefusedPathError) -> ItemError:
     kind, sentence = {
         404: ("not_found", f"no such {noun}"),
         410: ("gone", f"the {noun} is gone"),
-    }.get(error.http_status, ("refused", f"the token is good, but this {noun} is refused"))
+    }.get(error.http_status, ("refused", f"the token is valid, but this {noun} is refused"))
     return ItemError(f"{sentence}: {error}", kind=kind, http_status=error.http_status)
 
 
@@ -187,7 +187,7 @@ def token_missing(deployment_id: int) -> FatalError:
 def _token_without_scope() -> FatalError:
     """The deployments call gives 404, as everything does for a token without the scope."""
     return FatalError(
-        "the token lacks the Web API scope (404 from /api/v1/deployments): make one with 'Web API' enabled in"
+        "the token lacks the Web API scope (404 from /api/v1/deployments): create one with 'Web API' enabled in"
         " Semgrep's settings, Tokens; if it has the scope, look at api.base_url",
         kind="token_without_scope",
         stop_code=TOKEN_EXIT,

@@ -133,7 +133,7 @@ class Http:
 def _untrusted(error: aiohttp.ClientSSLError, *, gives_up: bool) -> ApiError:
     fault = getattr(error, "certificate_error", error.__cause__)
     text = (
-        f"no TLS with {error.host} that can be trusted: {one_line(fault)}; look at api.base_url, or name the"
+        f"no trusted TLS connection to {error.host}: {one_line(fault)}; look at api.base_url, or name the"
         " certificates of its authority in SSL_CERT_FILE or SSL_CERT_DIR"
     )
     if gives_up:

@@ -145,7 +145,8 @@ def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, 
     plan_by_index(connection)
     if not connection.execute(delete(staged_pairs).where(_staged.batch == stage, ~_of(stage))).rowcount:
         raise DatabaseError(
-            "this process stood still for more than a minute, and what it had read was removed: nothing was queued"
+            "this process was suspended for more than a minute, and what it had read was removed:"
+            " nothing was queued, run it again"
         )
     different = _count(connection, _pairs_of(stage))
     # What is final now leaves the stage: if it is queued, somebody wants it anew, and it isn't ours to take back.

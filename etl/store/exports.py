@@ -88,7 +88,7 @@ def extract(
         raise ConfigError(f"{name} has no deployment_id, so --deployment can't choose its rows")
     if changed_since and "changed_at" not in columns and name not in OF_SCANS:
         known = ", ".join(sorted({scans.name, *OF_SCANS}))
-        raise ConfigError(f"nobody knows when a row of {name} changed; --changed-since is for {known}")
+        raise ConfigError(f"rows of {name} have no time of change; --changed-since works for {known}")
     return Extract(name, columns, tuple(sorted(set(deployment_ids))), changed_since)
 
 

@@ -62,7 +62,7 @@ class RunEnded(Struct, frozen=True):
 
 
 class Preparing(Struct, frozen=True):
-    """What a run is at before it fetches: so many lines of its files are read, or so many listed scans are to fetch."""
+    """What a run does before it fetches: `lines_read` of its files so far, or `to_fetch` of the scans listed so far."""
 
     lines_read: int
     to_fetch: int
@@ -87,7 +87,7 @@ class BadLine(Struct, frozen=True):
 
 
 class GateClosed(Struct, frozen=True):
-    """The API refuses: nothing is asked of it for `seconds`. Without `deployment_id` it is the token without a name."""
+    """The API refuses requests: none is sent for `seconds`. Without `deployment_id` it is SEMGREP_APP_TOKEN."""
 
     deployment_id: int | None
     seconds: float
@@ -100,7 +100,7 @@ class GateOpened(Struct, frozen=True):
 
 
 class PaceReserved(Struct, frozen=True):
-    """Other workers have reserved the time of the token, or one of them was refused: nothing is asked for `seconds`."""
+    """Other workers have reserved the token's rate, or one of them was refused: no request is sent for `seconds`."""
 
     deployment_id: int | None
     seconds: float
@@ -129,13 +129,13 @@ class WorkAwaited(Struct, frozen=True):
 
 
 class TokenUseless(Struct, frozen=True):
-    """SEMGREP_APP_TOKEN shows no deployment. Those that have tokens of their own go on."""
+    """SEMGREP_APP_TOKEN sees no deployment. Deployments with a token of their own go on."""
 
     reason: str
 
 
 class ApiAway(Struct, frozen=True):
-    """What worked before fails now, or no scan is shown at all: one probe an interval, until it works again."""
+    """What worked before fails, or the API shows no scan at all: one probe an interval is sent until it works again."""
 
     deployment_id: int | None
     reason: str
@@ -169,13 +169,14 @@ class PairDied(Struct, frozen=True):
 
 
 class DeadRevived(Struct, frozen=True):
-    """So many dead letters, whose reason may have passed, are tried again."""
+    """`count` dead letters are tried again, for their reason may have passed."""
 
     count: int
 
 
 class DeploymentStopped(Struct, frozen=True):
-    """Nothing more of this deployment is asked; its pairs stay queued. A worker asks again in `again_in_seconds`."""
+    """No more requests are sent for this deployment; its pairs stay queued. A worker tries again in
+    `again_in_seconds`."""
 
     deployment_id: int
     reason: str
@@ -198,7 +199,7 @@ class LeasesLost(Struct, frozen=True):
 
 
 class Walked(Struct, frozen=True):
-    """The list of a deployment has been walked to its end. Without `since` it was all that the API has."""
+    """The list of a deployment was walked to its end. Without `since` that was all the API has."""
 
     deployment_id: int
     since: str | None
@@ -247,14 +248,14 @@ class ListingSkipped(Struct, frozen=True):
 
 
 class NothingNew(Struct, frozen=True):
-    """Page after page, always with another cursor, has brought nothing new: that is taken for the end of the list."""
+    """Page after page, each with another cursor, had no new scan: that is taken for the end of the list."""
 
     deployment_id: int
     pages: int
 
 
 class AnotherSync(Struct, frozen=True):
-    """Another sync is at work, and this one was told to leave then."""
+    """Another sync is at work, and this one has `--single`."""
 
     other_run_id: str
     started_at: str
@@ -268,13 +269,13 @@ class MetricsLost(Struct, frozen=True):
 
 
 class NotifyFailed(Struct, frozen=True):
-    """What [notify] names couldn't be told how a run has ended. The next run tries it again."""
+    """The notification of [notify] couldn't be sent. The next run tries again."""
 
     reason: str
 
 
 class MoreOfAKind(Struct, frozen=True):
-    """Of the event named `of` there were enough lines for an hour: the next ones are at level debug."""
+    """The event named `of` was logged often enough for an hour: further ones are at level debug."""
 
     of: str
 

@@ -88,12 +88,12 @@ def _preparing(event: Preparing) -> str:
 
 
 def _again(event: DeploymentStopped) -> str:
-    return "" if event.again_in_seconds is None else f"; asked again in {event.again_in_seconds:g} s"
+    return "" if event.again_in_seconds is None else f"; next try in {event.again_in_seconds:g} s"
 
 
 def _read_again(event: TokenReadAgain) -> str:
-    found = event.problem or ("it is a new one" if event.is_new else "it is the same one")
-    return f"deployment {event.deployment_id} was halted and is asked again; its token was read anew: {found}"
+    found = event.problem or ("it has changed" if event.is_new else "it is the same")
+    return f"deployment {event.deployment_id} was halted and is tried again; its token was read again: {found}"
 
 
 def _gap(event: OutOfReach) -> str:
@@ -117,17 +117,19 @@ LINES: dict[type[Event], Line] = {
     PaceFallen: Line(
         "warning",
         "the API has refused more: the pace is below a tenth of [api] rate",
-        lambda e: f"{_of(e)}the API has refused more, the pace is {e.requests_per_second:g} requests a second",
+        lambda e: f"{_of(e)}the API refuses requests, the rate is down to {e.requests_per_second:g} a second",
     ),
     PaceRegained: Line(
         "info",
         "the pace is a tenth of [api] rate again, or more",
-        lambda e: f"{_of(e)}the pace is {e.requests_per_second:g} requests a second again",
+        lambda e: f"{_of(e)}the rate is back at {e.requests_per_second:g} requests a second",
     ),
     WorkAwaited: Line(
         "info",
         "nothing is due, waiting for retries and leases to end",
-        lambda e: f"nothing is due for {e.seconds:g} s: {e.retrying:,} are retried then, {e.leased:,} are others' work",
+        lambda e: (
+            f"nothing is due for {e.seconds:g} s: {e.retrying:,} pairs await a retry, {e.leased:,} are leased by others"
+        ),
     ),
     ApiAway: Line(
         "warning", "API unavailable, waiting", lambda e: f"{_of(e)}the API is unavailable, waiting: {e.reason}"
@@ -149,7 +151,7 @@ LINES: dict[type[Event], Line] = {
     DeadRevived: Line(
         "info",
         "dead letters whose reason may have passed are tried again",
-        lambda e: f"{e.count:,} dead letters, whose reason may have passed, are tried again",
+        lambda e: f"{e.count:,} dead letters are tried again, their reason may have passed",
     ),
     DeploymentStopped: Line(
         "error",
@@ -160,7 +162,7 @@ LINES: dict[type[Event], Line] = {
     TokenUseless: Line(
         "error",
         "a token shows no deployment, others go on",
-        lambda e: f"SEMGREP_APP_TOKEN shows no deployment, others go on: {e.reason}",
+        lambda e: f"SEMGREP_APP_TOKEN sees no deployment, other tokens go on: {e.reason}",
     ),
     LeasesLost: Line(
         "warning",
@@ -170,7 +172,7 @@ LINES: dict[type[Event], Line] = {
     Walked: Line(
         "info",
         "list walked",
-        lambda e: f"deployment {e.deployment_id}: the list is walked, {e.listed:,} scans, {e.queued:,} to fetch",
+        lambda e: f"deployment {e.deployment_id}: list walked, {e.listed:,} scans, {e.queued:,} to fetch",
     ),
     WalkedByRepository: Line(
         "info",
@@ -180,7 +182,7 @@ LINES: dict[type[Event], Line] = {
     RepositoriesUnread: Line(
         "warning",
         "repositories not listed, scans are found all the same",
-        lambda e: f"deployment {e.deployment_id}: its repositories aren't listed, its scans are found: {e.reason}",
+        lambda e: f"deployment {e.deployment_id}: repositories not listed, scans are found all the same: {e.reason}",
     ),
     OutOfReach: Line(
         "warning",
@@ -190,12 +192,12 @@ LINES: dict[type[Event], Line] = {
     WalkFailed: Line(
         "error",
         "list not walked to its end, the next walk starts from the same watermark",
-        lambda e: f"deployment {e.deployment_id}: the list is not walked to its end: {e.reason}",
+        lambda e: f"deployment {e.deployment_id}: list not walked to its end, so the watermark stays: {e.reason}",
     ),
     ListingSkipped: Line(
         "error",
         "the database refuses what the list says of a scan, skipped",
-        lambda e: f"what the list says of {e.pair.deployment_id}/{e.pair.scan_id} is skipped: {e.reason}",
+        lambda e: f"the listing of {e.pair.deployment_id}/{e.pair.scan_id} is skipped: {e.reason}",
     ),
     NothingNew: Line(
         "warning",
@@ -205,7 +207,9 @@ LINES: dict[type[Event], Line] = {
     AnotherSync: Line(
         "info",
         "another sync is at work, leaving it to that one",
-        lambda e: f"another sync is at work since {e.started_at} ({e.other_run_id}), leaving it to that one",
+        lambda e: (
+            f"another sync has been at work since {e.started_at} ({e.other_run_id}), the work is left to that one"
+        ),
     ),
     MetricsLost: Line(
         "error",
@@ -215,7 +219,7 @@ LINES: dict[type[Event], Line] = {
     NotifyFailed: Line(
         "error",
         "nobody could be told: check [notify]",
-        lambda e: f"nobody could be told how it ended ({e.reason}): check [notify]",
+        lambda e: f"the notification couldn't be sent ({e.reason}): check [notify]",
     ),
     MoreOfAKind: Line("info", "enough of a kind", lambda e: f"more of these are logged at level debug: {e.of}"),
     Stopping: Line("warning", "stopping", lambda e: f"stopping: {e.reason}"),

@@ -1,12 +1,15 @@
 """Log lines on stderr: an object a line for machines, words and fields for a file, a sentence for a terminal."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
+
+from etl.telemetry import layout
 
 LEVELS = ("debug", "info", "warning", "error")
 COLORS = {"debug": 2, "info": 0, "warning": 33, "error": 31}
@@ -40,6 +43,14 @@ def is_json() -> bool:
     return _in_force.format == "json"
 
 
+def terminal_width(stream: TextIO) -> int | None:
+    """In places for characters; None for a pipe, a file, and a terminal that doesn't say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
 def write_line(level: str, event: str, fields: Mapping[str, Any], sentence: str) -> None:
     """Log an event by its name and fields, or, on a terminal, by its sentence.
 
@@ -70,8 +81,10 @@ def _for_a_file(now: datetime, level: str, event: str, fields: Mapping[str, Any]
 
 
 def _for_a_terminal(now: datetime, level: str, sentence: str) -> str:
-    run = f" {_in_force.run_id[:SHOWN_OF_A_RUN_ID]}" if _in_force.run_id else ""
-    return f"\x1b[2m{now:%H:%M:%S}{run}\x1b[0m \x1b[{COLORS[level]}m{sentence}\x1b[0m"
+    head = f"{now:%H:%M:%S} {_in_force.run_id[:SHOWN_OF_A_RUN_ID]}" if _in_force.run_id else f"{now:%H:%M:%S}"
+    lines = layout.text(f"{head} {sentence}", terminal_width(sys.stderr))
+    said = "\n".join(lines).removeprefix(f"{head} ")
+    return f"\x1b[2m{head}\x1b[0m \x1b[{COLORS[level]}m{said}\x1b[0m"
 
 
 def _timestamp(now: datetime) -> str:

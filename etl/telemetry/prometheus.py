@@ -51,8 +51,10 @@ OF_WORKERS = {
     "build_info": Metric("gauge", "Always 1; its label is the version."),
     "started_timestamp_seconds": Metric("gauge", "When the worker started."),
     "ready": Metric("gauge", "1 while the worker can work, else 0: /readyz says why."),
-    "halted_deployments": Metric("gauge", "Deployments of which nothing is asked, for the token or for the API."),
-    "pace_requests_per_second": Metric("gauge", "What the worker may ask with the token of a deployment."),
+    "halted_deployments": Metric("gauge", "Halted deployments: no request is sent, because of the token or the API."),
+    "pace_requests_per_second": Metric(
+        "gauge", "Requests a second that the worker may send with a deployment's token."
+    ),
     "gate_open": Metric("gauge", "0 while the API refuses the token or is unavailable, else 1."),
 }
 OF_BOTH = {
@@ -60,7 +62,7 @@ OF_BOTH = {
     "queue_pairs": Metric("gauge", "Pairs in the queue, by state."),
     "queue_oldest_due_timestamp_seconds": Metric("gauge", "Since when the oldest pair is due; absent if none is."),
     "dead_letters": Metric("gauge", "Dead letters, by the kind of their error."),
-    "listing_gaps": Metric("gauge", "Periods of which no scan was listed while it could be: these scans are lost."),
+    "listing_gaps": Metric("gauge", "Discovery gaps: periods whose scans are no longer available from the API."),
     "last_success_timestamp_seconds": Metric("gauge", "When a run of the command last ended with exit code 0 or 1."),
 }
 METRICS = OF_ENDED_RUNS | OF_WORKERS | OF_BOTH

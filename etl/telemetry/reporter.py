@@ -5,24 +5,32 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from io import StringIO
 from typing import Any
 
 from msgspec.structs import replace
 
+from etl.telemetry import layout
 from etl.telemetry.events import Event, MoreOfAKind, PairDied, Preparing, Progress, RunCounts
 from etl.telemetry.lines import LINES, fields_of, level_of
-from etl.telemetry.log import write_line
+from etl.telemetry.log import terminal_width, write_line
 
 SHOWN_OF_A_KIND = 20
 """How many lines of one kind are logged in an hour; the rest is for the level debug."""
-WIDTH_OF_A_FILE = 400
+SUMS = {
+    "requested": ("invalid", "duplicate", "already_final", "fetched", "dead", "remaining"),
+    "fetched": ("inserted", "updated", "unchanged"),
+}
+"""The counts that others add up to: `requested` of a run of files."""
 ALWAYS_SHOWN = ("requested", "fetched", "dead", "remaining")
 LOG_INTERVAL_SECONDS = 10.0
 SCREEN_INTERVAL_SECONDS = 0.25
+NARROWEST_BAR = 80
+"""Columns of a terminal. On a narrower one the numbers need the place."""
+WHAT, HOW_MANY = "{task.description}", "{task.fields[done]}"
+HOW_FAST = "{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"
 
 
 class Reporter:
@@ -80,25 +88,25 @@ class Reporter:
 
     async def _watch_on_screen(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}/s · {task.fields[retried]} retried · {task.fields[dead]} dead"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("", total=None, rate="0", retried=0, dead=0)
+        console = Console(stderr=True)
+        shown: list[ProgressColumn] = [TextColumn(WHAT), BarColumn(), TextColumn(HOW_MANY), TextColumn(HOW_FAST)]
+        if console.width < NARROWEST_BAR:
+            shown = [TextColumn(f"{WHAT} {HOW_MANY} {HOW_FAST}", table_column=Column(overflow="fold"))]
+        with Progress(*shown, TimeRemainingColumn(), console=console, transient=True) as progress:
+            task = progress.add_task("", total=None, done="", rate="0", retried=0, dead=0)
             while True:
                 counts = self._counts
                 speed = progress.tasks[0].speed
+                done, total = _finished(counts), counts.to_do + counts.discovered
                 progress.update(
                     task,
                     description=_shown_preparing(counts) or "fetching",
-                    total=counts.to_do + counts.discovered or None,
-                    completed=_finished(counts),
+                    total=total or None,
+                    completed=done,
+                    done=f"{done:{len(str(total))}}/{total or '?'}",
                     rate=f"{speed:.0f}" if speed else "0",
                     retried=counts.retried,
                     dead=counts.dead,
@@ -156,70 +164,51 @@ def _finished(counts: RunCounts) -> int:
     return counts.fetched + counts.dead
 
 
-def print_summary(summary: Mapping[str, Any], *, where: str, as_json: bool) -> None:
+def print_summary(summary: Mapping[str, Any], *, where: str = "", as_json: bool) -> None:
     """The result of a run on stdout: one JSON object, or a table of the counts that aren't zero."""
     if as_json:
-        print(json.dumps(summary, default=_jsonable), flush=True)  # noqa: T201 - the command's output
+        print_result(summary, as_json=True)
         return
-    from rich.table import Table  # noqa: PLC0415 - with --json nobody needs it
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in summary.items():
-        if isinstance(value, int) and name != "exit_code" and (value or name in ALWAYS_SHOWN):
-            table.add_row(name.replace("_", " "), f"{value:,}")
+    told = {
+        layout.spoken(name): f"{value:,}{_sum(name, summary)}"
+        for name, value in summary.items()
+        if isinstance(value, int) and name != "exit_code" and (value or name in ALWAYS_SHOWN)
+    }
     seconds = summary["duration_seconds"]
     rate = f" ({summary['fetched'] / seconds:,.0f} scans a second)" if summary["fetched"] and seconds else ""
-    table.add_row("time", f"{seconds:,.1f} s{rate}")
-    if summary["stop_reason"]:
-        table.add_row("stopped by", summary["stop_reason"])
-    table.add_row("rows are in", where)
-    _print(table)
+    told["time"] = f"{seconds:,.1f} s{rate}"
+    told |= {"stopped by": summary["stop_reason"]} if summary["stop_reason"] else {}
+    told |= {"rows are in": where} if where else {}
+    longest, width = max(map(len, told)), terminal_width(sys.stdout)
+    _print(line for name, value in told.items() for line in layout.text(f"{name:{longest}}  {value}", width))
+
+
+def _sum(name: str, summary: Mapping[str, Any]) -> str:
+    """What a count is the sum of, where that is more than one."""
+    parts = [(summary[part], layout.spoken(part)) for part in SUMS.get(name, ()) if summary[part]]
+    if len(parts) < 2 or sum(count for count, _ in parts) != summary[name]:
+        return ""
+    return f" = {' + '.join(f'{count:,} {part}' for count, part in parts)}"
 
 
 def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
-    """The result of a small command on stdout: one JSON object, or a line a value."""
+    """The result of a small command on stdout: one JSON object, or a line a value that is known."""
     if as_json:
         print(json.dumps(result, default=_jsonable), flush=True)  # noqa: T201 - the command's output
         return
-    for name, value in result.items():
-        print(f"{name.replace('_', ' ')}: {_shown(value)}")  # noqa: T201 - the command's output
+    told = {name: layout.shown(name, value) for name, value in result.items()}
+    width = terminal_width(sys.stdout)
+    _print(line for n, value in told.items() if value for line in layout.text(f"{layout.spoken(n)}: {value}", width))
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows of the same names as a table on stdout."""
-    from rich.markup import escape  # noqa: PLC0415 - with --json nobody needs it
-    from rich.table import Table  # noqa: PLC0415 - with --json nobody needs it
-
-    if not rows:
-        print(f"{title}: none")  # noqa: T201 - the command's output
-        return
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name, value in rows[0].items():
-        # On a narrow terminal a cell goes on in the next line: nothing is cut.
-        is_number = isinstance(value, int)
-        table.add_column(name.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(v) if name.endswith("_id") else _shown(v)) for name, v in row.items()))
-    _print(table)
+    _print(layout.table(title, rows, terminal_width(sys.stdout)))
 
 
-def _print(table: Any) -> None:
-    from rich.console import Console  # noqa: PLC0415 - with --json nobody needs it
-
-    is_terminal = sys.stdout.isatty()
-    # A pipe or a file has no width to keep to. On a closed pipe the console would end the process by itself.
-    drawn = StringIO()
-    Console(file=drawn, force_terminal=is_terminal, width=None if is_terminal else WIDTH_OF_A_FILE).print(table)
-    for line in drawn.getvalue().splitlines():
-        print(line.rstrip())  # noqa: T201 - the command's output
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)  # noqa: T201 - the command's output
 
 
 def _jsonable(value: object) -> str:

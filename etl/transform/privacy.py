@@ -34,6 +34,8 @@ _TRAILER: Final = re.compile(
     rf"(?:(?<![\w\\-])|(?<=\\[nrt]))(?:{_TRAILER_NAME})[ \t]*:(?:[^\r\n\\]|\\(?![nr]))*(?:\r?\n[ \t]+[^\r\n]+)*",
     re.IGNORECASE,
 )
+# What an address or a trailer has left at the end of a title, and each blank that there is: `strip` takes these alone.
+_LOOSE_ENDS: Final = "(,;" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 _PERSON: Final = re.compile(r"author(?!i[tsz]|ed)|committer|e[-_]?mail|user[-_]?name", re.IGNORECASE)
 
 
@@ -56,7 +58,7 @@ def _without_addresses(text: str) -> str:
 def title_of(message: str) -> str:
     """The first line of a message that says something, without people; empty if none does."""
     lines = (line.strip() for line in without_trailers(message).splitlines())
-    return _without_addresses(next(filter(None, lines), "")).rstrip(" \t(,;")
+    return _without_addresses(next(filter(None, lines), "")).rstrip(_LOOSE_ENDS)
 
 
 @lru_cache(1024)

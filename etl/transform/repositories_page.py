@@ -24,7 +24,7 @@ def read_repositories(deployment_id: int, document: object, privacy: Privacy = K
     """The repositories of a decoded answer. TransientError for one that is no page: the next answer may be."""
     entries = document.get("projects") if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise TransientError("the repositories came as no page", kind="odd_page", http_status=200)
+        raise TransientError("the list of repositories has an unexpected form", kind="odd_page", http_status=200)
     notes: Notes = {}
     found = {}
     for entry in entries:

@@ -39,13 +39,13 @@ def read_page(deployment_id: int, document: object, privacy: Privacy = KEEP) -> 
     """The scans of a decoded answer, without what `privacy` hides. TransientError for one that is no page: the next
     answer may be."""
     if not isinstance(document, dict):
-        raise TransientError("the search gave no object", kind="odd_page", http_status=200)
+        raise TransientError("the search's answer is no object", kind="odd_page", http_status=200)
     entries, cursor = document.get("scans"), document.get("cursor")
     if entries is None and not document.keys() <= {"scans", "cursor"}:
         names = [without_people(name)[:SHOWN_CHARACTERS] for name in sorted(document)[:5]]
-        raise TransientError(f"the search gave no scans but {names}", kind="odd_page", http_status=200)
+        raise TransientError(f"the search's answer has no scans, but {names}", kind="odd_page", http_status=200)
     if not isinstance(entries, list | None) or not isinstance(cursor, str | int | None):
-        raise TransientError("the search gave a page of another form", kind="odd_page", http_status=200)
+        raise TransientError("the search's answer has an unexpected form", kind="odd_page", http_status=200)
     is_clean = _is_clean(entries)
     listings: dict[Pair, Listing] = {}
     drift: dict[Drift, Pair] = {}

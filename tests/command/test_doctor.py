@@ -233,7 +233,7 @@ def test_a_queued_deployment_that_no_token_sees_is_exit_3(cli: Command, sqlite_u
 
     assert outcome.exit_code == 3
     assert sentences(outcome) == {
-        "queue": "no token sees deployment 121, of which pairs are queued: set SEMGREP_APP_TOKEN__121"
+        "queue": "pairs of deployment 121 are queued, but no token sees it: set SEMGREP_APP_TOKEN__121"
     }
 
 

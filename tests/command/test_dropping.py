@@ -87,7 +87,7 @@ def test_nothing_is_dropped_that_nobody_has_confirmed(cli: Command, sqlite_url: 
     outcome = cli(of, "drop", "--all", "--database-url", sqlite_url)
 
     assert outcome.exit_code == 2
-    assert "there is no terminal to ask on: say --yes" in outcome.stderr
+    assert "there is no terminal to ask on: add --yes" in outcome.stderr
     assert scan_ids(sqlite_url, table) == {1}
 
 

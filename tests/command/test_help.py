@@ -20,6 +20,7 @@ from etl.sandbox import Behaviour
 from etl.sandbox.faults import Fault
 
 SUMMARIES = {name: later.summary for commands in LATER.values() for name, later in commands.items()}
+SETTINGS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 HEAVY = "sqlalchemy aiohttp alembic pydantic rich asyncio"
 
 
@@ -66,13 +67,12 @@ def test_a_completion_imports_no_library_that_takes_its_time() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_gets_its_script(cli: Command, shell: str) -> None:
-    """The line of the README asks for it."""
+    """The line of docs/settings.md asks for it."""
     script = cli.started(environment={"_SCAN_ETL_COMPLETE": f"{shell}_source"})
 
     assert script.exit_code == 0
     assert f"_SCAN_ETL_COMPLETE={shell}_complete" in script.stdout
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert f"{shell}_source" in readme
+    assert f"{shell}_source" in SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -92,16 +92,17 @@ def test_words_are_completed(cli: Command, words: str, expected: set[str]) -> No
     assert {line.partition(",")[2] for line in found.stdout.splitlines()} == expected
 
 
-def test_bash_completes_by_the_line_of_the_readme(tmp_path: Path) -> None:
+def test_bash_completes_by_the_line_of_the_docs(tmp_path: Path) -> None:
     """In a real shell, with the command on its path."""
     program = tmp_path / "scan-etl"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m etl "$@"\n')
     program.chmod(0o755)
-    script = """
-    eval "$(_SCAN_ETL_COMPLETE=bash_source scan-etl)"
+    [line] = re.findall("^eval.*bash_source.*$", SETTINGS, re.MULTILINE)
+    script = f"""
+    {line}
     COMP_WORDS=(scan-etl wor) COMP_CWORD=1
     _scan_etl_completion scan-etl
-    echo "${COMPREPLY[@]}"
+    echo "${{COMPREPLY[@]}}"
     """
     bash = shutil.which("bash")
     assert bash
@@ -132,3 +133,21 @@ def test_quiet_and_verbose_are_levels_of_the_log(cli: Command, sqlite_url: str) 
         last = lines("--log-level", "error", "-v", "--quiet")
 
     assert (usual, quiet, verbose, last) == (3, 2, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stats"], "No such command 'stats'. Did you mean 'status'?"),
+        (["failure", "list"], "No such command 'failure'. Did you mean 'failures'?"),
+        (["db", "upgrad"], "No such command 'upgrad'. Did you mean 'upgrade'?"),
+        (["xyz"], "No such command 'xyz'."),
+        (["sync", "--deadlin", "1h"], "No such option '--deadlin'. Did you mean '--deadline'?"),
+    ],
+)
+def test_a_slip_is_answered_with_what_is_most_alike(cli: Command, words: list[str], said: str) -> None:
+    """Or with nothing, where nothing is."""
+    found = cli(*words)
+
+    assert found.exit_code == 2
+    assert f"Error: {said}\n" in found.stderr

@@ -12,6 +12,7 @@ from etl import __version__
 
 ROOT = Path(__file__).parents[2]
 FILES = f"https://code.example/acme/scan-etl/blob/v{__version__}/"
+IMAGES = FILES.replace("/blob/", "/raw/")
 
 
 def metadata(**variables: str) -> dict[str, Any]:
@@ -34,14 +35,17 @@ def relative(links: list[str]) -> list[str]:
 
 
 def test_links_lead_to_the_files_of_this_version() -> None:
-    """The hosted CI says where they are; each is one that there is."""
+    """The hosted CI says where they are; each is one that there is. An image is the file, and no page about it."""
     found = metadata(GITHUB_SERVER_URL="https://code.example", GITHUB_REPOSITORY="acme/scan-etl")
     links = targets(found["readme"]["text"])
     written = relative(targets((ROOT / "README.md").read_text()))
-    ours = [url for url in (*links, *found["urls"].values()) if url.startswith(FILES)]
+    ours = [url.replace(IMAGES, FILES) for url in (*links, *found["urls"].values()) if url.startswith((FILES, IMAGES))]
 
     assert relative(links) == []
     assert {FILES + (link if link[0] != "#" else f"README.md{link}") for link in written} <= {*ours}
+    assert (
+        [link for link in links if link.endswith(".png")] == [link for link in links if link.startswith(IMAGES)] != []
+    )
     assert [url for url in ours if not (ROOT / url.removeprefix(FILES).partition("#")[0]).exists()] == []
     assert found["urls"]["Repository"] == "https://code.example/acme/scan-etl"
 

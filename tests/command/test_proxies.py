@@ -108,7 +108,7 @@ def test_doctor_shows_the_proxy_and_the_certificates_in_force(cli: Command, sqli
     )
     assert sound["proxy"] == f"http://***@{place} from HTTPS_PROXY"
     assert f"{HIDDEN} (SSL_CERT_FILE)" in sound["certificates"]
-    assert untrusted["certificates"].startswith(f"SSL_CERT_FILE names {os.devnull}, where none are")
+    assert untrusted["certificates"].startswith(f"SSL_CERT_FILE names {os.devnull}, which has no certificates")
     assert "SSL_CERT_FILE or SSL_CERT_DIR" in untrusted["api"]
     assert unreachable["proxy"] == "http://***@127.0.0.1:1 from HTTPS_PROXY"
     assert f"{BASE_URL} doesn't answer: can't connect to the proxy http://***@127.0.0.1:1" in unreachable["api"]

@@ -9,13 +9,20 @@ from patience import PATIENCE_SECONDS
 
 
 def test_a_demo_does_the_whole_job_and_a_second_one_fetches_nothing_twice(cli: Command) -> None:
-    """It shows three rows and says where all of them are."""
+    """It shows three rows, says where all of them are and draws the page; what fails on purpose comes after that."""
     first = cli("demo", "--scans", "300")
     second = cli("demo", "--scans", "300", "--json")
 
     assert (first.exit_code, second.exit_code) == (0, 0), first
-    assert "Three rows of the view bi_scan" in first.stdout
-    assert f"The database: {cli.folder / 'scan-etl-demo.db'}" in first.stdout
+    good, _, failed = first.stdout.partition("Dead letters: ")
+    assert "Three of the scans, as dashboards see them" in good
+    assert f"The database: {cli.folder / 'scan-etl-demo.db'}" in good
+    assert f"The page with charts: {cli.folder / 'scan-etl-demo.html'}" in good
+    assert (cli.folder / "scan-etl-demo.html").read_text().startswith("<!doctype html>")
+    assert int(failed.split(",")[0]) > 0
+    assert first.stderr == ""
+    letters = cli(*failed.partition("scan-etl ")[2].split("\n")[0].split(), "--json").json()
+    assert len(letters["dead_letters"]) == int(failed.split(",")[0])
     summary = second.json()
     assert (summary["requested"], summary["inserted"]) == (300, 0)
     assert 250 < summary["already_final"] <= 300

@@ -182,3 +182,16 @@ def test_a_process_that_may_open_few_files_has_fewer_connections(cli: Command, s
 
     assert outcome.exit_code == 0, outcome
     assert (outcome.json()["fetched"], outcome.json()["retried"]) == (600, 0)
+
+
+def test_a_summary_says_how_its_counts_add_up(cli: Command, sqlite_url: str) -> None:
+    """Each line of the input became something, and what was fetched was new or not."""
+    with running_sandbox(finished_world(5)) as sandbox:
+        variables, lines = environment(sandbox, sqlite_url), sandbox.pairs_text().splitlines(keepends=True)
+        first = cli("run", "-", stdin="".join(lines[:3]), environment=variables)
+        stdin = "".join(["not a pair\n", *lines, lines[0]])
+        again = cli("run", "-", "--refresh", stdin=stdin, environment=variables)
+
+    assert re.search(r"^requested +3$", first.stdout, re.MULTILINE), first
+    assert re.search(r"^requested +7 = 1 invalid \+ 1 duplicate \+ 5 fetched$", again.stdout, re.MULTILINE), again
+    assert re.search(r"^fetched +5 = 2 inserted \+ 3 unchanged$", again.stdout, re.MULTILINE), again

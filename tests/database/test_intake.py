@@ -46,5 +46,5 @@ def test_whoever_cannot_know_whether_pairs_were_queued_says_so(sqlite_url: str) 
 
         stage(database, [Pair(120, 1)], "mine")
         counts = RunCounts(requested=1)
-        with pytest.raises(DatabaseError, match="may have queued them: give the same command again"):
+        with pytest.raises(DatabaseError, match="they may be queued: run the same command again"):
             merge(database, RunRequest("run"), Reader("mine", "token", twice), "mine", counts)

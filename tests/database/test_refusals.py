@@ -134,7 +134,7 @@ async def test_what_always_fails_on_a_database_that_answers_is_refused(
 
     with closing(Database(server_url)) as database:
         patient = PatientDatabase(database, Patience(math.inf, asyncio.Event(), events.append))
-        with pytest.raises(RefusedError, match=f"answers, but this has failed {times} times"):
+        with pytest.raises(RefusedError, match=f"answers, but the same work failed {times} times"):
             await patient.run(work)
 
     assert len(connections) == times

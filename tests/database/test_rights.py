@@ -121,7 +121,7 @@ def test_doctor_says_which_rights_are_lacking(cli: Command, role: LoginRole) -> 
         "DELETE on dead_letters",
         "INSERT on runs, workers",
     ]
-    assert said.endswith(": let the owner of the tables say `scan-etl db grant writer ROLE`")
+    assert said.endswith(": have the owner of the tables run `scan-etl db grant writer ROLE`")
 
 
 def test_the_sql_of_a_grant_is_the_grant(cli: Command, role: LoginRole) -> None:

@@ -1,11 +1,16 @@
 """Runs the real command in a process of its own, with an environment that holds nothing of the caller's."""
 
+import fcntl
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -56,19 +61,27 @@ class Command:
         """Run to the end. `environment` is added to the bare one."""
         if self.fork_server is None or any(name.startswith(READ_AT_THE_START) for name in environment or {}):
             return self.started(*arguments, stdin=stdin, environment=environment)
-        request = {
-            "arguments": [str(argument) for argument in arguments],
-            "folder": str(self.folder),
-            "environment": self._environment(environment),
-        }
         with TemporaryFile("w+") as given, TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
             given.write(stdin)
             given.seek(0)
             streams = [file.fileno() for file in (given, stdout, stderr)]
-            exit_code = self.fork_server.run(request, streams, PATIENCE_SECONDS)
+            exit_code = self.fork_server.run(self._request(arguments, environment), streams, PATIENCE_SECONDS)
             stdout.seek(0)
             stderr.seek(0)
             return CommandResult(exit_code, stdout.read(), stderr.read())
+
+    def on_terminal(self, columns: int, *arguments: str, environment: Mapping[str, str]) -> str:
+        """What is on a terminal of so many columns when the command has ended, all of its streams in one."""
+        screen, its_end = os.openpty()
+        fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        request = self._request(arguments, {"TERM": "xterm", **environment})
+        assert self.fork_server is not None
+        with ThreadPoolExecutor(1) as reader:
+            shown = reader.submit(_read_screen, screen)
+            self.fork_server.run(request, [its_end] * 3, PATIENCE_SECONDS)
+            os.close(its_end)
+            text = shown.result(PATIENCE_SECONDS)
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
 
     def started(
         self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
@@ -135,6 +148,13 @@ class Command:
         )
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
+    def _request(self, arguments: tuple[str | Path, ...], environment: Mapping[str, str] | None) -> dict[str, Any]:
+        return {
+            "arguments": [str(argument) for argument in arguments],
+            "folder": str(self.folder),
+            "environment": self._environment(environment),
+        }
+
     def _words(self, arguments: tuple[str | Path, ...]) -> list[str]:
         return [sys.executable, "-m", "etl", *map(str, arguments)]
 
@@ -142,3 +162,12 @@ class Command:
         # Coverage finds its settings in the environment: the lines that a subprocess runs count too.
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         return {**BARE_ENVIRONMENT, "HOME": str(self.folder), **coverage, **(additions or {})}
+
+
+def _read_screen(screen: int) -> str:
+    """All that comes until nobody has the terminal any more."""
+    pieces = []
+    with open(screen, "rb", buffering=0) as stream, suppress(OSError):
+        while data := stream.read(65_536):
+            pieces.append(data)
+    return b"".join(pieces).decode()

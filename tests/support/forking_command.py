@@ -58,6 +58,8 @@ def become(streams: list[int], arguments: list[str], folder: str, environment: d
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if os.isatty(1):  # the streams of the server believe that they can be set back, which no terminal can
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

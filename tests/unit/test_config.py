@@ -204,6 +204,10 @@ def test_a_file_that_is_named_takes_the_place_of_config_toml(tmp_path: Path) -> 
             "environment: SCAN_ETL_API__RATE__X is not a setting; the nearest is SCAN_ETL_API__RATE",
         ),
         ({"flags": {"api.rat": 1}}, "flag: api.rat is not a setting; the nearest is api.rate"),
+        (
+            {"environ": {"SCAN_ETL_FOO__BAR": "1"}},
+            "environment: SCAN_ETL_FOO__BAR is not a setting; `scan-etl config init` writes a file with all of them",
+        ),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(sources: dict[str, Any], said: str) -> None:
@@ -216,8 +220,11 @@ def test_an_unknown_name_is_refused_with_the_nearest(sources: dict[str, Any], sa
     [
         ("[api]\nspeed = 1", "api.speed is not a setting; the nearest is api."),
         ("[databse]\nurl = 'x'", "databse is not a setting; the nearest is database.url"),
-        ("[empty]", "empty is not a setting; the nearest is "),
-        ("[sources]\n'api.rate' = 'x'", "sources is not a setting; the nearest is "),
+        ("[empty]", "empty is not a setting; `scan-etl config init` writes a file with all of them"),
+        (
+            "[sources]\n'api.rate' = 'x'",
+            "sources is not a setting; `scan-etl config init` writes a file with all of them",
+        ),
         ("rate = 1", "rate is not a setting; the nearest is api.rate"),
         ("api = 1", "api is not a setting but a table of them: write [api]"),
         (

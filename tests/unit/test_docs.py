@@ -15,8 +15,9 @@ from etl.telemetry.events import Event
 from etl.telemetry.lines import LINES
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-TABLES = (ROOT / "docs" / "tables.md").read_text()
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+README = PAGES["README.md"]
+TABLES = PAGES["docs/tables.md"]
 
 
 def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
@@ -49,12 +50,31 @@ def test_every_command_and_option_has_a_help_text(command: str) -> None:
     assert [option.name for option in options if not option.help] == []
 
 
-def test_the_readme_names_no_command_that_there_is_not() -> None:
-    """Every `scan-etl WORD` in the README is a command."""
-    named = set(re.findall(r"scan-etl ([a-z]+)\b", README))
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_command_that_there_is_not(page: str) -> None:
+    """Every `scan-etl WORD` in the README is a command, and every one that is code in the docs."""
+    before = "" if page == "README.md" else r"(?:^|`|bin/|\$ )"
+    named = set(re.findall(rf"{before}scan-etl ([a-z]+)\b", PAGES[page], re.MULTILINE))
 
     names = {command.split()[0] for command in COMMANDS}
     assert named <= names, named - names
+
+
+def anchor(heading: str) -> str:
+    """What a link calls a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_leads_somewhere(page: str) -> None:
+    """Each link within the repository: to a file that is there, and to a heading of it."""
+    for target in re.findall(r"\]\((?!\w+:)([^)]+)\)", PAGES[page]):
+        path, _, heading = target.partition("#")
+        found = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert found.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            assert heading in map(anchor, headings), target
 
 
 DICTIONARY = dictionary()
@@ -91,8 +111,7 @@ def test_every_event_has_a_log_line() -> None:
 
 def test_the_docs_list_every_event() -> None:
     """docs/logs.md has a row for each: its name, its level, its fields, and when it is logged."""
-    text = (ROOT / "docs" / "logs.md").read_text()
-    rows = text.split("| event | level | fields | when |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    rows = PAGES["docs/logs.md"].split("| event | level | fields | when |\n|---|---|---|---|\n")[1].split("\n\n")[0]
 
     assert rows.splitlines() == [
         f"| `{line.event}` | {line.level} | {', '.join(f'`{name}`' for name in kind.__struct_fields__)} "
@@ -101,7 +120,7 @@ def test_the_docs_list_every_event() -> None:
     ]
 
 
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+ARCHITECTURE = PAGES["docs/architecture.md"]
 ROOMS = sorted(path.parent for path in (ROOT / "etl").glob("*/__init__.py"))
 
 

@@ -103,7 +103,7 @@ def terminal() -> Iterator[int]:
 SENTENCES: list[tuple[Event, str]] = [
     (WAITING, "deployment 120: rate limited, waiting 2.5 s"),
     (GateClosed(None, 1.0), "rate limited, waiting 1 s"),
-    (REFUSED, 'what the list says of 120/7 is skipped: a "quoted" reason'),
+    (REFUSED, 'the listing of 120/7 is skipped: a "quoted" reason'),
     (
         ended(4, "deadline of 1 s"),
         "sync ended with exit code 4 after 2.0 s, 1,200 fetched, 0 dead, 3 remaining: deadline of 1 s",
@@ -114,7 +114,7 @@ SENTENCES: list[tuple[Event, str]] = [
     ),
     (
         TokenReadAgain(120, is_new=True),
-        "deployment 120 was halted and is asked again; its token was read anew: it is a new one",
+        "deployment 120 was halted and is tried again; its token was read again: it has changed",
     ),
 ]
 

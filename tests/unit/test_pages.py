@@ -68,7 +68,7 @@ def test_a_page_without_a_cursor_is_the_last(cursor: dict[str, Any]) -> None:
 )
 def test_what_is_no_page_is_tried_again(document: object) -> None:
     """An error that comes with status 200 is never taken for the end of the list."""
-    with pytest.raises(TransientError, match="the search gave"):
+    with pytest.raises(TransientError, match="the search's answer"):
         read_page(120, document)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etl.model import Pair, ScanRows
@@ -61,6 +61,8 @@ def test_no_address_stays(before: str, address: str, after: str) -> None:
 
 
 @given(st.text(), st.sampled_from(["", "\n", "\nCo-authored-by: A <a@b.de>"]))
+@example("0\xa0;", "")
+@example("0;\u3000,\x85", "\n")
 def test_a_title_is_one_line(message: str, end: str) -> None:
     """And hiding it once more changes nothing."""
     found = title_of(message + end)
