@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from sqlalchemy import Connection
@@ -30,11 +30,19 @@ def _silent(days: int) -> None:
 def refresh(database: Database, *, seconds: float = AFTER_COMMAND_SECONDS, say: Callable[[int], None] = _silent) -> int:
     """Count the days that were marked, for so long at most. Returns how many were counted; `say` hears it meanwhile."""
     until, count = time.monotonic() + seconds, 0
-    work = partial(refresh_piece, newest=database.run_here(newest_mark))
-    while (piece := database.run_here(work)) and time.monotonic() < until:
-        count += piece
+    for count in refreshing(database):
+        if time.monotonic() >= until:
+            break
         say(count)
-    return count + piece
+    return count
+
+
+def refreshing(database: Database) -> Iterator[int]:
+    """Count the days that were marked, piece by piece: how many so far."""
+    work, count = partial(refresh_piece, newest=database.run_here(newest_mark)), 0
+    while piece := database.run_here(work):
+        count += piece
+        yield count
 
 
 async def refresh_at_end(database: PatientDatabase, stop: Stop) -> None:

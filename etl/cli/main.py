@@ -81,6 +81,10 @@ LATER = {
             "etl.cli.forget:forget_command",
             "Remove a person from all stored data, by mail address or user name.",
         ),
+        "prune": Later(
+            "etl.cli.prune:prune_command",
+            "Remove what is older than you want to keep: runs, dead letters, and scans if you say so.",
+        ),
     },
     "Set up": {
         "doctor": Later(

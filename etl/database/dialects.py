@@ -185,10 +185,10 @@ _BY_KEYS_ALONE = select(*(func.set_config(name, "off", True) for name in _DETOUR
 #   what has one row a deployment, a run or a worker (watermarks, deployments, runs, workers).
 #
 # What it needs of a table it locks in one go, before it believes what it has read: by `lock` where the rows are there,
-# by an upsert in the order of the keys where some may be new. So one may wait for another, but no two for each other.
-# Who goes piece by piece does each in all its tables before the next one, whose keys are higher. A lease waits for
-# nobody: it skips what is locked. InnoDB also locks gaps where a key is inserted again, in an order of its own: there a
-# deadlock remains possible, and `Database` tries again.
+# by an upsert in the order of the keys where some may be new; and changes none that has come since. So one may wait
+# for another, but no two for each other. Who goes piece by piece does each in all its tables before the next one, whose
+# keys are higher. A lease waits for nobody: it skips what is locked. InnoDB also locks gaps where a key is inserted
+# again, in an order of its own: there a deadlock remains possible, and `Database` tries again.
 
 
 def lock(
@@ -201,17 +201,23 @@ def lock(
     """
     if connection.dialect.name != "sqlite":
         # Sorted, for MariaDB goes by its list of 1,000 or more.
-        statement = _locking(table, connection.dialect.name, *which)
-        on_pairs(connection, statement, table, sorted(pairs), **values).close()
+        on_pairs(connection, _locking(table, connection.dialect.name, which), table, sorted(pairs), **values).close()
+
+
+def locked(connection: Connection, table: Table, pairs: Sequence[Pair], *columns: Any, **values: Any) -> list[Any]:
+    """Lock as `lock` does, and return the keys of these rows and these columns. A row that comes later isn't locked."""
+    statement = _locking(table, connection.dialect.name, (), *columns)
+    return list(on_pairs(connection, statement, table, sorted(pairs), **values))
 
 
 @lru_cache
-def _locking(table: Table, dialect_name: str, *which: ColumnElement[bool]) -> Select[Any]:
-    order: Sequence[ColumnElement[Any]] = tuple(table.primary_key)
-    if dialect_name == "postgresql":
-        # Not that of an index, or it might read all of that for the sake of its order.
-        order = [func.coalesce(column, 0) for column in order]
-    return select(*table.primary_key).where(*which).order_by(*order).with_for_update()
+def _locking(table: Table, dialect_name: str, which: Sequence[Any], *columns: ColumnElement[Any]) -> Select[Any]:
+    rows = select(*table.primary_key, *columns).where(*which).with_for_update()
+    if dialect_name == "sqlite":
+        return rows
+    # On PostgreSQL not the order of an index, or it might read all of that for its sake.
+    is_opaque = dialect_name == "postgresql"
+    return rows.order_by(*(func.coalesce(column, 0) if is_opaque else column for column in table.primary_key))
 
 
 def distinct(

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Double, and_, case, delete, fu
 from sqlalchemy.sql.expression import bindparam
 
 from etl.backoff import look_again_seconds
-from etl.database.dialects import in_pairs, lock, on_pairs, opaque_to_planner, upsert
+from etl.database.dialects import in_pairs, locked, on_pairs, opaque_to_planner, upsert
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Drift, Listing, Pair, retention_end
@@ -184,10 +184,13 @@ def _let_go(connection: Connection, queued: Sequence[Pair], unwanted: Sequence[P
 def wake(connection: Connection, pairs: Sequence[Pair]) -> None:
     """Make pairs due that wait for later, but for those that a worker has."""
     if pairs:
-        lock(connection, fetch_queue, pairs)
-        waiting = opaque_to_planner(and_(_q.lease_token.is_(None), _q.due_at > utc_now()))
-        theirs = and_(in_pairs(connection, fetch_queue, pairs), waiting)
-        connection.execute(update(fetch_queue).where(theirs).values(due_at=ready_now()))
+        rows = locked(connection, fetch_queue, pairs, _IS_WAITING)
+        if waiting := [Pair(row.deployment_id, row.scan_id) for row in rows if row.is_waiting]:
+            theirs = in_pairs(connection, fetch_queue, waiting)
+            connection.execute(update(fetch_queue).where(theirs).values(due_at=ready_now()))
+
+
+_IS_WAITING = and_(_q.lease_token.is_(None), _q.due_at > utc_now()).label("is_waiting")
 
 
 def _store(connection: Connection, to_record: PageToRecord, known: Mapping[Pair, KnownScan]) -> None:
@@ -249,11 +252,10 @@ def mark_expired(connection: Connection, pairs: Sequence[Pair], at: datetime) ->
 
 
 def _note(connection: Connection, pairs: Sequence[Pair], column: str, at: Any) -> None:
-    if pairs:
-        lock(connection, scan_listings, pairs)
-        noted = update(scan_listings).where(in_pairs(connection, scan_listings, pairs))
+    if pairs and (listed := [Pair(row.deployment_id, row.scan_id) for row in locked(connection, scan_listings, pairs)]):
+        noted = update(scan_listings).where(in_pairs(connection, scan_listings, listed))
         connection.execute(noted.values({column: at}))
-        mark(connection, pairs)
+    mark(connection, pairs)
 
 
 def ended(connection: Connection, pairs: Collection[Pair]) -> set[Pair]:

@@ -50,11 +50,11 @@ STATES = (RUNNING, ENDED, SKIPPED, LOST)
 
 def start_run(connection: Connection, **values: Any) -> None:
     """Record that a run has begun, if that isn't so yet, with these columns. Those that were killed are lost."""
-    connection.execute(update(runs).where(_is_lost()).values(state=LOST))
+    connection.execute(update(runs).where(is_lost()).values(state=LOST))
     connection.execute(upsert(connection, runs).values(in_its_characters(connection, values)))
 
 
-def _is_lost() -> ColumnElement[bool]:
+def is_lost() -> ColumnElement[bool]:
     """Whether a run that hasn't ended has no worker that lives. In its first second it has none yet."""
     its_worker = select(workers.c.token).where(workers.c.run_id == runs.c.run_id, lives())
     is_new = runs.c.started_at > add_seconds(utc_now(), literal(-SEEN_WITHIN_SECONDS))
@@ -161,7 +161,7 @@ def leave(connection: Connection, token: str) -> None:
     connection.execute(delete(workers).where(workers.c.token == token))
 
 
-_STATE: ColumnElement[Any] = case((_is_lost(), LOST), else_=runs.c.state)
+_STATE: ColumnElement[Any] = case((is_lost(), LOST), else_=runs.c.state)
 _RUNS = select(*(column for column in runs.c if column.name != "state"), _STATE.label("state"))
 
 
@@ -177,10 +177,14 @@ def last_runs(
     return [dict(row) for row in connection.execute(found).mappings()]
 
 
+def is_success() -> ColumnElement[bool]:
+    """Whether a run has ended with all done, be it that some pairs are dead letters."""
+    return and_(runs.c.state == ENDED, runs.c.exit_code.in_([0, DEAD_EXIT]))
+
+
 def last_successes(connection: Connection) -> dict[str, datetime]:
-    """When a run of each command last ended with all done, be it that some pairs are dead letters."""
-    is_success = and_(runs.c.state == ENDED, runs.c.exit_code.in_([0, DEAD_EXIT]))
-    found = select(runs.c.command, func.max(runs.c.finished_at)).where(is_success).group_by(runs.c.command)
+    """When a run of each command was last a success."""
+    found = select(runs.c.command, func.max(runs.c.finished_at)).where(is_success()).group_by(runs.c.command)
     return {row[0]: row[1] for row in sorted(connection.execute(found).tuples())}
 
 

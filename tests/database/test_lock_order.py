@@ -1,4 +1,4 @@
-"""Whoever lists, settles, queues, requeues, drops and deletes the same scans at once takes turns with the others."""
+"""Whoever lists, settles, queues, requeues, drops, prunes and deletes the same scans at once takes turns."""
 
 import random
 import threading
@@ -18,7 +18,7 @@ from etl.database.connection import Database
 from etl.database.dialects import lock, on_pairs
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans
 from etl.model import Complete, Discard, Listing, ListingPass, Outcome, Pair, Release, Retry, Snooze
-from etl.store import enqueue, queue, settle, watermarks
+from etl.store import enqueue, pruning, queue, settle, watermarks
 from etl.store.listings import PageToRecord, record
 from etl.store.revive import revive
 from etl.store.status import DeadLetterFilter, drop_dead, requeue_dead
@@ -133,6 +133,13 @@ def drop(database: Database, _draw: random.Random) -> None:
     do(database, partial(drop_dead, which=DeadLetterFilter(kind="not_found")))
 
 
+def prune(database: Database, _draw: random.Random) -> None:
+    """Of even number, as all of this deployment are, and not of those that nobody touches."""
+    choice = pruning.Choice(LISTED_AT - timedelta(hours=1), 120)
+    for _ in (*pruning.prune_dead_letters(database, choice), *pruning.prune_scans(database, choice)):
+        pass
+
+
 def delete_scans(database: Database, draw: random.Random) -> None:
     """Of even number."""
     pairs = [pair for pair in some(draw) if pair.scan_id % 2 == 0]
@@ -168,7 +175,7 @@ def test_all_that_work_on_the_same_scans_take_turns(server_url: str) -> None:
     """No deadlock reaches anyone, on PostgreSQL there is none at all, and no scan is lost that nobody deletes."""
     seed = random.randrange(10_000)
     works: list[Work] = [list_scans, list_scans, end_walk, work_off, work_off]
-    works += [fill, requeue, bring_back, drop, delete_scans]
+    works += [fill, requeue, bring_back, drop, delete_scans, prune]
     begun = threading.Barrier(len(works))
 
     def many(database: Database, work: Work, number: int) -> None:

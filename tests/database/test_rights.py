@@ -74,6 +74,7 @@ def test_a_writer_runs_and_cannot_alter(cli: Command, role: LoginRole) -> None:
         words += [
             ("failures", "requeue", "--all"),
             ("forget", "--username", "ann", "--yes"),
+            ("prune", "--runs-older-than", "1s", "--scans-older-than", "31d", "--yes"),
             ("db", "check"),
             ("status",),
         ]

@@ -31,6 +31,7 @@ READING = [
     ("db", "current"),
     ("db", "check"),
     ("forget", "--username", "ann", "--dry-run"),
+    ("prune", "--scans-older-than", "31d", "--dry-run"),
 ]
 TRIED = text("SELECT count(*) FROM fetch_queue")
 QUEUED = text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 1)")

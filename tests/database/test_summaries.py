@@ -21,7 +21,7 @@ from etl.database.connection import Database
 from etl.database.schema import scans
 from etl.database.summaries import summary_marks
 from etl.model import Complete, Discard, Outcome, Snooze
-from etl.store import dropping, listings, status
+from etl.store import dropping, listings, pruning, status
 from etl.store.forget import forget
 from etl.store.revive import revive
 from etl.store.scans import load_scans
@@ -101,6 +101,10 @@ OTHERS: dict[str, Step] = {
         partial(dropping.bury_expired, deployment_id=120, reason="no token", run_id="run")
     ),
     "forget": lambda database: forget(database, Person("ann", ""), dry_run=False),
+    "prune": lambda database: [
+        *pruning.prune_dead_letters(database, pruning.Choice(datetime.now(UTC))),
+        *pruning.prune_scans(database, pruning.Choice(FIRST + timedelta(hours=2))),
+    ],
     "count": lambda database: database.run_here(refresh_piece),
 }
 STATES = ("SCAN_STATUS_COMPLETED", "SCAN_STATUS_ERROR", "SCAN_STATUS_CANCELLED", "SCAN_STATUS_RUNNING")
@@ -156,6 +160,7 @@ def test_each_step_leaves_its_marks_on_each_database(database_url: str) -> None:
         OTHERS["count"],
         OTHERS["drop queued"],
         OTHERS["drop dead"],
+        OTHERS["prune"],
     ]
     with closing(Database(database_url)) as database:
         by_marks, anew = both_counts(database, story)

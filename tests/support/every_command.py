@@ -37,6 +37,7 @@ ALL = (
     "runs",
     "drift",
     "forget --username dev-44 --yes",
+    "prune --scans-older-than 31d --dead-letters-older-than 31d --yes",
     "db check",
 )
 """In this order."""
