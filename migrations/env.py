@@ -14,9 +14,14 @@ config = context.config
 connection = config.attributes.get("connection")
 
 
-def is_ours(_item: object, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:
-    """Tables and indexes that somebody else has made in the same database are none of our business."""
-    return not (kind in ("table", "index") and reflected and counterpart is None)
+def is_ours(item: Any, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:
+    """Tables and indexes that somebody else has made in the same database are none of our business, nor are the keys
+    that PostgreSQL adds to each partition of a table of ours."""
+    if not reflected or counterpart is not None:
+        return True
+    if kind == "foreign_key_constraint":
+        return {key.target_fullname.split(".")[-2] for key in item.elements} <= set(schema.metadata.tables)
+    return kind not in ("table", "index")
 
 
 def in_our_words(kind: str, item: object, _context: object) -> str | Literal[False]:
