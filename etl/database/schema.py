@@ -81,12 +81,7 @@ scans = Table(
     _column("changed_at", UtcDateTime, "when the answer came that brought the present content", nullable=False),
     _column("run_id", String(32), "the run that brought the present content"),
     _started_day(),
-    _column(
-        "duration_seconds",
-        Double,
-        "from started_at to completed_at; NULL: one is missing, or they are the wrong way round",
-        unit="seconds",
-    ),
+    _column("duration_seconds", Double, "from started_at to completed_at; NULL: unknown, or negative", unit="seconds"),
     Index("ix_scans_started_at", "started_at", "scan_id"),
     Index(None, "changed_at"),
     Index("ix_scans_started_day", "started_day", "deployment_id"),
