@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, insert, literal, null, or_, select, true
 
 from etl.database.connection import Database
-from etl.database.dialects import in_pairs, lock, on_pairs, plan_by_index, remove
+from etl.database.dialects import in_pairs, locked, on_pairs, plan_by_index, remove
 from etl.database.schema import dead_letters, fetch_queue
 from etl.database.types import add_seconds, utc_now
 from etl.model import RETENTION, Pair
@@ -89,9 +89,9 @@ _IN_WORK = select(func.count()).select_from(fetch_queue).where(_IS_IN_WORK)
 
 def _drop(connection: Connection, condition: ColumnElement[bool], pairs: Sequence[Pair]) -> Dropped:
     plan_by_index(connection)
-    lock(connection, fetch_queue, pairs)
-    in_work: int = on_pairs(connection, _IN_WORK.where(condition), fetch_queue, pairs).scalar_one()
-    removed = remove(connection, fetch_queue, pairs, and_(condition, ~_IS_IN_WORK), _KEY)
+    here = [Pair(*row) for row in locked(connection, fetch_queue, pairs)]
+    in_work: int = on_pairs(connection, _IN_WORK.where(condition), fetch_queue, here).scalar_one()
+    removed = remove(connection, fetch_queue, here, and_(condition, ~_IS_IN_WORK), _KEY)
     dropped = [Pair(*row) for row in removed]
     mark_dropped(connection, dropped)
     return Dropped(len(dropped), in_work)

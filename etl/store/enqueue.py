@@ -27,7 +27,7 @@ from etl.database.dialects import (
     distinct,
     in_pairs,
     insert_pairs,
-    lock,
+    locked,
     on_pairs,
     opaque_to_planner,
     plan_by_index,
@@ -233,9 +233,9 @@ def take_over(connection: Connection, batch: str) -> int:
     free = [Pair(*row) for row in connection.execute(rows)]
     if not free:
         return 0
-    lock(connection, fetch_queue, free)
+    here = [Pair(*row) for row in locked(connection, fetch_queue, free)]
     is_free = opaque_to_planner(or_(_q.batch.is_(None), _q.batch.not_in(others)))
-    ours = update(fetch_queue).where(in_pairs(connection, fetch_queue, free), is_free)
+    ours = update(fetch_queue).where(in_pairs(connection, fetch_queue, here), is_free)
     taken: int = connection.execute(ours.values(batch=batch)).rowcount
     is_anothers = _has(fetch_queue, _q.batch.is_distinct_from(batch))
     theirs = and_(_staged.batch == batch, in_pairs(connection, staged_pairs, free), ~is_anothers, ~_DIED)

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Select, Table, delete, func, literal, select, update
+from sqlalchemy import Column, Connection, Table, delete, literal, update
 from sqlalchemy.sql.expression import bindparam
 
-from etl.database.dialects import insert_rows, on_pairs
+from etl.database.dialects import insert_rows, locked, on_pairs
 from etl.database.schema import scan_languages, scan_meta, scan_products, scan_stat_items, scan_stats, scans
 from etl.database.types import add_seconds, utc_now
 from etl.model import Pair, ScanRows, StatItem
@@ -95,27 +95,20 @@ def _newest(batch: Sequence[ScanRows]) -> dict[Pair, ScanRows]:
 
 
 _REMOVE = delete(scans)
-# Locked, for somebody may delete scans. Not in the order of an index, or PostgreSQL might read all of that for the sake
-# of its order.
-_STORED: Select[Any] = (
-    select(
-        scans.c.deployment_id,
-        scans.c.scan_id,
-        scans.c.content_hash,
-        scans.c.completed_at.is_not(None),
-        scans.c.first_fetched_at,
-        scans.c.fetched_at,
-        scans.c.started_at,
-        scans.c.started_day,
-        scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
-    )
-    .order_by(*(func.coalesce(column, 0) for column in scans.primary_key))
-    .with_for_update()
+_KNOWN = (
+    scans.c.content_hash,
+    scans.c.completed_at.is_not(None),
+    scans.c.first_fetched_at,
+    scans.c.fetched_at,
+    scans.c.started_at,
+    scans.c.started_day,
+    scans.c.fetched_at > add_seconds(utc_now(), literal(AHEAD_SECONDS)),
 )
 
 
 def _stored(connection: Connection, pairs: list[Pair]) -> dict[Pair, _Stored]:
-    found: Sequence[Row] = on_pairs(connection, _STORED, scans, sorted(pairs)).all()
+    """What there is of these scans, locked, for somebody may delete them."""
+    found = locked(connection, scans, pairs, *_KNOWN)
     return {
         Pair(deployment_id, scan_id): _Stored(
             content_hash, bool(final), first, _UNKNOWN_AT if is_ahead else last, *start
