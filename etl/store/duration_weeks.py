@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 from datetime import date, timedelta
+from itertools import chain, groupby
+from operator import itemgetter
 from statistics import quantiles
 from typing import Any
 
@@ -35,16 +37,16 @@ _CLEAR_DURATIONS = delete(duration_weeks).where(
 
 def rank_durations(connection: Connection, days: Collection[DeploymentDay]) -> None:
     """Write the percentiles of these days' weeks, and those of all deployments where a week has no more marks."""
-    weeks = {(deployment_id, week_of(day)) for deployment_id, day in days if day != UNKNOWN_DAY}
-    for deployment_id, monday in sorted(weeks):
-        _write_durations(connection, deployment_id, monday, _durations(connection, deployment_id, monday))
-    for monday in sorted({monday for _, monday in weeks}):
+    weeks = sorted({(week_of(day), deployment_id) for deployment_id, day in days if day != UNKNOWN_DAY})
+    for monday, of_week in groupby(weeks, itemgetter(0)):
+        known = {deployment_id: _durations(connection, deployment_id, monday) for _, deployment_id in of_week}
+        for deployment_id, durations in known.items():
+            _write_durations(connection, deployment_id, monday, durations)
         if not _is_marked(connection, monday, days):
-            deployments = select(_w.deployment_id).where(_w.week == monday).distinct()
-            of_all: list[tuple[bool, float]] = []
-            for deployment_id in connection.execute(deployments).scalars().all():
-                of_all += _durations(connection, deployment_id, monday)
-            _write_durations(connection, ALL_DEPLOYMENTS, monday, of_all)
+            others = select(_w.deployment_id).where(_w.week == monday, _w.deployment_id.not_in(known)).distinct()
+            for deployment_id in connection.execute(others).scalars().all():
+                known[deployment_id] = _durations(connection, deployment_id, monday)
+            _write_durations(connection, ALL_DEPLOYMENTS, monday, list(chain.from_iterable(known.values())))
 
 
 def _is_marked(connection: Connection, monday: date, without: Collection[DeploymentDay]) -> bool:

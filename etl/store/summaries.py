@@ -8,7 +8,7 @@ Days come from `bi_scan` and from the queue, weeks from days, and what is known 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -157,7 +157,7 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
         of_day = {"deployment_id": deployment_id, "day": day}
         counts = count_day(facts_of(connection, deployment_id, day), day if day != UNKNOWN_DAY else None)
         for each, found in counts.rows.items():
-            rows[each] += (tuple((of_day | row)[column.name] for column in _COLUMNS[each]) for row in found)
+            rows[each] += (_values(of_day | row, _COLUMNS[each]) for row in found)
         if counts.running_since is not None:
             again.append({"of": deployment_id, "on": day, "ends_at": counts.running_since + UNFINISHED_AFTER})
     for each in _COUNTED:
@@ -169,6 +169,10 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
     _remove_marks(connection, connection.execute(later).scalars().all())
     if again:
         connection.execute(_MARK_AGAIN, again)
+
+
+def _values(row: Mapping[str, Any], columns: Sequence[Column[Any]]) -> tuple[Any, ...]:
+    return tuple(row[column.name] for column in columns)
 
 
 def _is_among(counted: Table, days: Sequence[DeploymentDay]) -> ColumnElement[bool]:
