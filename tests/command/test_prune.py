@@ -109,7 +109,8 @@ def test_no_later_night_brings_a_pruned_scan_back(cli: Command, database_url: st
     gone, (covered,) = pruned["removed"]["scans"], status["coverage"]
     assert 0 < gone < first["fetched"] < first["fetched"] + second["fetched"] == count(database_url, scans) + gone
     assert (third["exit_code"], third["discovered"], fetched_again) == (0, 0, 0)
-    assert covered["listed"] == covered["stored"] == count(database_url, scans)
+    assert covered["listed"] - covered["waiting"] == covered["stored"] == count(database_url, scans)
+    assert covered["waiting"] <= 1  # the newest may still run, by the time of day
     assert status["gaps"] == []
 
 
