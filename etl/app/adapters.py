@@ -48,25 +48,34 @@ class Patience:
         self._stopping = stopping
         self._emit = emit
         self._held_up = 0
-        self._away_since = 0.0
+        self._away_since: float | None = None
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of the first attempt that finds the database. DatabaseAwayError once patience is over, soon
         after a stop; RefusedError when the database answers and the work fails all the same."""
         try:
-            return await attempt()
+            result = await attempt()
         except DatabaseAwayError as error:
-            return await self.outlast(error, attempt)
+            return await self._outlast(error, attempt)
+        self.succeeded()
+        return result
 
-    async def outlast(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _outlast(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
         """The result of an attempt after the first one, which has failed with `error`."""
         with self._outage(error):
             return await self._retry_after(error, attempt)
 
+    def succeeded(self) -> None:
+        """Some work has found the database: emit the end of an outage, unless it still holds other work up."""
+        if self._away_since is not None and not self._held_up:
+            self._emit(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+            self._away_since = None
+
     @contextmanager
     def _outage(self, error: DatabaseAwayError) -> Iterator[None]:
-        """Emit the failure of the first work that is held up, and of the end of that for the last."""
-        if not self._held_up:
+        """Emit the failure of the first work that is held up, and the end of that for the last. Where the last was
+        cancelled, that is left to who finds the database next."""
+        if self._away_since is None:
             self._away_since = time.monotonic()
             self._emit(DatabaseAway(str(error)))
         self._held_up += 1
@@ -77,10 +86,14 @@ class Patience:
         except RefusedError:
             is_back = True
             raise
+        except DatabaseAwayError:
+            if self._held_up == 1:
+                self._away_since = None  # given up
+            raise
         finally:
             self._held_up -= 1
-            if is_back and not self._held_up:
-                self._emit(DatabaseBack(round(time.monotonic() - self._away_since, 1)))
+            if is_back:
+                self.succeeded()
 
     async def _retry_after(self, error: DatabaseAwayError, attempt: Callable[[], Awaitable[T]]) -> T:
         began_at, tries, suspicious = time.monotonic(), 0, 0
@@ -125,10 +138,7 @@ class PatientDatabase:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """The result of `work`, committed. DatabaseAwayError once patience is over, RefusedError as `Patience` says."""
-        try:
-            return await self._database.run(work)
-        except DatabaseAwayError as error:
-            return await self._patience.outlast(error, partial(self._database.run, work))
+        return await self._patience.retry(partial(self._database.run, work))
 
     def for_thread(self) -> RunHere:
         """The same for another thread, which waits for the result."""

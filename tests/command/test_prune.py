@@ -173,7 +173,7 @@ def test_a_stop_that_hangs_in_the_database_ends_all_the_same(cli: Command, postg
     """Somebody holds a row that is to go: nothing is removed then, and it says so."""
     old_scans(postgres_url, range(1, 6))
     given = {"SCAN_ETL_DATABASE__URL": postgres_url}
-    is_waiting = text("SELECT 1 FROM pg_locks WHERE NOT granted")
+    is_waiting = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
     with closing(Database(postgres_url)) as database, database.engine.connect() as holding:
         lock(holding, scans, [Pair(120, 2)])
         with cli.start(*SCANS, "--yes", environment=given) as process:
