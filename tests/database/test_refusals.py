@@ -189,3 +189,25 @@ async def test_an_outage_is_told_of_once_however_much_it_holds_up() -> None:
 
     assert done == ["lease", "settle"]
     assert [type(event) for event in events] == [DatabaseAway, DatabaseBack]
+
+
+async def test_who_finds_the_database_next_tells_of_the_end_of_an_outage() -> None:
+    """Where the work that it held up was called off, too."""
+    events, told = list[Event](), asyncio.Event()
+
+    def emit(event: Event) -> None:
+        events.append(event)
+        told.set()
+
+    async def fail() -> None:
+        raise DatabaseAwayError("away")
+
+    patience = Patience(math.inf, asyncio.Event(), emit)
+    waiting = asyncio.create_task(patience.retry(fail))
+    await told.wait()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    for _ in range(2):
+        await patience.retry(partial(asyncio.sleep, 0))
+
+    assert [type(event) for event in events] == [DatabaseAway, DatabaseBack]
