@@ -88,8 +88,14 @@ class Reporter:
 
     async def _watch_on_screen(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - a cron job never needs it
-        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-        from rich.table import Column  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415 - likewise
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.table import Column  # noqa: PLC0415 - likewise
 
         console = Console(stderr=True)
         shown: list[ProgressColumn] = [TextColumn(WHAT), BarColumn(), TextColumn(HOW_MANY), TextColumn(HOW_FAST)]
