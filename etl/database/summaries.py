@@ -199,15 +199,27 @@ author_days = Table(
     comment="a day's scans by the author of their commit",
 )
 
+# The day comes first in the key, for the rows of MariaDB lie in its order. All that is counted is in the index, for to
+# group two years of 2,400 repositories by their day it took 2.1 s through a table of its own, and takes 0.7 s in order.
 coverage_days = Table(
     "coverage_days",
     metadata,
-    *_repository_key(),
     _day(primary_key=True),
+    *_repository_key(),
+    column("started_day", Date, "the same day; NULL: nobody knows", unit="UTC"),
     *_repository(),
     *(_count(name, meaning) for name, meaning in STATES.items()),
-    Index("ix_coverage_days_day", "day", "deployment_id"),
+    Index("ix_coverage_days_started_day", "started_day", "deployment_id", "repository_id", *STATES),
     comment="what became of a repository's scans of a day that were listed",
+)
+
+deployment_days = Table(
+    "deployment_days",
+    metadata,
+    _deployment(primary_key=True),
+    _day(primary_key=True),
+    *(_count(name, meaning) for name, meaning in STATES.items()),
+    comment="the same of all repositories of a deployment",
 )
 
 duration_weeks = Table(
@@ -225,5 +237,8 @@ duration_weeks = Table(
     comment="how long a week's scans took; deployment 0: those of all deployments",
 )
 
-DERIVED = (scan_days, scan_weeks, repository_summaries, scan_groups, author_days, coverage_days, duration_weeks)
+DERIVED = (
+    *(scan_days, scan_weeks, repository_summaries, scan_groups, author_days),
+    *(coverage_days, deployment_days, duration_weeks),
+)
 """What is counted."""

@@ -1,5 +1,5 @@
-"""What is counted of a deployment's scans of one day, for the rows of `scan_days`, `scan_groups`, `author_days` and
-`coverage_days`."""
+"""What is counted of a deployment's scans of one day, for the rows of `scan_days`, `scan_groups`, `author_days`,
+`coverage_days` and `deployment_days`."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from etl.database.summaries import (
     STATES,
     author_days,
     coverage_days,
+    deployment_days,
     scan_days,
     scan_groups,
 )
@@ -89,12 +90,14 @@ def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
     """Count what there is of a day, one fact after the other; None: of no day that is believed."""
     scans: dict[str, _Scans] = defaultdict(_Scans)
     covered: dict[str, _Covered] = defaultdict(_Covered)
+    all_covered = _Covered()
     groups: dict[tuple[Any, ...], _Sums] = defaultdict(_Sums)
     authors: dict[str | None, Counter[str]] = defaultdict(Counter)
     running_since: datetime | None = None
     for fact in facts:
         key = fact.repository_key()
         covered[key].add(fact)
+        all_covered.add(fact)
         if fact.outcome is None:
             continue
         scans[key].add(fact)
@@ -106,7 +109,11 @@ def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
         scan_days: [{"repository_key": key, **of_key.row(day)} for key, of_key in scans.items()],
         scan_groups: [{**dict(zip(_GROUP, key, strict=True)), **sums.row()} for key, sums in groups.items()],
         author_days: [{"commit_author_username": name, **_author(outcomes)} for name, outcomes in authors.items()],
-        coverage_days: [{"repository_key": key, **of_key.row()} for key, of_key in covered.items()],
+        coverage_days: [
+            {"repository_key": key, "started_day": day, **_names(of_key.named), **of_key.row()}
+            for key, of_key in covered.items()
+        ],
+        deployment_days: [all_covered.row()] if covered else [],
     }
     return DayCounts(rows, running_since)
 
@@ -273,7 +280,6 @@ class _Covered:
 
     def row(self) -> Row:
         return {
-            **_names(self.named),
             **{name: self.states[name] for name in STATES},
             "listed": self.states.total() - self.states["stored_unlisted"],
             "stored_without_end": self.without_end,

@@ -51,8 +51,8 @@ def _same(one: Any, other: Any) -> ColumnElement[bool]:
 
 
 def _is_in(held: Table, scan: Any) -> ColumnElement[bool]:
-    """Whether a scan is in the queue or among the dead letters. Looked up one by one: whatever a planner takes these
-    tables for, it can't compare all scans with all of their rows."""
+    """Whether a table holds a scan. Looked up one by one: whatever a planner takes the table for, it can't compare all
+    scans with all of its rows."""
     found = select(held.c.scan_id).where(_same(held.c, scan)).limit(1).correlate(_bi_scan, scan_listings)
     return found.scalar_subquery().is_not(None)
 
@@ -94,10 +94,8 @@ def _facts(is_of_day: Callable[[Any], ColumnElement[bool]]) -> CompoundSelect[An
         .select_from(_bi_scan.outerjoin(scan_listings, _same(_l, _b)))
         .where(_b.deployment_id == bindparam("deployment"), is_of_day(_b.started_day))
     )
-    listed = (
-        select(*(_OF_LISTING[name].label(name) for name in Fact._fields))
-        .select_from(scan_listings.outerjoin(scans, _same(scans.c, _l)))
-        .where(_l.deployment_id == bindparam("deployment"), is_of_day(_l.started_day), scans.c.scan_id.is_(None))
+    listed = select(*(_OF_LISTING[name].label(name) for name in Fact._fields)).where(
+        _l.deployment_id == bindparam("deployment"), is_of_day(_l.started_day), ~_is_in(scans, _l)
     )
     return union_all(stored, listed)
 

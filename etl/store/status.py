@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from etl.database.dialects import distinct, in_pairs, lock, on_pairs, upsert
 from etl.database.schema import dead_letters, fetch_queue, listing_gaps, rate_budgets, repositories, watermarks, workers
+from etl.database.summaries import deployment_days
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import INT64_MAX, STILL_RUNNING, Pair
 from etl.store.listings import mark_dropped
@@ -130,8 +131,8 @@ def pace(depths: Sequence[Mapping[str, Any]], at_work: Sequence[Mapping[str, Any
 
 def coverage(connection: Connection) -> list[dict[str, Any]]:
     """Per deployment: what became of the scans that were listed (as in `bi_coverage`), and how far discovery got."""
-    names, deployment_id = COVERED, _coverage.c.deployment_id
-    counts = select(deployment_id, *(func.sum(_coverage.c[name]) for name in names)).group_by(deployment_id)
+    names, deployment_id = COVERED, deployment_days.c.deployment_id
+    counts = select(deployment_id, *(func.sum(deployment_days.c[name]) for name in names)).group_by(deployment_id)
     found = {row[0]: [int(count) for count in row[1:]] for row in connection.execute(counts)}
     marks = connection.execute(select(*_mark).order_by(_mark.deployment_id))
     return [

@@ -42,6 +42,7 @@ from etl.database.summaries import (
     PRODUCTS,
     author_days,
     coverage_days,
+    deployment_days,
     repository_summaries,
     scan_days,
     scan_groups,
@@ -104,15 +105,14 @@ def _nothing_is_counted(connection: Connection) -> bool:
     def has_rows(*tables: Table) -> bool:
         return any(connection.execute(select(each.c.deployment_id).limit(1)).first() for each in tables)
 
-    return not has_rows(scan_days, coverage_days) and has_rows(scans, scan_listings)
+    return not has_rows(deployment_days) and has_rows(scans, scan_listings)
 
 
 def mark_everything(connection: Connection) -> None:
     """Have everything counted anew, whatever changed the tables."""
     connection.execute(update(summary_state).values(refreshed_at=None))
-    for each in (scan_days, coverage_days):
-        rows = select(each.c.deployment_id, each.c.day).distinct()
-        connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], rows))
+    counted = select(deployment_days.c.deployment_id, deployment_days.c.day)
+    connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], counted))
 
 
 def _read_marks(connection: Connection, newest: int) -> dict[DeploymentDay, list[int]]:
@@ -135,7 +135,7 @@ def _remove_marks(connection: Connection, numbers: Sequence[int]) -> None:
 
 # A day
 
-_COUNTED = (scan_days, scan_groups, author_days, coverage_days)
+_COUNTED = (scan_days, scan_groups, author_days, coverage_days, deployment_days)
 _COLUMNS = {each: tuple(column for column in each.c if column.name != "id") for each in _COUNTED}
 
 

@@ -160,13 +160,22 @@ def create_repository_tables() -> None:
     )
     op.create_table(
         "coverage_days",
-        *repository_key(),
         day(),
+        *repository_key(),
+        sa.Column("started_day", sa.Date),
         *repository(),
         *counts(*STATES),
-        sa.PrimaryKeyConstraint("deployment_id", "repository_key", "day", name="pk_coverage_days"),
+        sa.PrimaryKeyConstraint("day", "deployment_id", "repository_key", name="pk_coverage_days"),
     )
-    op.create_index("ix_coverage_days_day", "coverage_days", ["day", "deployment_id"])
+    indexed = ["started_day", "deployment_id", "repository_id", *STATES]
+    op.create_index("ix_coverage_days_started_day", "coverage_days", indexed)
+    op.create_table(
+        "deployment_days",
+        deployment(),
+        day(),
+        *counts(*STATES),
+        sa.PrimaryKeyConstraint("deployment_id", "day", name="pk_deployment_days"),
+    )
 
 
 def create_group_tables() -> None:
@@ -218,6 +227,7 @@ def downgrade() -> None:
         "duration_weeks",
         "author_days",
         "scan_groups",
+        "deployment_days",
         "coverage_days",
         "repository_summaries",
         "scan_weeks",
