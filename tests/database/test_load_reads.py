@@ -17,6 +17,8 @@ from sqlalchemy import Connection, Table, text
 from etl.database.connection import Database
 from etl.database.dialects import insert_rows
 from etl.database.schema import metadata, scan_listings, scan_meta, scan_products, scan_stats, scans
+from etl.model import Pair
+from etl.store import enqueue
 from etl.store.listings import PageToRecord, record
 from etl.store.marks import mark_all, mark_days
 from etl.store.scans import load_scans
@@ -88,10 +90,17 @@ def load(connection: Connection, first: int, minutes: int) -> None:
     load_scans(connection, batch, "run")
 
 
+def queue_file(connection: Connection) -> None:
+    pairs = [Pair(120, number) for number in range(1 + ROWS - WORKED_ON, 1 + ROWS)]
+    enqueue.open_stage(connection, "file")
+    enqueue.stage(connection, "file", pairs)
+    enqueue.merge(connection, "file", len(pairs), batch=None, refresh=True)
+
+
 @pytest.mark.parametrize("fill_and_count", [never_counted, counted_while_empty, listings_counted, counted])
 def test_what_is_read_is_what_comes(database_url: str, fill_and_count: Callable[[Connection], None]) -> None:
-    """Of scans that are new, changed or seen again, of listings that are new or known, and of a day that is counted,
-    their own rows, whatever the server has counted."""
+    """Of scans that are new, changed, seen again or queued by a file, of listings that are new or known, and of a day
+    that is counted, their own rows, whatever the server has counted."""
     found: dict[str, int] = {}
 
     def measure(name: str, work: Callable[[Connection], Any]) -> None:
@@ -112,6 +121,7 @@ def test_what_is_read_is_what_comes(database_url: str, fill_and_count: Callable[
         measure("the same scans", partial(load, first=101, minutes=3))
         measure("known listings", partial(record, to_record=page(1_001)))
         measure("new listings", partial(record, to_record=page(ROWS + 1_001)))
+        measure("a file of known scans", queue_file)
         count_all(database)
         database.run_here(partial(mark_days, days=[(120, BEGAN_AT.date())]))
         measure("a day", refresh_piece)
