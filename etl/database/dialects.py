@@ -42,7 +42,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
@@ -133,18 +132,21 @@ def _keys_in(dialect_name: str, texts: Sequence[ColumnElement[str]]) -> tuple[Co
     return unnested.c.deployment_id, unnested.c.scan_id
 
 
-def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **values: Any) -> None:
-    """Insert rows with these keys, each with the same `values`, but for those that are there already."""
+def pairs_in(connection: Connection, texts: ColumnElement[str]) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """The two columns of the pairs in a column of JSON texts `[[120, 123], ...]`, whose table stands first in FROM."""
     name = connection.dialect.name
-    if not pairs:
-        return
     if name == "mysql":
-        connection.execute(upsert(connection, table), [{**pair._asdict(), **values} for pair in pairs])
-        return
-    keys = _keys_in(name, [literal(text_of_keys, Text) for text_of_keys in _key_texts(name, pairs)])
-    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
-    rows = select(*keys, *map(literal, values.values())).where(true())
-    connection.execute(upsert(connection, table).from_select([*Pair._fields, *values], rows))
+        form: ColumnElement[Any] = literal_column(
+            "'$[*]' COLUMNS (deployment_id BIGINT PATH '$[0]', scan_id BIGINT PATH '$[1]')"
+        )
+        pairs = func.json_table(texts, form).table_valued(*Pair._fields, joins_implicitly=True).c
+        return pairs.deployment_id, pairs.scan_id
+    if name == "sqlite":
+        pair = func.json_each(texts).table_valued("value", joins_implicitly=True).c.value
+        return func.json_extract(pair, "$[0]"), func.json_extract(pair, "$[1]")
+    pair = func.json_array_elements(cast(texts, JSON)).table_valued("value", joins_implicitly=True).c.value
+    number = func.json_extract_path_text
+    return cast(number(pair, "0"), BigInteger), cast(number(pair, "1"), BigInteger)
 
 
 def opaque_to_planner(condition: ColumnElement[bool]) -> ColumnElement[bool]:
