@@ -170,7 +170,8 @@ def merge(connection: Connection, stage: str, valid: int, *, batch: str | None, 
     DatabaseError if the stage isn't whole.
     """
     plan_by_index(connection)
-    if not connection.execute(delete(staged_pairs).where(_staged.batch == stage)).rowcount:
+    is_mark = and_(_staged.batch == stage, _staged.deployment_id == _MARK.deployment_id)
+    if not connection.execute(delete(staged_pairs).where(is_mark)).rowcount:
         raise DatabaseError(
             "this process was suspended for more than a minute, and what it had read was removed:"
             " nothing was queued, run it again"
