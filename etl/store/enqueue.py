@@ -79,7 +79,7 @@ def _pairs_of(batch: str) -> Select[Any]:
 
 
 def _count(connection: Connection, rows: Select[Any]) -> int:
-    found: int = connection.execute(rows.with_only_columns(func.count())).scalar_one()
+    found: int = connection.execute(rows.with_only_columns(func.count(), maintain_column_froms=True)).scalar_one()
     return found
 
 
@@ -165,7 +165,7 @@ def staged(connection: Connection, batch: str, valid: int, *, refresh: bool) -> 
     (unless `refresh`)."""
     pairs = _once(connection, batch)
     wanted = select(pairs) if refresh else select(pairs).where(~_has(scans, _IS_FINAL, of=pairs))
-    different, queued = _count(connection, select(pairs)), _count(connection, wanted)
+    different, queued = _count_different(connection, batch), _count(connection, wanted)
     return Enqueued(valid, valid - different, different - queued, queued), wanted
 
 
