@@ -79,7 +79,7 @@ def _pairs_of(batch: str) -> Select[Any]:
 
 
 def _count(connection: Connection, rows: Select[Any]) -> int:
-    found: int = connection.execute(rows.with_only_columns(func.count(), maintain_column_froms=True)).scalar_one()
+    found: int = connection.execute(rows.with_only_columns(func.count())).scalar_one()
     return found
 
 
@@ -162,10 +162,13 @@ _IS_FINAL = or_(scans.c.completed_at.is_not(None), scans.c.fetched_at > _RETENTI
 
 def staged(connection: Connection, batch: str, valid: int, *, refresh: bool) -> tuple[Enqueued, Select[Any]]:
     """What would become of the `valid` pairs of an input, and those to queue: each once, without the final ones
-    (unless `refresh`)."""
-    pairs = _once(connection, batch)
-    wanted = select(pairs) if refresh else select(pairs).where(~_has(scans, _IS_FINAL, of=pairs))
-    different, queued = _count_different(connection, batch), _count(connection, wanted)
+    (unless `refresh`). Whoever asks reads them again and again, so that they are put into `staged_pairs`."""
+    once = _once(connection, batch)
+    rows = select(literal(batch).label("batch"), once).order_by(once.c.deployment_id, once.c.scan_id)
+    connection.execute(upsert(connection, staged_pairs).from_select(["batch", *Pair._fields], rows))
+    pairs = _pairs_of(batch)
+    wanted = pairs if refresh else pairs.where(~_has(scans, _IS_FINAL))
+    different, queued = _count(connection, pairs), _count(connection, wanted)
     return Enqueued(valid, valid - different, different - queued, queued), wanted
 
 
