@@ -42,7 +42,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
@@ -112,39 +111,37 @@ def _key_texts(dialect_name: str, pairs: Sequence[Pair]) -> list[str]:
 
 def _among(dialect_name: str, table: Table, texts: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
     if dialect_name == "sqlite":
-        return tuple_(table.c.deployment_id, table.c.scan_id).in_(select(*_keys_in(dialect_name, texts)))
-    wanted = _keys_in(dialect_name, texts)
+        of_all = func.json_each(*texts).table_valued("key", "value")
+        of_one = func.json_each(of_all.c.value).table_valued("value", joins_implicitly=True)
+        keys = select(cast(of_all.c.key, BigInteger), of_one.c.value)
+        return tuple_(table.c.deployment_id, table.c.scan_id).in_(keys)
+    arrays = [cast(keys, ARRAY(BigInteger)) for keys in texts]
+    wanted = func.unnest(*arrays).table_valued(*Pair._fields).render_derived().c
     # A join, for a planner that takes the table for empty would read it all to look each row up among the keys. As long
     # as it may not merge both by their keys (`=` would let it), it can only look up each key in the table.
     return and_(
-        table.c.deployment_id == any_(postgresql.array([wanted[0]])),
-        table.c.scan_id == wanted[1],
+        table.c.deployment_id == any_(postgresql.array([wanted.deployment_id])),
+        table.c.scan_id == wanted.scan_id,
     )
 
 
-def _keys_in(dialect_name: str, texts: Sequence[ColumnElement[str]]) -> tuple[ColumnElement[int], ColumnElement[int]]:
-    """The two columns of the keys in these texts."""
-    if dialect_name == "sqlite":
-        of_all = func.json_each(*texts).table_valued("key", "value")
-        of_one = func.json_each(of_all.c.value).table_valued("value", joins_implicitly=True)
-        return cast(of_all.c.key, BigInteger), of_one.c.value
-    arrays = [cast(keys, ARRAY(BigInteger)) for keys in texts]
-    unnested = func.unnest(*arrays).table_valued("deployment_id", "scan_id").render_derived()
-    return unnested.c.deployment_id, unnested.c.scan_id
-
-
-def insert_pairs(connection: Connection, table: Table, pairs: Sequence[Pair], **values: Any) -> None:
-    """Insert rows with these keys, each with the same `values`, but for those that are there already."""
+def pairs_in(connection: Connection, texts: ColumnElement[str]) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """The two columns of the pairs in a column of JSON texts `[[120, 123], ...]`, whose table stands first in FROM."""
     name = connection.dialect.name
-    if not pairs:
-        return
     if name == "mysql":
-        connection.execute(upsert(connection, table), [{**pair._asdict(), **values} for pair in pairs])
-        return
-    keys = _keys_in(name, [literal(text_of_keys, Text) for text_of_keys in _key_texts(name, pairs)])
-    # SQLite can't tell ON CONFLICT from a join's ON without a WHERE.
-    rows = select(*keys, *map(literal, values.values())).where(true())
-    connection.execute(upsert(connection, table).from_select([*Pair._fields, *values], rows))
+        pairs = func.json_table(texts, _AS_PAIRS).table_valued(*Pair._fields, joins_implicitly=True).c
+        return pairs.deployment_id, pairs.scan_id
+    if name == "sqlite":
+        pair = func.json_each(texts).table_valued("value", joins_implicitly=True).c.value
+        return func.json_extract(pair, "$[0]"), func.json_extract(pair, "$[1]")
+    pair = func.json_array_elements(cast(texts, JSON)).table_valued("value", joins_implicitly=True).c.value
+    number = func.json_extract_path_text
+    return cast(number(pair, "0"), BigInteger), cast(number(pair, "1"), BigInteger)
+
+
+_AS_PAIRS: ColumnElement[Any] = literal_column(
+    "'$[*]' COLUMNS (deployment_id BIGINT PATH '$[0]', scan_id BIGINT PATH '$[1]')"
+)
 
 
 def opaque_to_planner(condition: ColumnElement[bool]) -> ColumnElement[bool]:

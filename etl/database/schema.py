@@ -294,13 +294,22 @@ dead_letters = Table(
     comment="what was given up",
 )
 
+staged_pieces = Table(
+    "staged_pieces",
+    metadata,
+    _column("batch", String(32), "the run that reads the input", primary_key=True),
+    _column("digest", String(32), "32 hex digits over what was read", primary_key=True),
+    _column("pairs", _Text, "JSON: the pairs that are to be queued, [[120, 123], ...]", nullable=False),
+    comment="what runs of files are reading, piece by piece",
+)
+
 staged_pairs = Table(
     "staged_pairs",
     metadata,
-    _column("batch", String(32), "the run that reads the input", primary_key=True),
+    _column("batch", String(32), "the run that reads or has read the input", primary_key=True),
     *_key(),
     sqlite_with_rowid=False,
-    comment="what runs of files have read, and share",
+    comment="who reads a file, and what runs of files share",
 )
 
 runs = Table(
@@ -367,6 +376,11 @@ rate_budgets = Table(
     comment="the pace that all workers of a token share",
 )
 
+
+def _per_second(name: str, meaning: str) -> Column[Any]:
+    return _column(name, Double, meaning, unit="1/second", nullable=False, server_default=text("0"))
+
+
 workers = Table(
     "workers",
     metadata,
@@ -375,22 +389,8 @@ workers = Table(
     _column("seen_at", UtcDateTime, "its last sign of life", nullable=False),
     _column("version", String(32), "the version of scan-etl", nullable=False),
     _column("run_id", String(32), "the run that it is", nullable=False),
-    _column(
-        "requests_per_second",
-        Double,
-        "requests since the sign of life before",
-        unit="1/second",
-        nullable=False,
-        server_default=text("0"),
-    ),
-    _column(
-        "finished_per_second",
-        Double,
-        "pairs that left the queue since the sign of life before",
-        unit="1/second",
-        nullable=False,
-        server_default=text("0"),
-    ),
+    _per_second("requests_per_second", "requests since the sign of life before"),
+    _per_second("finished_per_second", "pairs that left the queue since the sign of life before"),
     _column("slow_pace", _Text, "why it asks less than a tenth of [api] rate; NULL: it doesn't"),
     comment="who is at work",
 )

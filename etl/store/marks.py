@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, and_, func, insert, literal, select
+from sqlalchemy import Connection, FromClause, Select, Table, and_, func, insert, literal, select
 
 from etl.database.dialects import on_pairs
-from etl.database.schema import repositories, scan_listings, scans, staged_pairs
+from etl.database.schema import repositories, scan_listings, scans
 from etl.database.summaries import summary_marks
 from etl.model import Pair
 
@@ -51,15 +51,15 @@ def mark_days(connection: Connection, days: Collection[DeploymentDay]) -> None:
         connection.execute(insert(summary_marks), [{"deployment_id": of, "day": day} for of, day in sorted(days)])
 
 
-def mark_staged(connection: Connection, batch: str) -> None:
-    """Mark the days of those pairs of a stage that are listed."""
+def mark_listed(connection: Connection, pairs: FromClause) -> None:
+    """Mark the days of those of these pairs that are listed."""
     if connection.execute(select(scan_listings.c.scan_id).limit(1)).first() is None:
         return
-    key = ("deployment_id", "scan_id")
-    is_same = and_(*(staged_pairs.c[name] == scan_listings.c[name] for name in key))
-    listed = (
-        _days(scan_listings).select_from(staged_pairs.join(scan_listings, is_same)).where(staged_pairs.c.batch == batch)
-    )
+    is_same = and_(*(pairs.c[name] == scan_listings.c[name] for name in ("deployment_id", "scan_id")))
+    # Each looked up by its key, whatever a planner knows: not by a join.
+    day = select(func.coalesce(scan_listings.c.started_day, UNKNOWN_DAY)).where(is_same).correlate(pairs).limit(1)
+    found = select(pairs.c.deployment_id, day.scalar_subquery().label("day")).distinct().subquery("found")
+    listed = select(found).where(found.c.day.is_not(None))
     connection.execute(insert(summary_marks).from_select(["deployment_id", "day"], listed))
 
 

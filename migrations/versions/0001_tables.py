@@ -331,6 +331,13 @@ def create_work_tables() -> None:
     )
     op.create_index("ix_dead_letters_retry_at", "dead_letters", ["retry_at"])
     op.create_table(
+        "staged_pieces",
+        sa.Column("batch", sa.String(32), nullable=False),
+        sa.Column("digest", sa.String(32), nullable=False),
+        sa.Column("pairs", TEXT, nullable=False),
+        sa.PrimaryKeyConstraint("batch", "digest", name="pk_staged_pieces"),
+    )
+    op.create_table(
         "staged_pairs",
         sa.Column("batch", sa.String(32), nullable=False),
         *key(),
@@ -406,6 +413,7 @@ def downgrade() -> None:
         "schema_drift",
         "runs",
         "staged_pairs",
+        "staged_pieces",
         "dead_letters",
         "fetch_queue",
         "repository_watermarks",

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from tables_of import ask, change, count
 from worker_processes import wait_until
 
-from etl.database.schema import fetch_queue, scans, staged_pairs, workers
+from etl.database.schema import fetch_queue, scans, staged_pairs, staged_pieces, workers
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 UNKNOWN = 9_000_000
@@ -186,7 +186,7 @@ def test_a_run_ends_when_its_pairs_are_done_by_whomever(cli: Command, database_u
     assert [one["remaining"] for one in found] == [0, 0]
     assert sum(one["fetched"] for one in found) == SCANS
     assert (count(database_url, scans), count(database_url, fetch_queue)) == (SCANS, 0)
-    assert count(database_url, staged_pairs) == 0
+    assert (count(database_url, staged_pairs), count(database_url, staged_pieces)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +257,14 @@ def test_what_a_killed_run_has_staged_is_removed_by_a_later_one(cli: Command, da
     """What runs at work have staged stays."""
     put_to_work(database_url, "killed", LONG_AGO)
     put_to_work(database_url, "at work")
-    staged = [{"batch": batch, "deployment_id": 120, "scan_id": 1} for batch in ("killed", "at work", "unknown")]
-    change(database_url, insert(staged_pairs).values(staged))
+    batches = ("killed", "at work", "unknown")
+    pieces = [{"batch": batch, "digest": "0", "pairs": "[[120, 1]]"} for batch in batches]
+    shared = [{"batch": batch, "deployment_id": 120, "scan_id": 1} for batch in batches]
+    change(database_url, insert(staged_pieces).values(pieces), insert(staged_pairs).values(shared))
 
     with running_sandbox(finished_world(1)) as sandbox:
         outcome = cli("run", environment=variables(sandbox, database_url))
 
     assert outcome.exit_code == 0
-    assert ask(database_url, select(staged_pairs.c.batch)) == [("at work",)]
+    left = [ask(database_url, select(table.c.batch)) for table in (staged_pieces, staged_pairs)]
+    assert left == [[("at work",)]] * 2

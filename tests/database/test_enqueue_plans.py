@@ -14,14 +14,14 @@ from test_queue_plans import STATISTICS, first, recording, statements_of_settlin
 
 from etl.database.connection import Database
 from etl.database.dialects import plan_by_index
-from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs, workers
+from etl.database.schema import dead_letters, fetch_queue, scans, staged_pairs, staged_pieces, workers
 from etl.database.types import utc_now
 from etl.model import Pair
 from etl.store import enqueue, queue, revive, runs
 
 PAIRS = [Pair(120 + number % 2, number) for number in range(1, 5_001)]
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
-QUEUE_TABLES = ("fetch_queue", "dead_letters", "staged_pairs")
+QUEUE_TABLES = ("fetch_queue", "dead_letters", "staged_pairs", "staged_pieces")
 Statements = list[tuple[str, Any]]
 
 
@@ -42,9 +42,10 @@ def count_while_empty(connection: Connection) -> None:
     keys = [{"deployment_id": 1, "scan_id": number} for number in range(1, 207)]
     connection.execute(insert(fetch_queue), keys)
     connection.execute(insert(staged_pairs).values(batch="x"), keys)
-    for table in (fetch_queue, staged_pairs):
+    connection.execute(insert(staged_pieces).values(batch="x", pairs="[]"), [{"digest": f"{n}"} for n in range(206)])
+    for table in (fetch_queue, staged_pairs, staged_pieces):
         connection.execute(delete(table))
-    for table in (fetch_queue, staged_pairs, dead_letters, scans):
+    for table in (fetch_queue, staged_pairs, staged_pieces, dead_letters, scans):
         connection.exec_driver_sql(STATISTICS[connection.dialect.name].replace("fetch_queue", table.name)).close()
 
 

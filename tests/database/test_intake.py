@@ -23,7 +23,9 @@ from etl.telemetry.events import RunCounts
 T = TypeVar("T")
 
 
-@pytest.mark.parametrize("words", [b"INSERT INTO staged_pairs", b"INSERT INTO fetch_queue"])
+@pytest.mark.parametrize(
+    "words", [b"INSERT INTO staged_pairs", b"INSERT INTO staged_pieces", b"INSERT INTO fetch_queue"]
+)
 def test_a_run_whose_link_breaks_while_it_queues_goes_on(cli: Command, postgres_url: str, words: bytes) -> None:
     """It is patient with the database from its first pair on."""
     with running_sandbox(finished_world(20)) as sandbox, cutting_proxy(postgres_url) as proxy:

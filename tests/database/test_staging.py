@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 from queue_filling import enqueue
-from sqlalchemy import Connection, delete, insert, select, update
+from scan_rows import scan_rows
+from sqlalchemy import Connection, Table, delete, func, insert, select, update
 
 from etl.database.connection import Database
-from etl.database.schema import dead_letters, fetch_queue, workers
+from etl.database.schema import dead_letters, fetch_queue, staged_pairs, staged_pieces, workers
 from etl.errors import DatabaseError
 from etl.model import Discard, Enqueued, Pair
 from etl.store import dropping, runs, scope, settle
 from etl.store import enqueue as staging
+from etl.store.scans import load_scans
 from etl.store.scope import Scope
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -27,6 +29,11 @@ def batches(database: Database) -> dict[int, str | None]:
     statement = select(fetch_queue.c.scan_id, fetch_queue.c.batch)
     found = database.run_here(lambda connection: connection.execute(statement).all())
     return {row.scan_id: row.batch for row in found}
+
+
+def count(database: Database, table: Table) -> int:
+    statement = select(func.count()).select_from(table)
+    return database.run_here(lambda connection: connection.execute(statement).scalar_one())
 
 
 def pairs(*scan_ids: int) -> list[Pair]:
@@ -60,6 +67,22 @@ def test_a_stage_that_somebody_has_removed_is_not_taken_for_a_whole_one(database
         database.run_here(partial(staging.merge, stage="slow", valid=2, batch="slow"))
 
     assert batches(database) == {}
+
+
+def test_pairs_that_are_read_more_than_once_are_queued_once(database: Database) -> None:
+    """However the pieces overlap, one that was staged twice, as its first commit wasn't heard of, among them."""
+    read = ((1, 2, 2, 3), (3, 4, 1), (3, 4, 1), (4, 5))
+    database.run_here(partial(load_scans, batch=[scan_rows(number) for number in (3, 4)], run_id="run"))
+    database.run_here(partial(staging.open_stage, batch="mine"))
+    for scan_ids in read:
+        database.run_here(partial(staging.stage, batch="mine", pairs=pairs(*scan_ids)))
+    pieces = count(database, staged_pieces)
+
+    counts = database.run_here(partial(staging.merge, stage="mine", valid=9, batch=None))
+
+    assert counts == Enqueued(valid=9, duplicate=4, already_final=2, queued=3)
+    assert batches(database) == {1: None, 2: None, 5: None}
+    assert (pieces, count(database, staged_pieces), count(database, staged_pairs)) == (3, 0, 0)
 
 
 def test_the_deployments_of_a_stage_are_known_before_it_is_merged(database: Database) -> None:

@@ -74,7 +74,7 @@ def test_files_workers_and_a_stranger_share_a_pool(workers: Workers, postgres_ur
         assert [result.exit_code for result in results] == [0, 0], results
         assert strange.result() == set()
         assert number(url, "SELECT count(*) FROM fetch_queue") == 2 * PAIRS - SHARED
-        assert ask(url, "SELECT 1 FROM staged_pairs") == []
+        assert ask(url, "SELECT 1 FROM staged_pairs") + ask(url, "SELECT 1 FROM staged_pieces") == []
         workers.stop()
         ask(url, "DELETE FROM fetch_queue")
         assert_promise_kept(url, sandbox)
