@@ -14,7 +14,7 @@ from etl.app.adapters import PatientDatabase
 from etl.app.context import RunContext
 from etl.database.connection import Database
 from etl.errors import DEAD_EXIT, ScanEtlError, exit_code_of
-from etl.model import RUN_COUNTS
+from etl.model import NO_DEPLOYMENT, RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue, runs
 from etl.telemetry import prometheus
@@ -53,7 +53,7 @@ def _stop_reason(this: RunContext, error: ScanEtlError | None) -> str:
         return str(error or stop.reason)
     if halted:
         number = min(halted)
-        return f"deployment {number}: {halted[number]}"
+        return str(halted[number]) if number == NO_DEPLOYMENT else f"deployment {number}: {halted[number]}"
     unwalked = ", ".join(map(str, sorted(this.state.unwalked)))
     return f"the list of deployment {unwalked} was not walked to its end"
 

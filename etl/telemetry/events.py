@@ -225,11 +225,10 @@ class RepositoriesUnread(Struct, frozen=True):
 
 
 class OutOfReach(Struct, frozen=True):
-    """Scans that started before `until_at`, from `from_at` on if it is set, were never listed, and are no longer
-    available."""
+    """Scans that started from `from_at` to `until_at` were never listed, and are no longer available."""
 
     deployment_id: int
-    from_at: str | None
+    from_at: str
     until_at: str
 
 
