@@ -128,6 +128,13 @@ class WorkAwaited(Struct, frozen=True):
     leased: int
 
 
+class LeasedByOthers(Struct, frozen=True):
+    """The run ends, and leaves `count` pairs to other workers that have leased them. If one of those was killed, its
+    pairs come back within `[queue] lease_seconds`, and the next run takes them."""
+
+    count: int
+
+
 class TokenUseless(Struct, frozen=True):
     """SEMGREP_APP_TOKEN sees no deployment. Deployments with a token of their own go on."""
 
@@ -305,6 +312,7 @@ Event = (
     | DeadRevived
     | DeploymentStopped
     | TokenReadAgain
+    | LeasedByOthers
     | TokenUseless
     | LeasesLost
     | Walked

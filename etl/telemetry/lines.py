@@ -18,6 +18,7 @@ from etl.telemetry.events import (
     Event,
     GateClosed,
     GateOpened,
+    LeasedByOthers,
     LeasesLost,
     ListingSkipped,
     MetricsLost,
@@ -130,6 +131,11 @@ LINES: dict[type[Event], Line] = {
         lambda e: (
             f"nothing is due for {e.seconds:g} s: {e.retrying:,} pairs await a retry, {e.leased:,} are leased by others"
         ),
+    ),
+    LeasedByOthers: Line(
+        "info",
+        "pairs left to other workers, which have leased them",
+        lambda e: f"{e.count:,} pairs are left to other workers, which have leased them",
     ),
     ApiAway: Line(
         "warning", "API unavailable, waiting", lambda e: f"{_of(e)}the API is unavailable, waiting: {e.reason}"
