@@ -222,7 +222,8 @@ class ListingPass(NamedTuple):
 
 
 class WatermarkMove(NamedTuple):
-    """What became of the watermark. Scans of before `until_at` are no longer available: since `from_at`, or ever."""
+    """What became of the watermark. Scans that started from `from_at` to `until_at` were never listed, and are
+    no longer available. Before the first walk nobody could list any: that is no gap."""
 
     moved: bool
     from_at: datetime | None

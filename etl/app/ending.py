@@ -14,11 +14,12 @@ from etl.app.adapters import PatientDatabase
 from etl.app.context import RunContext
 from etl.database.connection import Database
 from etl.errors import DEAD_EXIT, ScanEtlError, exit_code_of
-from etl.model import RUN_COUNTS
+from etl.model import NO_DEPLOYMENT, RUN_COUNTS
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.store import enqueue, runs
+from etl.store.queue import Remaining
 from etl.telemetry import prometheus
-from etl.telemetry.events import MetricsLost, RunCounts
+from etl.telemetry.events import LeasedByOthers, MetricsLost, RunCounts
 from etl.telemetry.prometheus import Sample
 
 
@@ -28,7 +29,9 @@ async def finish(
     """The summary of a run, also in `runs` and, if they are wanted, in the metrics; `error` is what has ended it."""
     left = await database.run(partial(_counted_at_the_end, this=this))
     if error is None:
-        exit_code = _exit_code(this, is_done=not left and not this.state.unwalked)
+        if left.leased and this.request.drains and not this.state.stop.asked.is_set():
+            this.state.emit(LeasedByOthers(left.leased))
+        exit_code = _exit_code(this, is_done=not left.remaining and not this.state.unwalked)
     else:
         exit_code = exit_code_of(error)
     summary = summary_of(this, exit_code, _stop_reason(this, error) if exit_code not in (0, DEAD_EXIT) else None)
@@ -53,13 +56,13 @@ def _stop_reason(this: RunContext, error: ScanEtlError | None) -> str:
         return str(error or stop.reason)
     if halted:
         number = min(halted)
-        return f"deployment {number}: {halted[number]}"
+        return str(halted[number]) if number == NO_DEPLOYMENT else f"deployment {number}: {halted[number]}"
     unwalked = ", ".join(map(str, sorted(this.state.unwalked)))
     return f"the list of deployment {unwalked} was not walked to its end"
 
 
-def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
-    """Bring the counts to what is in the tables, whatever was lost on the way; return how many pairs are to be fetched.
+def _counted_at_the_end(connection: Connection, this: RunContext) -> Remaining:
+    """Bring the counts to what is in the tables, whatever was lost on the way; return what is to be fetched.
 
     Of a run of files they add up to `requested`: what others have stored meanwhile counts as `already_final`, and a
     pair that waits for its scan as `fetched` if this run has stored it as seen, else as `remaining`. So does what is
@@ -80,7 +83,7 @@ def _counted_at_the_end(connection: Connection, this: RunContext) -> int:
             counts.invalid + counts.duplicate + counts.already_final + counts.fetched + counts.dead + counts.remaining
         )
         counts.already_final += max(0, counts.requested - known)
-    return left.remaining
+    return left
 
 
 def _take_back(counts: RunCounts) -> None:

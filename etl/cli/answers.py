@@ -12,7 +12,7 @@ import click
 
 from etl.app.intake import open_database
 from etl.app.privacy import privacy_of
-from etl.cli.options import Duration, as_json, common, settings_of, wants_json
+from etl.cli.options import PATH, Age, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError, ItemError, TransientError
 from etl.model import Pair, ScanRows
 from etl.pairs.lines import opened
@@ -33,7 +33,7 @@ Answer = dict[str, Any]
 
 
 @click.command("inspect")
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", type=PATH, metavar="FILE|-")
 @as_json
 @common
 @click.pass_context
@@ -157,7 +157,7 @@ def _plain(value: object) -> str:
 @click.option(
     "--since",
     "since_seconds",
-    type=Duration(),
+    type=Age(),
     metavar="TIME",
     help="Only what was first seen within this time, e.g. 7d.",
 )

@@ -1,6 +1,7 @@
 """The command `config`: the settings, and the files that come with the program."""
 
 import os
+import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -14,6 +15,8 @@ from etl.config.shipped import shipped
 from etl.config.template import schema, template
 from etl.config.tokens import load_tokens
 from etl.errors import ConfigError
+from etl.telemetry.layout import text
+from etl.telemetry.log import terminal_width
 from etl.telemetry.reporter import print_result, print_table
 
 
@@ -41,7 +44,7 @@ def config_show(ctx: click.Context) -> None:
         return
     print_table("Settings", [{**row, "value": _as_in_the_file(row["value"])} for row in rows])
     where = f"{path}" if path.exists() else f"none; {path} would be read (`scan-etl config init` makes one)"
-    click.echo(f"File: {where}")
+    click.echo("\n".join(text(f"File: {where}", terminal_width(sys.stdout))))
     click.echo(f"Tokens: {', '.join(tokens.variables) or 'none (set SEMGREP_APP_TOKEN)'}")
     click.echo(f"Privacy key: {key or 'none'}")
 

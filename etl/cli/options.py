@@ -65,6 +65,19 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
 
 
+class Age(Duration):
+    """A duration with its unit: 30 would be seconds, and nobody means those of what is to be removed."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; fails with an example of what is right."""
+        text = str(value).strip()
+        if text.isdecimal():
+            self.fail(f"{value!r} has no unit: say {text}d for days, or {text}h for hours", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Since(click.ParamType[float | datetime]):
     """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
 
@@ -136,7 +149,9 @@ pace = all_of(
 as_json = _option("--json", is_flag=True, default=None, help="One JSON object on stdout, and nothing else there.")
 strict = click.option("--strict", is_flag=True, help="A bad line refuses the input before anything is queued.")
 assent = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
-files = click.argument("files", nargs=-1, metavar="[FILE|-]...")
+PATH = click.Path(allow_dash=True, readable=False)
+"""A file that shells complete. Whoever reads it says what is wrong with it."""
+files = click.argument("files", nargs=-1, type=PATH, metavar="[FILE|-]...")
 
 
 def settings_of(ctx: click.Context) -> "Settings":

@@ -8,7 +8,7 @@ import click
 
 from etl.app.intake import open_database
 from etl.app.prune import Ages, Pruned, prune
-from etl.cli.options import Duration, as_json, assent, common, confirm, is_interactive, settings_of, wants_json
+from etl.cli.options import Age, as_json, assent, common, confirm, is_interactive, settings_of, wants_json
 from etl.database.engine import display_url
 from etl.model import INT64_MAX, RETENTION, SLACK
 from etl.store.plan import format_duration
@@ -31,20 +31,18 @@ def _not_listed(ctx: click.Context, param: click.Parameter, value: float | None)
 
 
 @click.command("prune")
-@click.option(
-    "--runs-older-than", "runs_seconds", type=Duration(), metavar="TIME", help="Runs that ended before: 400d."
-)
+@click.option("--runs-older-than", "runs_seconds", type=Age(), metavar="TIME", help="Runs that ended before: 400d.")
 @click.option(
     "--dead-letters-older-than",
     "dead_letters_seconds",
-    type=Duration(),
+    type=Age(),
     metavar="TIME",
     help="Dead letters that died before, but for those that are still to be tried again.",
 )
 @click.option(
     "--scans-older-than",
     "scans_seconds",
-    type=Duration(),
+    type=Age(),
     callback=_not_listed,
     metavar="TIME",
     help="Scans that began before, with all that is known of them: 1095d; 31d at least.",

@@ -12,7 +12,8 @@ from etl.app.intake import fill, open_database, read_files
 from etl.app.refresh import refresh
 from etl.cli.groups import WholeGroup
 from etl.cli.options import (
-    Duration,
+    PATH,
+    Age,
     Positive,
     all_of,
     as_json,
@@ -41,16 +42,14 @@ which_dead = all_of(
     kind,
     deployment,
     click.option(
-        "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those that died longer ago."
+        "--older-than", "older_than_seconds", type=Age(), metavar="TIME", help="Only those that died longer ago."
     ),
-    click.option(
-        "--newer-than", "newer_than_seconds", type=Duration(), metavar="TIME", help="Only those that died since."
-    ),
+    click.option("--newer-than", "newer_than_seconds", type=Age(), metavar="TIME", help="Only those that died since."),
 )
 
 
 @click.command("enqueue")
-@click.argument("files", nargs=-1, required=True, metavar="FILE|-...")
+@click.argument("files", nargs=-1, type=PATH, required=True, metavar="FILE|-...")
 @click.option("--refresh", is_flag=True, help="Queue final scans too.")
 @strict
 @as_json
@@ -74,9 +73,7 @@ def queue_group() -> None:
 @files
 @deployment
 @kind
-@click.option(
-    "--older-than", "older_than_seconds", type=Duration(), metavar="TIME", help="Only those queued longer ago."
-)
+@click.option("--older-than", "older_than_seconds", type=Age(), metavar="TIME", help="Only those queued longer ago.")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @assent
 @as_json

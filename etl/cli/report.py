@@ -13,7 +13,7 @@ import click
 
 from etl.app.intake import open_database
 from etl.app.report import make
-from etl.cli.options import Duration, as_json, common, settings_of, wants_json
+from etl.cli.options import Age, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError
 from etl.model import INT64_MAX
 from etl.telemetry.reporter import print_result
@@ -40,7 +40,7 @@ class DeploymentId(click.ParamType[int | None]):
 @click.option(
     "--since",
     "since_seconds",
-    type=Duration(),
+    type=Age(),
     default="30d",
     show_default=True,
     metavar="TIME",

@@ -8,7 +8,7 @@ import click
 
 from etl.app.intake import open_database
 from etl.cli.groups import WholeGroup
-from etl.cli.options import Duration, Positive, as_json, common, settings_of, wants_json
+from etl.cli.options import Age, Positive, as_json, common, settings_of, wants_json
 from etl.errors import ConfigError
 from etl.store import runs
 from etl.telemetry.reporter import print_result, print_table
@@ -17,7 +17,7 @@ SHOWN = ("started_at", "command", "state", "exit_code", "fetched", "dead", "rema
 
 
 @click.group("runs", cls=WholeGroup, invoke_without_command=True)
-@click.option("--since", "since_seconds", type=Duration(), metavar="TIME", help="Only those that began within it: 7d.")
+@click.option("--since", "since_seconds", type=Age(), metavar="TIME", help="Only those that began within it: 7d.")
 @click.option("--state", type=click.Choice(runs.STATES), help="Only runs in this state.")
 @click.option("--limit", type=Positive(), default=20, show_default=True, metavar="N", help="At most N.")
 @as_json

@@ -28,6 +28,8 @@ READER_SECONDS = 86_400
 """After how long MySQL and MariaDB give up a client that doesn't take the next rows: a day, for there is no value for
 no limit."""
 LEAST_SECRET = 4
+FULL_CODES = frozenset({sqlite3.SQLITE_FULL, "53100", 1021, 1114})
+"""What databases say of a full disk."""
 LOGIN_CODES = frozenset({None, 1044, 1045, 1698, 1862, 4151})
 """What servers refuse a login with. psycopg has no code while it connects."""
 MOST_UNKNOWN, MOST_LOST = 3, 6
@@ -309,7 +311,7 @@ def translated(address: Address) -> Iterator[None]:
 
 
 def _ours(error: exc.DBAPIError, address: Address) -> DatabaseError:
-    database, said = f"database {mask_url(address.url)}", first_line(error, *_urls_of(address))
+    database, said = f"database {display_url(address.url)}", first_line(error, *_urls_of(address))
     is_lost = error.connection_invalidated and error.statement is not None
     meaning = _meaning(error)
     if address.url_file and error.statement is None and _code(error) in LOGIN_CODES:
@@ -318,7 +320,9 @@ def _ours(error: exc.DBAPIError, address: Address) -> DatabaseError:
         case Meaning.ROW:
             return RefusedError(f"the database refuses a row: {said}")
         case Meaning.LASTING:
-            return DatabaseError(f"{database}: {said}")
+            is_full = _code(error) in FULL_CODES
+            advice = ": make room and start it again, what was stored is safe" if is_full else ""
+            return DatabaseError(f"{database}: {said}{advice}")
         case Meaning.TIME_LIMIT:
             return DatabaseError(
                 f"{database}: the server ends statements too early, raise its time limit for this user"

@@ -20,7 +20,7 @@ from etl.config.urls import Address, address_of
 from etl.database.catalogue import comment_statements, write_comments
 from etl.database.connection import Database, check_schema, one_at_a_time
 from etl.database.dictionary import Dictionary, load_dictionary
-from etl.database.engine import make_engine, parse_url, quoted, sqlite_path, translated
+from etl.database.engine import display_url, make_engine, parse_url, quoted, sqlite_path, translated
 from etl.database.rights import Kind, grant, grant_statements
 from etl.database.schema import HEAD
 from etl.database.version import claim, own_schema, revision
@@ -66,7 +66,10 @@ def check(place: str | Address) -> None:
     """Raise DatabaseError unless the schema is at head and equal to `schema.metadata`, whatever its comments say."""
     address = address_of(place)
     if sqlite_path(address.url) and current(address) is None:
-        raise DatabaseError(f"{mask_url(address.url)} has no tables of scan-etl yet: run `scan-etl db upgrade`")
+        raise DatabaseError(
+            f"there are no tables of scan-etl in {display_url(address.url)}: is this the place? If it is, run "
+            "`scan-etl db upgrade`"
+        )
     with closing(Database(address, reads_only=True)) as opened:
         opened.run_here(check_schema)
 

@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,19 @@ def read_blocks(stream: io.BufferedIOBase, name: str) -> Iterator[bytes]:
         raise _unreadable(name, error) from error
 
 
-def opening(blocks: Iterator[bytes]) -> bytes:
+def opening(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """As much of the text as it needs to tell what a file is, and all of its blocks. UTF-16 with its mark, as Excel's
+    "Unicode text" and PowerShell write it, becomes UTF-8."""
+    start = _start(blocks)
+    blocks = chain([start], blocks)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        blocks = (text.encode() for text in codecs.iterdecode(blocks, "utf-16", "replace"))
+        start = _start(blocks)
+        blocks = chain([start], blocks)
+    return start, blocks
+
+
+def _start(blocks: Iterator[bytes]) -> bytes:
     """Take as many blocks as it needs to tell what a file is. A pipe may hand over a byte at a time."""
     start = b""
     while len(start) < MAX_LINE_BYTES and not _TELLING.match(start):

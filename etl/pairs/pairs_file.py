@@ -9,7 +9,8 @@ A file is read as a stream, whatever its size. What its lines are is said in `li
     text        lines `120 123`, `120/123`, `120,123`, or addresses with `/deployments/120/scan/123` in them
 
 The names may be spelled `deploymentId` or `Deployment ID` as well. What a file is shows in its first line; where it
-doesn't, a name that ends with .csv, .tsv, .json or .jsonl decides. Each may be compressed with gzip. `-` is stdin.
+doesn't, a name that ends with .csv, .tsv, .json or .jsonl decides. Each may be compressed with gzip, or be UTF-16 with
+its mark. `-` is stdin.
 Blank lines and lines that begin with `#` pass. A line that names no pair becomes a `BadLine`, and the rest goes on.
 """
 
@@ -18,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,16 +33,22 @@ _MAX_PLAIN_COLUMNS = 100  # the pattern of a line takes longer to compile than a
 _SHOWN_CHARACTERS = 60
 # What holds of a line holds of a CSV record that spans several.
 _TOO_LONG = f"longer than {MAX_LINE_BYTES} bytes"
+_PACKED_OTHERWISE = "compressed, and not with gzip: unpack it"
 # By the end of their names, or by their first bytes.
 _NO_TEXT = (
+    ((".ods", ".numbers", ".zip"), b"PK\x05\x06", "a spreadsheet or a zip archive: save it as CSV, or unpack it"),
     ((".xlsx", ".xlsm"), b"PK\x03\x04", "an Excel workbook: save it as CSV"),
     ((".xls",), b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as CSV"),
+    ((".zst",), b"\x28\xb5\x2f\xfd", _PACKED_OTHERWISE),
+    ((".bz2",), b"BZh", _PACKED_OTHERWISE),
+    ((".xz",), b"\xfd7zXZ\0", _PACKED_OTHERWISE),
     (
         (".parquet",),
         b"PAR1",
         "a Parquet file: turn it into CSV, as with duckdb -c \"COPY (FROM 'pairs.parquet') TO 'pairs.csv'\"",
     ),
 )
+_SEPARATOR_LINE = re.compile(rb'(?i)"?sep=[,;\t|]"?')  # a line for Excel, before the header
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:[\[{\]]|\Z)")  # a line [120, 123] is a pair, and begins otherwise
 _AFTER_AN_ID = re.compile(rb'(?i)(?:deployment|scan)[ _.-]*id"?\s*([,;\t|])')
 _DELIMITER = re.compile(rb"([,;\t|])")
@@ -114,11 +121,10 @@ _PairsAndBadLines = Iterator[list[Pair] | BadLine]
 
 
 def _content(path: str, name: str, blocks: Iterator[bytes]) -> tuple[Lines | Elements, _PairsAndBadLines]:
-    start = opening(blocks)
+    start, blocks = opening(blocks)
     for endings, magic, what in _NO_TEXT:
         if path.lower().endswith(endings) or start.startswith(magic):
             raise ConfigError(f"{name} is {what}")
-    blocks = chain([start], blocks)
     if _ARRAY.match(start):
         elements = Elements(blocks, name)
         return elements, _pairs_of_elements(elements, name)
@@ -168,6 +174,8 @@ def _pairs_of_lines(lines: Lines, name: str, path: str) -> _PairsAndBadLines:
 
 
 def _form(path: str, name: str, lines: Lines) -> _Form:
+    if _SEPARATOR_LINE.fullmatch(lines.first()):
+        lines.skip(1)
     first, ending = lines.first(), path.lower().removesuffix(".gz")
     # Behind the first of two ids in a header there is always a delimiter.
     delimiter = _AFTER_AN_ID.search(first) or _DELIMITER.search(first)
@@ -228,7 +236,7 @@ def _csv_pair(columns: _Columns, delimiter: bytes, line: bytes, lines: Lines) ->
         return f"not CSV ({error})"
     lines.skip(more)
     if len(fields) != columns.width:
-        return f"{len(fields)} columns instead of {columns.width}"
+        return f"{len(fields)} column{'s' * (len(fields) > 1)} instead of {columns.width}"
     return _pair(fields[columns.deployment], fields[columns.scan])
 
 
@@ -307,7 +315,8 @@ def _id(name: str, value: bytes) -> int | str:
     if not text:
         return f"{name} is missing"
     whole, _, zeros = text.partition(b".")  # pandas and spreadsheets write 120.0 where a column has a gap
-    if not whole.isdigit() or zeros.strip(b"0") or text.endswith(b"."):
+    # 1.000 is a thousand in half of the world's spreadsheets.
+    if not whole.isdigit() or zeros not in (b"", b"0", b"00") or text.endswith(b"."):
         return f"{name} {_shown(text)} is not a positive integer"
     digits = whole.lstrip(b"0")
     if not digits:

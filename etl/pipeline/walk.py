@@ -216,9 +216,9 @@ class Walker:
         if listing_pass.repository is None:
             since = _text(listing_pass.since)
             self.state.emit(Walked(self.deployment_id, since, reading.pages, reading.listed, queued))
-        if move is not None and move.until_at is not None:
-            until_at = move.until_at.isoformat(timespec="seconds")
-            self.state.emit(OutOfReach(self.deployment_id, _text(move.from_at), until_at))
+        if move is not None and move.from_at is not None and move.until_at is not None:
+            period = (at.isoformat(timespec="seconds") for at in (move.from_at, move.until_at))
+            self.state.emit(OutOfReach(self.deployment_id, *period))
         return queued
 
     async def record(self, page: Page, listing_pass: ListingPass, *, is_last: bool) -> tuple[int, WatermarkMove | None]:

@@ -118,9 +118,7 @@ def finish(connection: Connection, listing_pass: ListingPass, token_key: str) ->
     if before is None:
         connection.execute(delete(watermarks).where(_mark.deployment_id == listing_pass.deployment_id))
     _move_watermark(connection, listing_pass, before, begins_at, token_key)
-    if before is None:
-        return WatermarkMove(True, None, edge if begins_at == edge else None)
-    if begins_at <= before.walked_at:
+    if before is None or begins_at <= before.walked_at:
         return WatermarkMove(True, None, None)
     gap = {"deployment_id": listing_pass.deployment_id, "from_at": before.walked_at, "until_at": begins_at}
     connection.execute(upsert(connection, listing_gaps, lambda new: {"until_at": new.until_at}), gap)

@@ -128,6 +128,13 @@ class WorkAwaited(Struct, frozen=True):
     leased: int
 
 
+class LeasedByOthers(Struct, frozen=True):
+    """The run ends, and leaves `count` pairs to other workers that have leased them. If one of those was killed, its
+    pairs come back within `[queue] lease_seconds`, and the next run takes them."""
+
+    count: int
+
+
 class TokenUseless(Struct, frozen=True):
     """SEMGREP_APP_TOKEN sees no deployment. Deployments with a token of their own go on."""
 
@@ -225,11 +232,10 @@ class RepositoriesUnread(Struct, frozen=True):
 
 
 class OutOfReach(Struct, frozen=True):
-    """Scans that started before `until_at`, from `from_at` on if it is set, were never listed, and are no longer
-    available."""
+    """Scans that started from `from_at` to `until_at` were never listed, and are no longer available."""
 
     deployment_id: int
-    from_at: str | None
+    from_at: str
     until_at: str
 
 
@@ -306,6 +312,7 @@ Event = (
     | DeadRevived
     | DeploymentStopped
     | TokenReadAgain
+    | LeasedByOthers
     | TokenUseless
     | LeasesLost
     | Walked

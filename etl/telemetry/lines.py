@@ -18,6 +18,7 @@ from etl.telemetry.events import (
     Event,
     GateClosed,
     GateOpened,
+    LeasedByOthers,
     LeasesLost,
     ListingSkipped,
     MetricsLost,
@@ -97,7 +98,7 @@ def _read_again(event: TokenReadAgain) -> str:
 
 
 def _gap(event: OutOfReach) -> str:
-    period = f"between {event.from_at} and {event.until_at}" if event.from_at else f"before {event.until_at}"
+    period = f"between {event.from_at} and {event.until_at}"
     return f"deployment {event.deployment_id}: scans that started {period} are no longer available from the API"
 
 
@@ -131,6 +132,11 @@ LINES: dict[type[Event], Line] = {
             f"nothing is due for {e.seconds:g} s: {e.retrying:,} pairs await a retry, {e.leased:,} are leased by others"
         ),
     ),
+    LeasedByOthers: Line(
+        "info",
+        "pairs left to other workers, which have leased them",
+        lambda e: f"{e.count:,} pairs are left to other workers, which have leased them",
+    ),
     ApiAway: Line(
         "warning", "API unavailable, waiting", lambda e: f"{_of(e)}the API is unavailable, waiting: {e.reason}"
     ),
@@ -161,8 +167,8 @@ LINES: dict[type[Event], Line] = {
     TokenReadAgain: Line("info", "asking again for a deployment that was halted, its token was read anew", _read_again),
     TokenUseless: Line(
         "error",
-        "a token shows no deployment, others go on",
-        lambda e: f"SEMGREP_APP_TOKEN sees no deployment, other tokens go on: {e.reason}",
+        "a token shows no deployment",
+        lambda e: f"SEMGREP_APP_TOKEN shows no deployment: {e.reason}",
     ),
     LeasesLost: Line(
         "warning",

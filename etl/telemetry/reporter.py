@@ -136,8 +136,9 @@ def _write(event: Event, level: str = "info") -> None:
 
 
 def progress(counts: RunCounts, before: RunCounts, seconds: float) -> Progress | Preparing | None:
-    """How far a run is, after `seconds` since it was as `before`; None where nothing has changed."""
-    if counts == before:
+    """How far a run is, after `seconds` since it was as `before`; None where nothing that it shows has changed: what
+    is asked of an API that is unavailable is no progress."""
+    if replace(counts, requests=before.requests) == before:
         return None
     if preparing := _preparing(counts):
         return preparing

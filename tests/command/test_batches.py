@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -268,3 +268,15 @@ def test_what_a_killed_run_has_staged_is_removed_by_a_later_one(cli: Command, da
     assert outcome.exit_code == 0
     left = [ask(database_url, select(table.c.batch)) for table in (staged_pieces, staged_pairs)]
     assert left == [[("at work",)]] * 2
+
+
+def test_what_somebody_else_has_leased_is_left_to_them_and_that_is_said(cli: Command, database_url: str) -> None:
+    """They may have been killed: who reads the log sees why pairs remain."""
+    with running_sandbox(finished_world(5)) as sandbox:
+        queue(database_url, 1, 2, lease_token="killed", due_at=datetime.now(UTC) + timedelta(hours=1))
+        queue(database_url, 3)
+        given = variables(sandbox, database_url) | {"SCAN_ETL_QUEUE__LEASE_SECONDS": "7200"}
+        outcome = cli("run", "--json", environment=given)
+
+    assert [outcome.json()[name] for name in ("fetched", "remaining", "exit_code")] == [1, 2, 0]
+    assert "pairs left to other workers, which have leased them count=2" in outcome.stderr

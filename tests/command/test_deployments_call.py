@@ -72,4 +72,5 @@ def test_a_sync_that_learns_of_no_deployment_ends_with_a_sentence(cli: Command, 
     assert outcome.exit_code in (3, 4), outcome
     assert outcome.json()["exit_code"] == outcome.exit_code
     assert "a token shows no deployment" in outcome.stderr
+    assert "deployment 0" not in outcome.stderr
     assert "Traceback" not in outcome.stderr

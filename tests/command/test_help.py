@@ -82,10 +82,13 @@ def test_each_shell_gets_its_script(cli: Command, shell: str) -> None:
         ("scan-etl failures r", {"requeue"}),
         ("scan-etl sync --dead", {"--deadline"}),
         ("scan-etl run --log-level d", {"debug"}),
+        ("scan-etl run pa", {"pa"}),
+        ("scan-etl enqueue pa", {"pa"}),
+        ("scan-etl inspect an", {"an"}),
     ],
 )
 def test_words_are_completed(cli: Command, words: str, expected: set[str]) -> None:
-    """Commands, those of groups, options and what these take."""
+    """Commands, those of groups, options and what these take; a file's name is left to the shell."""
     variables = {"_SCAN_ETL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     found = cli.started(environment=variables)
 

@@ -217,6 +217,7 @@ def test_who_writes_beside_it_gets_a_turn(cli: Command, sqlite_url: str) -> None
         (("--runs-older-than", "9d", "--deployment", "120"), "a run is of no one deployment"),
         (("--scans-older-than", "30d"), "it must be 31d at least: the API still lists younger scans"),
         (("--scans-older-than", "3 years"), "is not a duration"),
+        (("--runs-older-than", "400", "--yes"), "'400' has no unit: say 400d for days, or 400h for hours"),
         (("--scans-older-than", "100d"), "there is no terminal to ask on: add --yes"),
     ],
 )

@@ -74,6 +74,7 @@ def test_a_sync_finds_and_fetches_and_the_next_costs_one_page(cli: Command, data
         second = cli("sync", "--json", environment=variables(sandbox, database_url))
 
     assert (first.exit_code, second.exit_code) == (0, 0), first
+    assert " [warning] " not in first.stderr + second.stderr
     assert asked == {"deployments": 1, "search": 2, "projects": 2, "details": scans_there}
     summary = first.json()
     assert [summary[name] for name in ("discovered", "fetched", "inserted", "remaining")] == [*[scans_there] * 3, 0]
@@ -232,6 +233,7 @@ def test_a_useless_token_does_not_stop_the_deployments_that_have_their_own(cli: 
     assert outcome.json()["fetched"] > 0
     assert {row[0] for row in ask(sqlite_url, select(scans.c.deployment_id))} == {121}
     assert "a token shows no deployment" in outcome.stderr
+    assert outcome.json()["stop_reason"].startswith("the token is refused: HTTP 401")
 
 
 def test_a_list_that_fails_is_exit_4_and_the_rest_is_done(cli: Command, sqlite_url: str) -> None:

@@ -98,7 +98,7 @@ def test_a_run_is_told_in_whole_words(cli: Command, sqlite_url: str, columns: in
     assert "api.max_wait_seconds" in settings
     assert "environment SCAN_ETL_DATABASE__URL" in " ".join(settings.split())
     assert "(No such file or directory): check its path and its permissions" in " ".join(missing.split())
-    for seen in (run, doctor, missing, runs, shown):
+    for seen in (run, doctor, missing, runs, shown, settings):
         lines = [line.rpartition("\r")[2] for line in seen.splitlines()]
         assert [line for line in lines if len(line.rstrip()) > columns and len(line.split()) > 2] == []
 

@@ -228,7 +228,8 @@ def test_sqlite_makes_itself_and_its_commands_say_what_is_missing(cli: Command) 
     token = {"SEMGREP_APP_TOKEN": "t"}
 
     assert cli("status", environment=token).exit_code == 5
-    assert "scan-etl db upgrade" in cli("db", "check", environment=token).stderr
+    checked = cli("db", "check", environment=token).stderr
+    assert f"{cli.folder}/scans.db: is this the place? If it is, run `scan-etl db upgrade`" in checked
     assert cli("db", "current", environment=token).stdout == "none\n"
     assert not (cli.folder / "scans.db").exists()
     assert cli("enqueue", "-", stdin="120 1", environment=token).exit_code == 0

@@ -154,3 +154,18 @@ def test_a_new_file_is_for_its_owner_alone(cli: Command) -> None:
 
     assert modes == {"scans.db": 0o600, "scans.db-wal": 0o600, "scans.db-shm": 0o600}
     assert (cli.folder / "second.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_to_do(sqlite_url: str, path: Path) -> None:
+    """SQLite itself keeps the file from growing, as a full disk does."""
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        connection.exec_driver_sql("CREATE TABLE filling AS SELECT zeroblob(10000000)")
+
+    with closing(Database(sqlite_url)) as database, pytest.raises(DatabaseError) as caught:
+        database.run_here(fill)
+
+    assert str(caught.value) == (
+        f"database {path}: database or disk is full: make room and start it again, what was stored is safe"
+    )

@@ -33,7 +33,7 @@ def test_the_first_walk_says_from_when_on_the_list_is_complete(database: Databas
     assert walked(database, LISTED_AT, LISTED_AT - 7 * DAY, partial_=True) == WatermarkMove(False, None, None)
     assert walked(database, LISTED_AT, LISTED_AT + 7 * DAY, partial_=True) == WatermarkMove(False, None, None)
     assert rows(database, marks) == []
-    assert walked(database, LISTED_AT) == WatermarkMove(True, None, LISTED_AT - 30 * DAY)
+    assert walked(database, LISTED_AT) == WatermarkMove(True, None, None)
     assert rows(database, marks) == [
         {
             "deployment_id": 120,
@@ -86,7 +86,8 @@ def test_a_gap_of_more_than_30_days_is_written_down(database: Database) -> None:
 
 def test_what_perishes_during_a_walk_is_in_the_gap(database: Database) -> None:
     """The oldest scans come last, and those that were gone by then may not have been listed."""
-    assert walked(database, LISTED_AT, hours=2) == WatermarkMove(True, None, LISTED_AT + timedelta(hours=2) - 30 * DAY)
+    assert walked(database, LISTED_AT, hours=2) == WatermarkMove(True, None, None)
+    assert [row["complete_since"] for row in rows(database, marks)] == [LISTED_AT + timedelta(hours=2) - 30 * DAY]
 
     reached = walked(database, LISTED_AT + 40 * DAY, LISTED_AT - DAY, hours=3)
 

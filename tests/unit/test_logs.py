@@ -109,8 +109,8 @@ SENTENCES: list[tuple[Event, str]] = [
         "sync ended with exit code 4 after 2.0 s, 1,200 fetched, 0 dead, 3 remaining: deadline of 1 s",
     ),
     (
-        OutOfReach(120, None, "2026-11-01"),
-        "deployment 120: scans that started before 2026-11-01 are no longer available from the API",
+        OutOfReach(120, "2026-09-01", "2026-10-01"),
+        "deployment 120: scans that started between 2026-09-01 and 2026-10-01 are no longer available from the API",
     ),
     (
         TokenReadAgain(120, is_new=True),
@@ -175,6 +175,7 @@ def test_progress_is_told_where_something_has_changed() -> None:
     before = RunCounts(to_do=100, fetched=10, dead=1, requests=12)
 
     assert progress(RunCounts(to_do=100, fetched=10, dead=1, requests=12), before, 10.0) is None
+    assert progress(RunCounts(to_do=100, fetched=10, dead=1, requests=15), before, 10.0) is None
     moved = progress(RunCounts(to_do=100, fetched=30, dead=1, requests=32), before, 10.0)
     assert moved == Progress(
         done=31, total=100, per_second=2.0, retried=0, rate_limited=0, dead=1, seconds_left=round(69 / 2)

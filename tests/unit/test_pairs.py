@@ -52,6 +52,7 @@ BLOCK_BYTES = 65_536
         ("hyphens.tsv", "SCAN-ID\tdeployment-id\n123\t120\n124\t120\n"),
         ("camels.jsonl", '{"deploymentId":120,"scanId":123}\n{"id":9,"Scan ID":124,"deployment-id":"120"}\n'),
         ("floats.csv", "deployment_id,scan_id\n120.0,123.0\n120.00,124\n"),
+        ("for_excel.csv", "sep=;\ndeployment_id;scan_id\n120;123\n120;124\n"),
         ("floats.txt", "120.0 123\n120/124.0\n"),
         ("floats.jsonl", '[120.0,123]\n{"deployment_id":"120.0","id":124.0}\n'),
         (
@@ -60,14 +61,16 @@ BLOCK_BYTES = 65_536
         ),
     ],
 )
-@pytest.mark.parametrize("wrap", ["plain", "gz", "gz_without_the_name", "crlf", "bom", "comments"])
+@pytest.mark.parametrize("wrap", ["plain", "gz", "gz_without_the_name", "crlf", "bom", "utf16", "comments"])
 def test_every_form_is_read(tmp_path: Path, name: str, content: str, wrap: str) -> None:
-    """Each form gives the same pairs, compressed or not, with a BOM, with CRLF, among comments and blank lines."""
+    """Each form gives the same pairs: compressed, with a BOM, in UTF-16, with CRLF, among comments and blank lines."""
     data = content.encode()
     if wrap == "crlf":
         data = data.replace(b"\n", b"\r\n")
     elif wrap == "bom":
         data = b"\xef\xbb\xbf" + data
+    elif wrap == "utf16":
+        data = content.replace("\n", "\r\n").encode("utf-16")
     elif wrap == "comments":
         data = b'# 1,2 "\n\n  # [3, 4]\n \t\n' + data + b"\n\n# 5/6\n"
     elif wrap.startswith("gz"):
@@ -86,6 +89,7 @@ def test_every_form_is_read(tmp_path: Path, name: str, content: str, wrap: str) 
         ("1.5", "scan_id '1.5' is not a positive integer"),
         ("1.", "scan_id '1.' is not a positive integer"),
         (".0", "scan_id '.0' is not a positive integer"),
+        ("1.000", "scan_id '1.000' is not a positive integer"),
         ("1.0.0", "scan_id '1.0.0' is not a positive integer"),
         ("1e2", "scan_id '1e2' is not a positive integer"),
         ("0.0", "scan_id 0 names no scan"),
@@ -117,7 +121,7 @@ def test_an_id_is_a_decimal_integer_from_1_to_63_bits(tmp_path: Path, value: str
         ("a.csv", "0,1", "deployment_id 0 names no deployment"),
         ("a.csv", ",1", "deployment_id is missing"),
         ("a.csv", "1,", "scan_id is missing"),
-        ("a.csv", "1", "1 columns instead of 2"),
+        ("a.csv", "1", "1 column instead of 2"),
         ("a.csv", "1,2,3", "3 columns instead of 2"),
         ("a.csv", '"1"x,2', "not CSV (',' expected after '\"')"),
         ("a.csv", '1,"2', "not CSV (unexpected end of data)"),
