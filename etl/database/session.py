@@ -48,6 +48,7 @@ _OF_TRANSACTION = {
     "timezone": "UTC",  # in another zone the driver takes 2 us more for an instant
     "datestyle": "ISO",  # the driver reads no other
     "extra_float_digits": "1",  # with fewer, numbers come back rounded
+    "quote_all_identifiers": "off",  # SQLAlchemy knows no type called "text", with its quotes
     "standard_conforming_strings": "on",
 }
 # A reader holds no locks, so it may be silent for as long as a disk or the reader of a pipe takes. And PostgreSQL would
@@ -86,6 +87,18 @@ def quoted(schema: str) -> str:
 # MySQL and MariaDB
 
 
+_OF_SESSION = {
+    "time_zone": "'+00:00'",
+    "completion_type": "'NO_CHAIN'",
+    "div_precision_increment": "4",  # with less, percentages are rounded
+    "group_concat_max_len": "1048576",  # a longer list would be cut
+    "sql_big_selects": "1",  # or what may read many rows is refused
+    "sql_safe_updates": "0",
+    "sql_select_limit": "18446744073709551615",  # or rows are missing
+}
+_SET_FOR_SESSION = "SET " + ", ".join(f"{name} = {it}" for name, it in _OF_SESSION.items())
+
+
 def mysql_arguments() -> dict[str, Any]:
     """For the driver, whatever the URL says. ConfigError where it isn't installed."""
     try:
@@ -97,11 +110,11 @@ def mysql_arguments() -> dict[str, Any]:
         "read_timeout": CONNECT_TIMEOUT_SECONDS,
         "program_name": "scan-etl",
         "charset": "utf8mb4",
+        "use_unicode": True,
         "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
         # A worker that hangs mustn't hold its locks against all others. MySQL, which skips the comment, has no
         # such limit.
-        "init_command": "SET time_zone = '+00:00', sql_safe_updates = 0, completion_type = 'NO_CHAIN'"
-        f" /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
+        "init_command": _SET_FOR_SESSION + f" /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
         # PyMySQL itself drops the offset.
         "conv": {**conversions, datetime: lambda instant, _: f"'{instant_text(instant)}'"},
     }
