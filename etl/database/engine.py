@@ -130,8 +130,9 @@ def _engine(
     address: Address, connect_args: Mapping[str, Any], ways: Iterable[Callable[..., Any]] = (), **options: Any
 ) -> Engine:
     """An engine that connects by the first of these `ways` that gives a connection, or else as drivers do."""
-    url = parse_url(address.url)
-    engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
+    with _python_errors():
+        url = parse_url(address.url)
+        engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
     if address.url_file:
         event.listen(engine, "do_connect", _by_file(address, connect_args))
     for way in (*ways, _connect):
@@ -147,9 +148,10 @@ def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[...,
             url = parse_url(address.current_url())
             if url.get_backend_name() != dialect.name:
                 raise ConfigError(f"{URL_FILE}: the file names another kind of database than at the start")
+            with _python_errors():
+                arguments[:], more = dialect.create_connect_args(url)
         except ConfigError as error:
             raise DatabaseAwayError(str(error)) from error  # it may be right in a moment
-        arguments[:], more = dialect.create_connect_args(url)
         parameters.clear()
         parameters.update(more, **connect_args)
 
@@ -157,24 +159,37 @@ def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[...,
 
 
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """What comes from the URL is given to the driver here alone. Drivers have errors of Python's for what they don't
-    know, can't read or haven't installed."""
+    """What comes from the URL is given to the driver here alone."""
     if dialect.name == "sqlite" and not parameters.get("uri"):
         make_file(arguments[0])
+    if dialect.name == "mysql" and parameters.get("password"):
+        parameters = {**parameters, "password": parameters["password"].encode()}  # PyMySQL would take Latin-1
     try:
-        return dialect.connect(*arguments, **parameters)
-    except TypeError as error:
+        with _python_errors():
+            return dialect.connect(*arguments, **parameters)
+    except dialect.loaded_dbapi.Error as error:
+        if not _WRONG_PARAMETER.match(str(error)):
+            raise
+        raise ConfigError(f"database.url has a wrong parameter: {printable(str(error), 300)}") from error
+
+
+@contextlib.contextmanager
+def _python_errors() -> Iterator[None]:
+    """Drivers have errors of Python's for what they don't know, can't read or haven't installed."""
+    try:
+        yield
+    except UnicodeError:
+        raise  # it would quote what may be a password
+    except (TypeError, NotImplementedError) as error:
         raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"database.url has a wrong parameter: {error}") from error
     except OSError as error:
         raise ConfigError(f"database.url names a file that can't be read ({error.strerror})") from error
     except RuntimeError as error:
         raise ConfigError(
             f"database.url: {error}: install it, e.g. by `pip install cryptography`, or ask for TLS by ssl_ca=FILE"
         ) from error
-    except dialect.loaded_dbapi.Error as error:
-        if not _WRONG_PARAMETER.match(str(error)):
-            raise
-        raise ConfigError(f"database.url has a wrong parameter: {printable(str(error), 300)}") from error
 
 
 sqlite3.register_adapter(datetime, instant_text)
