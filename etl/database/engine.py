@@ -2,10 +2,9 @@
 
 import contextlib
 import re
-import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,19 @@ from etl.config.masking import SECRET_NAME, mask_url
 from etl.config.secret import masked
 from etl.config.urls import URL_FILE, Address, address_of
 from etl.database.refusals import Code, Meaning, meaning_of
+from etl.database.session import (
+    IS_SNAPSHOT,
+    READER_SECONDS,
+    begin_postgresql,
+    in_schema,
+    instant_text,
+    mysql_arguments,
+    postgresql_arguments,
+    prepare_mysql,
+)
 from etl.database.sqlite_file import BUSY_POLL_SECONDS, connect_to_read, make_file, prepare_to_read, prepare_to_write
 from etl.errors import ConfigError, DatabaseAwayError, DatabaseError, RefusedError, printable
 
-CONNECT_TIMEOUT_SECONDS = 10
-HUNG_SECONDS = 10
-"""How long a client may be silent in the middle of a transaction before the server ends it."""
-KEEPALIVE_SECONDS = 10
-"""After how long a silence a client asks whether its server's machine is still there."""
-READER_SECONDS = 86_400
-"""After how long MySQL and MariaDB give up a client that doesn't take the next rows: a day, for there is no value for
-no limit."""
 LEAST_SECRET = 4
 FULL_CODES = frozenset({sqlite3.SQLITE_FULL, "53100", 1021, 1114})
 """What databases say of a full disk."""
@@ -101,24 +102,21 @@ def make_engine(place: str | Address, *, reads_only: bool = False) -> Engine:
             (prepare_to_read if reads_only else prepare_to_write)(engine)
         case "mysql":
             # With MySQL's REPEATABLE READ a lease would lock the gaps between rows, into which others insert.
-            engine = _engine(address, _mysql_arguments(), isolation_level="READ COMMITTED")
-            event.listen(engine, "connect", _prepare_mysql)
+            engine = _engine(address, mysql_arguments(), isolation_level="READ COMMITTED")
+            event.listen(engine, "connect", prepare_mysql)
         case _:
-            engine = _engine(address, _postgresql_arguments())
-            event.listen(engine, "begin", _begin_postgresql)
+            engine = _engine(address, postgresql_arguments())
+            event.listen(engine, "begin", begin_postgresql)
             if address.schema:
-                event.listen(engine, "begin", _in_schema(address.schema))
+                event.listen(engine, "begin", in_schema(address.schema))
     return engine
-
-
-_IS_SNAPSHOT = "etl_snapshot"
 
 
 @contextlib.contextmanager
 def snapshot(engine: Engine) -> Iterator[Connection]:
     """A transaction that sees the data of one moment, however long it reads, and is in nobody's way; of SQLite the
     engine has to be one that `reads_only`. Rows come as they are asked for, if the caller says `yield_per`."""
-    options: dict[str, Any] = {_IS_SNAPSHOT: True}
+    options: dict[str, Any] = {IS_SNAPSHOT: True}
     if engine.dialect.name != "mysql":
         with engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
@@ -134,8 +132,9 @@ def _engine(
     address: Address, connect_args: Mapping[str, Any], ways: Iterable[Callable[..., Any]] = (), **options: Any
 ) -> Engine:
     """An engine that connects by the first of these `ways` that gives a connection, or else as drivers do."""
-    url = parse_url(address.url)
-    engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
+    with _python_errors():
+        url = parse_url(address.url)
+        engine = create_engine(url, pool_size=1, max_overflow=1, connect_args=dict(connect_args), **options)
     if address.url_file:
         event.listen(engine, "do_connect", _by_file(address, connect_args))
     for way in (*ways, _connect):
@@ -151,9 +150,10 @@ def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[...,
             url = parse_url(address.current_url())
             if url.get_backend_name() != dialect.name:
                 raise ConfigError(f"{URL_FILE}: the file names another kind of database than at the start")
+            with _python_errors():
+                arguments[:], more = dialect.create_connect_args(url)
         except ConfigError as error:
             raise DatabaseAwayError(str(error)) from error  # it may be right in a moment
-        arguments[:], more = dialect.create_connect_args(url)
         parameters.clear()
         parameters.update(more, **connect_args)
 
@@ -161,132 +161,40 @@ def _by_file(address: Address, connect_args: Mapping[str, Any]) -> Callable[...,
 
 
 def _connect(dialect: Dialect, _record: object, arguments: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
-    """What comes from the URL is given to the driver here alone. Drivers have errors of Python's for what they don't
-    know, can't read or haven't installed."""
+    """What comes from the URL is given to the driver here alone."""
     if dialect.name == "sqlite" and not parameters.get("uri"):
         make_file(arguments[0])
+    if dialect.name == "mysql" and parameters.get("password"):
+        parameters = {**parameters, "password": parameters["password"].encode()}  # PyMySQL would take Latin-1
     try:
-        return dialect.connect(*arguments, **parameters)
-    except TypeError as error:
-        raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"database.url names a file that can't be read ({error.strerror})") from error
-    except RuntimeError as error:
-        raise ConfigError(
-            f"database.url: {error}: install it, e.g. by `pip install cryptography`, or ask for TLS by ssl_ca=FILE"
-        ) from error
+        with _python_errors():
+            return dialect.connect(*arguments, **parameters)
     except dialect.loaded_dbapi.Error as error:
         if not _WRONG_PARAMETER.match(str(error)):
             raise
         raise ConfigError(f"database.url has a wrong parameter: {printable(str(error), 300)}") from error
 
 
-def _postgresql_arguments() -> dict[str, Any]:
-    return {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "application_name": "scan-etl",
-        "autocommit": True,  # `_begin_postgresql` says BEGIN
-        "client_encoding": "utf8",
-        # A prepared statement may keep its plan from when the queue was short: a worker that had waited at an empty
-        # one then took 5 s for each lease from 20,000 rows, until the server had counted them.
-        "prepare_threshold": None,
-        # A server whose machine is gone doesn't say so. Without these, whoever waits for its answer waits for hours.
-        "keepalives_idle": KEEPALIVE_SECONDS,
-        "keepalives_interval": KEEPALIVE_SECONDS // 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 6_000 * KEEPALIVE_SECONDS,
-    }
-
-
-def _mysql_arguments() -> dict[str, Any]:
+@contextlib.contextmanager
+def _python_errors() -> Iterator[None]:
+    """Drivers have errors of Python's for what they don't know, can't read or haven't installed."""
     try:
-        from pymysql.converters import conversions  # noqa: PLC0415 - comes with an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError("database.url: MySQL and MariaDB need a driver: pip install 'scan-etl[mysql]'") from error
-    return {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "read_timeout": CONNECT_TIMEOUT_SECONDS,
-        "program_name": "scan-etl",
-        "charset": "utf8mb4",
-        "sql_mode": "TRADITIONAL",  # or a text that is too long would be cut
-        # A worker that hangs mustn't hold its locks against all others. MySQL, which skips the comment, has no
-        # such limit.
-        "init_command": "SET time_zone = '+00:00', sql_safe_updates = 0, completion_type = 'NO_CHAIN'"
-        f" /*M! , idle_transaction_timeout = {HUNG_SECONDS} */",
-        # PyMySQL itself drops the offset.
-        "conv": {**conversions, datetime: lambda instant, _: f"'{_instant_text(instant)}'"},
-    }
+        yield
+    except UnicodeError:
+        raise  # it would quote what may be a password
+    except (TypeError, NotImplementedError) as error:
+        raise ConfigError(f"database.url has a parameter that the driver doesn't know: {error}") from error
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"database.url has a wrong parameter: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"database.url names a file that can't be read ({error.strerror})") from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"database.url: {error}: install it, e.g. by `pip install cryptography`, or ask for TLS by ssl_ca=FILE"
+        ) from error
 
 
-def _prepare_mysql(connection: Any, _record: object) -> None:
-    """Somebody else's port may never say hello: only that has a time limit, a statement may take as long as it does.
-    A machine that is gone is noticed as PostgreSQL's."""
-    connection._read_timeout = None  # noqa: SLF001 - PyMySQL has one for both, and no other way to lift it
-    link: socket.socket = connection._sock  # noqa: SLF001 - it has no parameters for these
-    if link.family in (socket.AF_INET, socket.AF_INET6):
-        for name, value in _KEEPALIVE.items():
-            if (option := getattr(socket, name, None)) is not None:  # not every system has each
-                link.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-_KEEPALIVE = {
-    "TCP_KEEPIDLE": KEEPALIVE_SECONDS,
-    "TCP_KEEPINTVL": KEEPALIVE_SECONDS // 2,
-    "TCP_KEEPCNT": 3,
-    "TCP_USER_TIMEOUT": 6_000 * KEEPALIVE_SECONDS,
-}
-
-
-_OF_TRANSACTION = {
-    # A worker that hangs, or whose machine is gone, mustn't hold its locks against all others: on the row of a token
-    # each of them would wait for hours, until the server misses its client.
-    "idle_in_transaction_session_timeout": f"{HUNG_SECONDS}s",
-    "timezone": "UTC",  # in another zone the driver takes 2 us more for an instant
-    "datestyle": "ISO",  # the driver reads no other
-    "extra_float_digits": "1",  # with fewer, numbers come back rounded
-    "standard_conforming_strings": "on",
-}
-# A reader holds no locks, so it may be silent for as long as a disk or the reader of a pipe takes. And PostgreSQL would
-# plan for somebody who wants the first rows soon, and look each row of millions up by a key.
-_OF_SNAPSHOT = {**_OF_TRANSACTION, "idle_in_transaction_session_timeout": "0", "cursor_tuple_fraction": "1"}
-
-
-def _begin(how: str, settings: Mapping[str, str]) -> str:
-    return "; ".join((f"BEGIN ISOLATION LEVEL {how}", *(f"SET LOCAL {name} = '{it}'" for name, it in settings.items())))
-
-
-_BEGIN, _BEGIN_SNAPSHOT = _begin("READ COMMITTED", _OF_TRANSACTION), _begin("REPEATABLE READ READ ONLY", _OF_SNAPSHOT)
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    """Settings end with their transaction: behind a pooler the next one has another session, and this session another
-    client. All in one round trip, as BEGIN alone."""
-    is_snapshot = connection.get_execution_options().get(_IS_SNAPSHOT)
-    connection.exec_driver_sql(_BEGIN_SNAPSHOT if is_snapshot else _BEGIN)
-
-
-def _in_schema(schema: str) -> Callable[[Connection], None]:
-    """For one transaction at a time: the next one of the same session may be another client's of a pool."""
-
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(f"SET LOCAL search_path = {quoted(schema)}")
-
-    return begin
-
-
-def quoted(schema: str) -> str:
-    """The name of a schema, which has no quotes, as SQL has it."""
-    return f'"{schema}"'
-
-
-def _instant_text(value: datetime) -> str:
-    """The form in which SQLAlchemy's DateTime stores an instant in SQLite, so that text order is time order."""
-    if value.tzinfo is not UTC:
-        value = value.astimezone(UTC)
-    return value.isoformat(" ", "microseconds")[:26]
-
-
-sqlite3.register_adapter(datetime, _instant_text)
+sqlite3.register_adapter(datetime, instant_text)
 sqlite3.register_adapter(date, date.isoformat)
 
 

@@ -20,9 +20,10 @@ from etl.config.urls import Address, address_of
 from etl.database.catalogue import comment_statements, write_comments
 from etl.database.connection import Database, check_schema, one_at_a_time
 from etl.database.dictionary import Dictionary, load_dictionary
-from etl.database.engine import display_url, make_engine, parse_url, quoted, sqlite_path, translated
+from etl.database.engine import display_url, make_engine, parse_url, sqlite_path, translated
 from etl.database.rights import Kind, grant, grant_statements
 from etl.database.schema import HEAD
+from etl.database.session import quoted
 from etl.database.version import claim, own_schema, revision
 from etl.errors import ConfigError, DatabaseError
 

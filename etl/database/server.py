@@ -1,5 +1,6 @@
 """What a database is: its kind and version, and which texts it can hold."""
 
+import codecs
 from typing import Any
 
 from sqlalchemy import Connection
@@ -24,11 +25,34 @@ def narrow_encoding(connection: Connection) -> str | None:
 
 
 def in_its_characters(connection: Connection, value: Any) -> Any:
-    """A text, or what JSON is made of, as every encoding has it: where this one lacks characters, with escapes."""
-    if narrow_encoding(connection) is None:
-        return value
+    """A text, or what JSON is made of, as the database can hold it: a text with a character that its encoding lacks is
+    written with escapes."""
+    encoding = narrow_encoding(connection)
+    return value if encoding is None else _escaped(value, _codec(encoding))
+
+
+def _codec(encoding: str) -> str:
+    """Python's name for an encoding of PostgreSQL; that of ASCII where it has none."""
+    name = encoding.replace("WIN", "cp")
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "ascii"
+
+
+def _escaped(value: Any, codec: str) -> Any:
     if isinstance(value, dict):
-        return {name: in_its_characters(connection, item) for name, item in value.items()}
+        return {_escaped(name, codec): _escaped(item, codec) for name, item in value.items()}
     if isinstance(value, list):
-        return [in_its_characters(connection, item) for item in value]
-    return value.encode("ascii", "backslashreplace").decode() if isinstance(value, str) else value
+        return [_escaped(item, codec) for item in value]
+    if not isinstance(value, str) or _has(codec, value):
+        return value
+    return value.encode("ascii", "backslashreplace").decode()
+
+
+def _has(codec: str, text: str) -> bool:
+    try:
+        text.encode(codec)
+    except UnicodeEncodeError:
+        return False
+    return True

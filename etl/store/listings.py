@@ -15,6 +15,7 @@ from sqlalchemy.sql.expression import bindparam
 from etl.backoff import look_again_seconds
 from etl.database.dialects import in_pairs, locked, on_pairs, opaque_to_planner, upsert
 from etl.database.schema import dead_letters, fetch_queue, scan_listings, scans, watermarks
+from etl.database.server import in_its_characters
 from etl.database.types import add_seconds, ready_now, utc_now
 from etl.model import STILL_RUNNING, Drift, Listing, Pair, retention_end
 from etl.store.drift import DriftSeen, count_drift
@@ -230,7 +231,7 @@ def _write(connection: Connection, to_record: PageToRecord, listings: Sequence[L
             del row["pair"]
         names = [*(column.name for column in _COLUMNS), "listed_at", "started_day"]
         change = upsert(connection, scan_listings, lambda new: {name: new[name] for name in names})
-        connection.execute(change, rows)
+        connection.execute(change, in_its_characters(connection, rows))
 
 
 # What the details have to do with it

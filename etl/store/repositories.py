@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_,
 
 from etl.database.dialects import upsert
 from etl.database.schema import deployments, repositories, repository_watermarks, scan_listings, watermarks
+from etl.database.server import in_its_characters
 from etl.model import RETENTION, SLACK, Deployment, ListingPass, Pair, Repository, WalkedRepository
 from etl.store.drift import DriftSeen, count_drift
 from etl.store.marks import UNKNOWN_DAY, mark_days
@@ -37,7 +38,7 @@ def save_deployments(connection: Connection, found: Sequence[Deployment], at: da
     )
     rows = [{**one._asdict(), "first_seen_at": at, "seen_at": at} for one in sorted(found)]
     if rows:
-        connection.execute(change, rows)
+        connection.execute(change, in_its_characters(connection, rows))
 
 
 _SAID = tuple(name for name in Repository._fields if name != "repository_id")
@@ -53,7 +54,7 @@ def save_page(connection: Connection, deployment_id: int, page: RepositoryPage, 
         for one in sorted(page.repositories, key=lambda one: one.repository_id)
     ]
     if rows:
-        connection.execute(change, rows)
+        connection.execute(change, in_its_characters(connection, rows))
     count_drift(connection, [DriftSeen(drift, pair, at) for drift, pair in page.drift])
     mark_days(connection, [(deployment_id, UNKNOWN_DAY)])
 

@@ -23,6 +23,12 @@ PASSWORD = "hunter2hunter2"
             "database.url has a parameter that the driver doesn't know: ",
         ),
         (
+            f"mysql://etl:{PASSWORD}@127.0.0.1:1/scans?compress=1",
+            "database.url has a parameter that the driver doesn't know: ",
+        ),
+        (f"mysql://etl:{PASSWORD}@127.0.0.1:1/scans?connect_timeout=5s", "database.url has a wrong parameter: "),
+        (f"mysql://etl:{PASSWORD}@127.0.0.1:1/scans?port=x", "database.url has a wrong parameter: "),
+        (
             f"mysql://etl:{PASSWORD}@127.0.0.1:1/scans?ssl_ca=/nowhere/ca.pem",
             "database.url names a file that can't be read (No such file or directory)",
         ),

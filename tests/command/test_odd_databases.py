@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from command import Command
 from every_command import still_sandbox, use
+from login_roles import execute
 from mariadb_server import MariadbServer
 from mysql_databases import MysqlDatabases
 from postgres_databases import PostgresDatabases
@@ -127,11 +128,14 @@ ODD_MARIADB = (
     "--character-set-server=ucs2",
     "--completion-type=CHAIN",
     "--default-storage-engine=Aria",
+    "--div-precision-increment=0",
+    "--group-concat-max-len=10",
     "--innodb-default-row-format=compact",
     "--innodb-force-primary-key=1",
     "--innodb-snapshot-isolation=1",
     "--innodb-strict-mode=0",
     "--lower-case-table-names=1",
+    "--max-join-size=100",
     "--sql-safe-updates=1",
     "--transaction-isolation=SERIALIZABLE",
 )
@@ -142,6 +146,7 @@ def odd_mysql_url() -> Iterator[str]:
     server = MariadbServer(*ODD_MARIADB)
     server.start()
     try:
+        execute(server.url(), "SET GLOBAL sql_select_limit = 2")
         with MysqlDatabases(server.url(), "odd").database() as url:
             yield url
     finally:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from listings_of import listing
-from recorded_pages import DAY, LISTED_AT, put, rows
+from postgres_databases import PostgresDatabases
+from recorded_pages import DAY, LISTED_AT, put, queued, rows
 
 from etl.database.connection import Database
-from etl.database.schema import deployments, repositories, repository_watermarks, schema_drift
+from etl.database.migrate import upgrade
+from etl.database.schema import deployments, repositories, repository_watermarks, scan_listings, schema_drift
 from etl.model import Deployment, Drift, ListingPass, Pair, Repository, WalkedRepository
 from etl.store import repositories as store
 from etl.transform.repositories_page import RepositoryPage
@@ -148,3 +150,33 @@ def test_the_room_of_each_repository_is_its_own(database: Database) -> None:
     )
 
     assert {one.repository_id: one.room_at for one in known(database, LISTED_AT)} == {7: LISTED_AT - 2 * DAY, 8: None}
+
+
+@pytest.fixture
+def latin1(postgres_databases: PostgresDatabases) -> Iterator[Database]:
+    """A database that lacks most characters."""
+    with postgres_databases.database(encoding="LATIN1") as url:
+        upgrade(url)
+        with closing(Database(url)) as opened:
+            yield opened
+
+
+def test_a_name_that_the_database_lacks_characters_for_is_escaped(latin1: Database) -> None:
+    """It costs neither the others of its page nor the walk of the scans; what can be stored is what it was."""
+    found = [Deployment(120, "läden", "Läden 📦", None)]
+    latin1.run_here(partial(store.save_deployments, found=found, at=LISTED_AT))
+    save(latin1, LISTED_AT, repository(1, "größe"), repository(2, "a/📦", tags=["📦", "ä"], extra={"é🐙": ["🐙"]}))
+
+    assert [row["name"] for row in rows(latin1, deployments)] == [r"L\xe4den \U0001f4e6"]
+    assert [(row["name"], row["tags"], row["extra"]) for row in rows(latin1, repositories)] == [
+        ("größe", ["x"], None),
+        (r"a/\U0001f4e6", [r"\U0001f4e6", "ä"], {r"\xe9\U0001f419": [r"\U0001f419"]}),
+    ]
+
+
+def test_a_branch_that_the_database_lacks_characters_for_is_escaped(latin1: Database) -> None:
+    """However many scans have one: all are listed and queued."""
+    put(latin1, *(listing(number, branch="feat/📦") for number in range(1, 31)))
+
+    assert [row["branch"] for row in rows(latin1, scan_listings)] == [r"feat/\U0001f4e6"] * 30
+    assert len(queued(latin1)) == 30

@@ -172,3 +172,10 @@ def test_rights_can_be_given_again(cli: Command, role: LoginRole) -> None:
         assert f"is a {kind} of" in grant(cli, role, kind).stdout
     with closing(Database(role.url(PASSWORD))) as database:
         database.run_here(partial(Connection.execute, statement=text("DELETE FROM schema_drift")))
+
+
+def test_a_password_may_have_any_characters(server_url: str) -> None:
+    """It is sent in UTF-8, as it was when it was set."""
+    password = "pä€ss:w/@ör d%"
+    with login_role(server_url, "app", password, *ENTRY[server_url.partition(":")[0]]) as made:
+        assert may(made.url(password), "SELECT 1")

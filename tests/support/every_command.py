@@ -48,6 +48,10 @@ _HELD = {
     "listed": select(_listed.scan_id, _listed.status, _listed.started_at, _listed.extra).order_by(_listed.scan_id),
     "repositories": select(_of.repository_id, _of.name, _of.latest_scan_at, _of.tags).order_by(_of.repository_id),
     "runs": select(runs.c.command, runs.c.requested, runs.c.fetched, runs.c.dead).order_by(runs.c.started_at),
+    "bi_repository": text(
+        "SELECT repository_id, scans, products, last_outcome FROM bi_repository ORDER BY repository_id"
+    ),
+    "bi_coverage": text("SELECT repository_id, listed, lost_percent FROM bi_coverage ORDER BY day, repository_id"),
     "bi_scan": text("SELECT scan_id, repository, branch, outcome FROM bi_scan ORDER BY scan_id"),
 }
 
@@ -72,4 +76,5 @@ def use(cli: Command, sandbox: RunningSandbox, url: str, **variables: str) -> di
         result = cli(*words.split(), stdin=sandbox.pairs_text(), environment=environment)
         has_dead_letters = words.startswith("run -") or words in ("run", "sync")
         assert result.exit_code == (1 if has_dead_letters else 0), (words, result)
+        assert "Warning" not in result.stderr, (words, result)
     return {**loaded(url), **{name: [tuple(row) for row in ask(url, rows)] for name, rows in _HELD.items()}}
