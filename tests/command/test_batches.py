@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
-from command import Command
+from command import Command, Process
 from patience import PATIENCE_SECONDS
 from sandbox_thread import TOKEN, RunningSandbox, finished_world, running_sandbox
 from small_api import Call, SmallApi, found, in_thread, until
@@ -119,8 +118,8 @@ SOON = 20
 class TwoRuns(NamedTuple):
     """Two runs of one file. Once `hurry` is set, both get their answers at once."""
 
-    first: subprocess.Popen[str]
-    second: subprocess.Popen[str]
+    first: Process
+    second: Process
     hurry: Event
 
 
@@ -160,7 +159,7 @@ def shares_pairs(url: str) -> bool:
     return bool(found[0][0] and found[0][1])
 
 
-def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
+def summary_of(process: Process) -> dict[str, Any]:
     stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, stderr
     return dict(json.loads(stdout))

@@ -152,14 +152,14 @@ def test_the_counts_add_up_beside_a_worker_and_after_a_signal(cli: Command, post
             cli.start("run", pairs, "--json", environment=variables) as run,
         ):
             stdout, stderr = run.communicate(timeout=PATIENCE_SECONDS)
-        shared = CommandResult(run.returncode, stdout, stderr)
+        shared = CommandResult(run.wait(), stdout, stderr)
         with cli.start("run", pairs, "--refresh", "--json", environment=variables) as run:
             asked = sandbox.details_requests()
             while sandbox.details_requests() < asked + 40:
                 time.sleep(0.01)
             run.send_signal(signal.SIGINT)
             stdout, stderr = run.communicate(timeout=PATIENCE_SECONDS)
-        stopped = CommandResult(run.returncode, stdout, stderr)
+        stopped = CommandResult(run.wait(), stdout, stderr)
 
     assert (shared.exit_code, shared.json()["remaining"]) == (1, 0), shared
     assert adds_up(shared.json()), shared

@@ -206,8 +206,8 @@ def test_millions_take_no_more_memory_than_a_few(cli: Command, database_url: str
 
 
 def peak_kilobytes(cli: Command, *arguments: str, url: str) -> int:
-    """The most memory that the command had."""
-    with cli.start(*arguments, environment=at(url)) as process:
+    """The most memory that the command had, in a Python of its own."""
+    with Command(cli.folder).start(*arguments, environment=at(url)) as process:
         _, status, used = os.wait4(process.pid, 0)
     assert status == 0
     return used.ru_maxrss

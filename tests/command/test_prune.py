@@ -92,7 +92,7 @@ def test_dashboards_follow_at_once(cli: Command, database_url: str) -> None:
 @pytest.mark.slow
 def test_no_later_night_brings_a_pruned_scan_back(cli: Command, database_url: str) -> None:
     """Nights go on as before: they neither list nor fetch it, and find no gap."""
-    world = finished_world(2_400, scans_per_day=60.0)
+    world = finished_world(800, scans_per_day=20.0)
     assert world.opened_at
     at = Time(world.opened_at - 25 * DAY)
     with running_sandbox(world, None, at) as sandbox:
@@ -179,8 +179,8 @@ def test_a_stop_that_hangs_in_the_database_ends_all_the_same(cli: Command, postg
         with cli.start(*SCANS, "--yes", environment=given) as process:
             wait_until("it waits", lambda: ask(postgres_url, is_waiting))
             process.send_signal(signal.SIGTERM)
-            while process.poll() is None:
-                holding.execute(select(1))  # or the server ends who is silent in the midst of a transaction
+            # The server ends who is silent in the midst of a transaction.
+            wait_until("it ends", lambda: (holding.execute(select(1)), process.poll())[1] is not None)
             stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
 
     assert process.returncode == 143, stderr

@@ -102,7 +102,7 @@ def test_kill_9_at_any_moment_and_the_same_command_again_loses_and_doubles_nothi
         )
         for _ in range(8):
             with cli.start("run", pairs, environment=variables) as process:
-                time.sleep(moments.uniform(0.3, 2.5))
+                time.sleep(moments.uniform(0.1, 1.5))
                 process.kill()
         # What is killed counts as at work for another minute, which the last run would wait for.
         change(database_url, update(workers).values(seen_at=LONG_AGO), update(runs).values(started_at=LONG_AGO))

@@ -141,7 +141,7 @@ def test_a_sync_that_is_killed_loses_nothing(cli: Command, database_url: str) ->
         environment = variables(sandbox, database_url, SCAN_ETL_DATABASE__FLUSH_SECONDS="0.05")
         for _ in range(4):
             with cli.start("sync", environment=environment) as process:
-                time.sleep(draw.uniform(0.6, 1.6))
+                time.sleep(draw.uniform(0.2, 1.2))
                 process.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while cli("sync", "--json", environment=environment).json()["remaining"] or count(database_url, fetch_queue):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import Command
+from fork_server import ForkServer
 from login_roles import LoginRole, execute, login_role
 from sandbox_thread import finished_world, running_sandbox
 from sqlalchemy import insert, select
@@ -123,10 +124,10 @@ def test_a_wrong_password_in_the_file_ends_a_command(cli: Command, role: LoginRo
     assert "wrong-secret" not in outcome.stderr
 
 
-def test_a_worker_outlives_its_password(role: LoginRole, tmp_path: Path) -> None:
+def test_a_worker_outlives_its_password(role: LoginRole, tmp_path: Path, fork_server: ForkServer) -> None:
     """The server ends its connection while the file still has the old one; it goes on when the file has the new one."""
     file = write(tmp_path / "database-url", role.url("first-secret"))
-    farm = Workers(tmp_path)
+    farm = Workers(tmp_path, fork_server)
     with running_sandbox(finished_world(20)) as sandbox:
         try:
             worker = farm.start_worker(sandbox.environment(SCAN_ETL_DATABASE__URL_FILE=str(file)))

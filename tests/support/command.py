@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from fork_server import ForkServer
+from forked_process import ForkedProcess
 from patience import PATIENCE_SECONDS
 
 BARE_ENVIRONMENT = {
@@ -27,6 +28,7 @@ BARE_ENVIRONMENT = {
 }
 READ_AT_THE_START = ("PYTHON", "LANG", "SSL_CERT_FILE")
 """How variables begin that Python and the libraries read before the command does."""
+Process = subprocess.Popen[str] | ForkedProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class CommandResult:
 class Command:
     """`scan-etl`, started in `folder`, which is also its home.
 
-    With a `fork_server`, what runs to its end isn't started but forked.
+    With a `fork_server` it isn't started but forked, but for `started` and the ways that need a program of their own.
     """
 
     folder: Path
@@ -59,7 +61,7 @@ class Command:
         self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> CommandResult:
         """Run to the end. `environment` is added to the bare one."""
-        if self.fork_server is None or any(name.startswith(READ_AT_THE_START) for name in environment or {}):
+        if self.fork_server is None or _is_read_at_the_start(environment):
             return self.started(*arguments, stdin=stdin, environment=environment)
         with TemporaryFile("w+") as given, TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
             given.write(stdin)
@@ -116,12 +118,24 @@ class Command:
         environment: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> Iterator[Process]:
         """A running command, for tests that send signals. What still runs at the end is killed.
 
         `stdin` and `stderr` may be the number of an open file, such as a terminal.
         """
-        with subprocess.Popen(
+        with self.begin(arguments, environment, stdin, stderr) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def begin(
+        self, arguments: tuple[str | Path, ...], environment: Mapping[str, str] | None, stdin: int, stderr: int
+    ) -> Process:
+        """A running command, which the caller ends."""
+        if self.fork_server is not None and not _is_read_at_the_start(environment):
+            return self.fork_server.start(self._request(arguments, environment), stdin, stderr)
+        return subprocess.Popen(
             self._words(arguments),
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -129,11 +143,7 @@ class Command:
             text=True,
             cwd=self.folder,
             env=self._environment(environment),
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        )
 
     def _outcome(self, words: list[str], stdin: str, environment: Mapping[str, str] | None) -> CommandResult:
         done = subprocess.run(
@@ -162,6 +172,10 @@ class Command:
         # Coverage finds its settings in the environment: the lines that a subprocess runs count too.
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         return {**BARE_ENVIRONMENT, "HOME": str(self.folder), **coverage, **(additions or {})}
+
+
+def _is_read_at_the_start(environment: Mapping[str, str] | None) -> bool:
+    return any(name.startswith(READ_AT_THE_START) for name in environment or {})
 
 
 def _read_screen(screen: int) -> str:

@@ -2,21 +2,18 @@
 
 import json
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ANSWER_BYTES = 4
+from forked_process import ForkedProcess, read_answer
 
 
 class ForkServer:
-    """The process of `forking_command.py`, which has one command at a time."""
+    """The process of `forking_command.py`. A request holds the command's arguments, folder and environment."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._requests, theirs = socket.socketpair()
@@ -34,21 +31,36 @@ class ForkServer:
         self._process.wait()
 
     def run(self, request: Mapping[str, Any], streams: Sequence[int], timeout_seconds: float) -> int:
-        """The exit code of a command with these arguments, folder and environment. TimeoutError if it takes longer."""
-        line = json.dumps(request).encode() + b"\n"
-        sent = socket.send_fds(self._requests, [line], streams)
-        self._requests.sendall(line[sent:])
-        process_id, has_ended = self._answer(), False
-        try:
-            has_ended = bool(select.select([self._requests], [], [], timeout_seconds)[0])
-        finally:
-            if not has_ended:
-                with suppress(ProcessLookupError):
-                    os.kill(process_id, signal.SIGKILL)
-            exit_code = self._answer()
-        if not has_ended:
-            raise TimeoutError(f"{request['arguments']} took more than {timeout_seconds:g} s")
-        return exit_code
+        """The exit code of a command. TimeoutError if it takes longer."""
+        with self.fork(request, streams) as process:
+            try:
+                return process.wait(timeout_seconds)
+            except subprocess.TimeoutExpired as exc:
+                raise TimeoutError(f"{request['arguments']} took more than {timeout_seconds:g} s") from exc
+            finally:
+                process.kill()
 
-    def _answer(self) -> int:
-        return int.from_bytes(self._requests.recv(ANSWER_BYTES, socket.MSG_WAITALL), signed=True)
+    def start(self, request: Mapping[str, Any], stdin: int, stderr: int) -> ForkedProcess:
+        """A command that runs: `stdin` and `stderr` as `subprocess.Popen` takes them, stdout a pipe."""
+        given = os.open(os.devnull, os.O_RDONLY) if stdin == subprocess.DEVNULL else os.dup(stdin)
+        stdout, out = os.pipe()
+        said, err = os.pipe() if stderr == subprocess.PIPE else (None, os.dup(stderr))
+        try:
+            process = self.fork(request, [given, out, err])
+        finally:
+            for file in (given, out, err):
+                os.close(file)
+        process.stdout = os.fdopen(stdout, encoding="utf-8")
+        process.stderr = None if said is None else os.fdopen(said, encoding="utf-8")
+        return process
+
+    def fork(self, request: Mapping[str, Any], streams: Sequence[int]) -> ForkedProcess:
+        """A command that has these files as its stdin, stdout and stderr."""
+        line = json.dumps(request).encode() + b"\n"
+        answers, theirs = os.pipe()
+        try:
+            sent = socket.send_fds(self._requests, [line], [theirs, *streams])
+            self._requests.sendall(line[sent:])
+        finally:
+            os.close(theirs)
+        return ForkedProcess(request["arguments"], read_answer(answers), answers)

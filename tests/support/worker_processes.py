@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command import Command
+from command import Command, Process
 from patience import PATIENCE_SECONDS
 
 STOPPED_BY_SIGTERM = 143
@@ -29,7 +29,7 @@ def wait_until(what: str, condition: Callable[[], object], *, seconds: float = P
 class Worker:
     """One process. `expendable` once the test itself has killed it."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log_file: Path
     expendable: bool = False
 
@@ -59,16 +59,9 @@ class Workers(Command):
     def start_worker(self, environment: Mapping[str, str], *options: str) -> Worker:
         """One more, with a JSON log. `environment` is added to a bare one."""
         log_file = self.folder / f"worker-{len(self.all)}.log"
-        words = self._words(("worker", "--json", "--log-format", "json", *options))
+        words = ("worker", "--json", "--log-format", "json", *options)
         with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.folder,
-                env=self._environment(environment),
-            )
+            process = self.begin(words, environment, subprocess.DEVNULL, log.fileno())
         self.all.append(Worker(process, log_file))
         return self.all[-1]
 

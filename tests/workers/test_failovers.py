@@ -9,7 +9,7 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-from command import Command
+from fork_server import ForkServer
 from postgres_server import PostgresServer, StartPostgres
 from sqlalchemy.engine import make_url
 from worker_processes import Workers, wait_until
@@ -24,8 +24,8 @@ FILE = "all.txt"
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    with closing(Workers(tmp_path)) as workers:
+def workers(tmp_path: Path, fork_server: ForkServer) -> Iterator[Workers]:
+    with closing(Workers(tmp_path, fork_server)) as workers:
         yield workers
 
 
@@ -41,7 +41,7 @@ def test_a_server_that_may_not_be_written_to_ends_nobody(workers: Workers, start
     upgrade(server.url())
     with busy_workers(workers, server.url(), 2) as (sandbox, variables):
         (workers.folder / FILE).write_text(sandbox.pairs_text() * 300)
-        with Command(workers.folder).start("run", FILE, "--json", environment=variables) as run:
+        with workers.start("run", FILE, "--json", environment=variables) as run:
             wait_until("the file is being read", lambda: is_staging(server))
             alter(server, "ALTER SYSTEM SET default_transaction_read_only = on")
             time.sleep(READ_ONLY_SECONDS)

@@ -32,7 +32,7 @@ def live_through(nights: Nights, count: int, draw: random.Random) -> None:
         elif chance < 0.1 and number:
             nights.away()
         elif chance < 0.2:
-            nights.killed_sync(draw.uniform(0.3, 1.2))
+            nights.killed_sync(draw.uniform(0, 0.8))
         elif chance < 0.25:
             nights.sync()
             nights.sync()
@@ -56,8 +56,8 @@ def test_what_could_be_had_is_there_and_what_is_lost_is_reported(
     draw, clock = random.Random(seed), TickingTime()
     world = World(
         seed=seed,
-        scans=900,
-        scans_per_day=30,
+        scans=450,
+        scans_per_day=15,
         opened_at=OPENED_AT,
         repositories=10,
         late_share=0.02,

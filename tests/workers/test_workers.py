@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from cutting_proxy import CuttingProxy, Fate, cutting_proxy
+from fork_server import ForkServer
 from patience import PATIENCE_SECONDS
 from postgres_server import StartPostgres
 from sandbox_thread import finished_world, running_sandbox
@@ -56,9 +57,9 @@ def moments() -> random.Random:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
+def workers(tmp_path: Path, fork_server: ForkServer) -> Iterator[Workers]:
     """Starts workers, and kills what is left of them."""
-    with closing(Workers(tmp_path)) as workers:
+    with closing(Workers(tmp_path, fork_server)) as workers:
         yield workers
 
 

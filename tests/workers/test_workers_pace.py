@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fork_server import ForkServer
 from patience import PATIENCE_SECONDS
 from sandbox_thread import finished_world, noting, running_sandbox
 from worker_processes import Workers, wait_until
@@ -18,9 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_SECONDS)]
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
+def workers(tmp_path: Path, fork_server: ForkServer) -> Iterator[Workers]:
     """Starts workers, and kills what is left of them."""
-    with closing(Workers(tmp_path)) as workers:
+    with closing(Workers(tmp_path, fork_server)) as workers:
         yield workers
 
 

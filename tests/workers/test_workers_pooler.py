@@ -9,6 +9,7 @@ from threading import Event
 import psycopg
 import pytest
 from command import Command
+from fork_server import ForkServer
 from pgbouncer_server import pooled
 from sandbox_thread import TOKEN
 from worker_processes import Workers, wait_until
@@ -32,8 +33,8 @@ UNION ALL SELECT channel FROM pg_listening_channels() AS of(channel)
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    with closing(Workers(tmp_path)) as workers:
+def workers(tmp_path: Path, fork_server: ForkServer) -> Iterator[Workers]:
+    with closing(Workers(tmp_path, fork_server)) as workers:
         yield workers
 
 

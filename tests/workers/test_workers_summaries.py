@@ -56,7 +56,7 @@ def test_counts_are_exact_after_kills_and_races(cli: Command, database_url: str)
         try:
             for delay in range(KILLS):
                 with cli.start("db", "refresh", "--all", environment=variables) as process:
-                    stop.wait(0.4 + delay * 0.1)  # it is at work by then, or has ended
+                    stop.wait(delay * 0.1)  # it is at work by then, or has ended
                     process.kill()
                 assert cli("db", "refresh", environment=variables).exit_code == 0
         finally:
