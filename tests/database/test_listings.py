@@ -85,7 +85,7 @@ def test_instants_that_others_have_written_end_no_walk(database: Database, at: d
     assert (moved, without, anew) == (
         WatermarkMove(True, None, None),
         None,
-        WatermarkMove(True, None, LISTED_AT - 28 * DAY),
+        WatermarkMove(True, None, None),
     )
     assert [row["walked_at"] for row in rows(database, marks)] == [LISTED_AT + 2 * DAY]
 
