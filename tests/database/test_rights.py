@@ -90,7 +90,9 @@ def test_a_reader_reads_all_and_cannot_write(cli: Command, role: LoginRole) -> N
     grant(cli, role, "reader")
     variables = {"SCAN_ETL_DATABASE__URL": role.url(PASSWORD), "SEMGREP_APP_TOKEN": "t"}
     words = [("status",), ("failures", "list"), ("runs",), ("plan",), ("plan", "-"), ("drift",), ("db", "current")]
-    outcomes = [cli(*each, stdin="120 1\n", environment=variables) for each in (*words, ("db", "check"))]
+    words += [("db", "check"), ("report",), ("export", "bi_scan"), ("forget", "--username", "ann", "--dry-run")]
+    words += [("prune", "--scans-older-than", "31d", "--dry-run")]
+    outcomes = [cli(*each, stdin="120 1\n", environment=variables) for each in words]
 
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(outcomes), outcomes
     assert all(may(role.url(PASSWORD), sql) for sql in READING)
