@@ -204,7 +204,7 @@ def failures_list(ctx: click.Context, /, limit: int, **options: Any) -> None:
 @click.pass_context
 def failures_show(ctx: click.Context, pair: Pair) -> None:
     """Show all that is known of a dead letter, by its deployment and scan: 120/70."""
-    with closing(_open(ctx)) as opened:
+    with closing(_open(ctx, reads_only=True)) as opened:
         letter = opened.run_here(partial(status.dead_letter, pair=pair))
     if letter is None:
         name = f"{pair.deployment_id}/{pair.scan_id}"

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Executable, Table, delete, exc, false, func, 
 
 from etl.database.schema import metadata
 from etl.database.version import VERSION_TABLE, own_schema
+from etl.errors import DatabaseError
 
 Kind = Literal["writer", "reader"]
 READS: Final = "SELECT"
@@ -46,9 +47,19 @@ def _user(role: str) -> str:
 
 
 def grant(connection: Connection, statements: Iterable[str]) -> None:
-    """Execute the statements of a grant. Each can be said again."""
+    """Execute the statements of a grant. Each can be said again. DatabaseError where PostgreSQL only warns that nothing
+    is given: whoever asks has the right and may not pass it on."""
+    driver: Any = connection.connection.driver_connection
+    refused: list[str] = []
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL client_min_messages = 'warning'"))
+        driver.add_notice_handler(
+            lambda said: refused.append(said.message_primary) if said.sqlstate == "01007" else None
+        )
     for statement in statements:
         connection.execute(text(statement.replace(":", r"\:")))
+    if refused:
+        raise DatabaseError(f"{refused[0]}: have the owner of the tables run `scan-etl db grant`")
 
 
 def missing_rights(connection: Connection) -> Mapping[str, list[str]]:

@@ -90,7 +90,9 @@ def test_a_reader_reads_all_and_cannot_write(cli: Command, role: LoginRole) -> N
     grant(cli, role, "reader")
     variables = {"SCAN_ETL_DATABASE__URL": role.url(PASSWORD), "SEMGREP_APP_TOKEN": "t"}
     words = [("status",), ("failures", "list"), ("runs",), ("plan",), ("plan", "-"), ("drift",), ("db", "current")]
-    outcomes = [cli(*each, stdin="120 1\n", environment=variables) for each in (*words, ("db", "check"))]
+    words += [("db", "check"), ("report",), ("export", "bi_scan"), ("forget", "--username", "ann", "--dry-run")]
+    words += [("prune", "--scans-older-than", "31d", "--dry-run")]
+    outcomes = [cli(*each, stdin="120 1\n", environment=variables) for each in words]
 
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(outcomes), outcomes
     assert all(may(role.url(PASSWORD), sql) for sql in READING)
@@ -142,6 +144,20 @@ def test_a_role_that_is_not_there_is_exit_5(cli: Command, server_url: str) -> No
 
     assert outcome.exit_code == 5, outcome
     assert "does not exist" in outcome.stderr or "matching row in the user table" in outcome.stderr
+
+
+@pytest.mark.parametrize("kind", ["reader", "writer"])
+def test_only_who_may_pass_rights_on_grants_them(cli: Command, role: LoginRole, kind: str) -> None:
+    """PostgreSQL would only warn those who have a right and may not give it."""
+    grant(cli, role, kind)
+    with login_role(role.owner_url, "other", PASSWORD, *ENTRY[role.owner_url.partition(":")[0]][-1:]) as other:
+        outcome = cli(
+            *("db", "grant", "reader", name_for_grant(other)),
+            environment={"SCAN_ETL_DATABASE__URL": role.url(PASSWORD)},
+        )
+
+        assert outcome.exit_code == 5, outcome
+        assert not may(other.url(PASSWORD), "SELECT * FROM bi_scan")
 
 
 def test_a_file_has_no_roles(cli: Command, sqlite_url: str) -> None:

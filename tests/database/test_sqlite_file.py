@@ -32,6 +32,7 @@ READING = [
     ("db", "check"),
     ("forget", "--username", "ann", "--dry-run"),
     ("prune", "--scans-older-than", "31d", "--dry-run"),
+    ("export", "bi_scan"),
 ]
 TRIED = text("SELECT count(*) FROM fetch_queue")
 QUEUED = text("INSERT INTO fetch_queue (deployment_id, scan_id) VALUES (120, 1)")
@@ -76,6 +77,7 @@ def test_reading_works_where_nothing_can_be_written(cli: Command, path: Path, is
         path.parent.chmod(0o555)
         try:
             outcomes = [cli.bound_by_permissions(*words) for words in READING]
+            shown = cli.bound_by_permissions("failures", "show", "120/1")
             enqueued = cli.bound_by_permissions("enqueue", "-", stdin="120 5")
         finally:
             path.parent.chmod(0o755)
@@ -83,7 +85,8 @@ def test_reading_works_where_nothing_can_be_written(cli: Command, path: Path, is
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(READING), outcomes
     assert [row["due"] for row in outcomes[0].json()["queue"]] == [1]
     assert outcomes[7].stdout == f"{HEAD}\n"
-    assert enqueued.exit_code == 5
+    assert (shown.exit_code, enqueued.exit_code) == (2, 5)
+    assert "120/1 is no dead letter" in shown.stderr
 
 
 def test_a_reader_writes_nothing(sqlite_url: str) -> None:
