@@ -11,6 +11,7 @@ import pytest
 from patience import PATIENCE_SECONDS
 from queue_filling import enqueue
 from sqlalchemy import Connection, Delete, Select, Update, delete, select, text, update
+from worker_processes import wait_until
 
 from etl.database.connection import Database
 from etl.database.dialects import distinct, in_pairs
@@ -87,6 +88,8 @@ def test_mysql_leases_in_the_order_of_an_index(mysql: Database, batch: str | Non
         locked = text(
             "SELECT trx_rows_locked FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = CONNECTION_ID()"
         )
+        # The server shows its transactions as somebody else saw them last, until nobody has looked for 0.1 s.
+        wait_until("this transaction is shown", lambda: connection.execute(locked).first())
         return leased, connection.execute(locked).scalar_one()
 
     leased, locked = mysql.run_here(work)
