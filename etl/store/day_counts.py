@@ -90,14 +90,12 @@ def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
     """Count what there is of a day, one fact after the other; None: of no day that is believed."""
     scans: dict[str, _Scans] = defaultdict(_Scans)
     covered: dict[str, _Covered] = defaultdict(_Covered)
-    all_covered = _Covered()
     groups: dict[tuple[Any, ...], _Sums] = defaultdict(_Sums)
     authors: dict[str | None, Counter[str]] = defaultdict(Counter)
     running_since: datetime | None = None
     for fact in facts:
         key = fact.repository_key()
         covered[key].add(fact)
-        all_covered.add(fact)
         if fact.outcome is None:
             continue
         scans[key].add(fact)
@@ -105,15 +103,13 @@ def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
         authors[fact.commit_author_username][fact.outcome] += 1
         if fact.outcome == "running":
             running_since = min(filter(None, (running_since, _since(fact, day))), default=None)
+    of_each = [{"repository_key": key, "started_day": day, **of_key.row()} for key, of_key in covered.items()]
     rows = {
         scan_days: [{"repository_key": key, **of_key.row(day)} for key, of_key in scans.items()],
         scan_groups: [{**dict(zip(_GROUP, key, strict=True)), **sums.row()} for key, sums in groups.items()],
         author_days: [{"commit_author_username": name, **_author(outcomes)} for name, outcomes in authors.items()],
-        coverage_days: [
-            {"repository_key": key, "started_day": day, **_names(of_key.named), **of_key.row()}
-            for key, of_key in covered.items()
-        ],
-        deployment_days: [all_covered.row()] if covered else [],
+        coverage_days: of_each,
+        deployment_days: [{name: sum(row[name] for row in of_each) for name in STATES}] if of_each else [],
     }
     return DayCounts(rows, running_since)
 
@@ -280,6 +276,7 @@ class _Covered:
 
     def row(self) -> Row:
         return {
+            **_names(self.named),
             **{name: self.states[name] for name in STATES},
             "listed": self.states.total() - self.states["stored_unlisted"],
             "stored_without_end": self.without_end,
