@@ -15,6 +15,7 @@ import click
 import pytest
 import yaml
 from patience import PATIENCE_SECONDS
+from quiet_sandbox import quiet_sandbox
 from sandbox_thread import TOKEN, finished_world, running_sandbox
 
 from etl.app.run import LONGEST_STOP_SECONDS
@@ -273,12 +274,12 @@ def summary(name: str, folder: Path, output: str) -> dict[str, int]:
 @pytest.mark.parametrize("name", STARTS)
 def test_the_nightly_command_fetches_what_is_new(name: str, tmp_path: Path) -> None:
     """Started with nothing but what its file gives it, the sync stores every scan; cron has nothing to mail."""
-    with running_sandbox(finished_world(30, scans_per_day=30.0)) as sandbox:
+    with quiet_sandbox(30) as (sandbox, scans_there):
         done = start(name, tmp_path, sandbox.base_url)
 
     assert done.returncode == 0, done
     counts = summary(name, tmp_path, done.stdout)
-    assert counts["fetched"] == counts["discovered"] >= 30
+    assert counts["fetched"] == counts["discovered"] == scans_there
     assert name != CRONTAB or done.stdout + done.stderr == ""
 
 
@@ -286,12 +287,12 @@ def test_the_nightly_command_fetches_what_is_new(name: str, tmp_path: Path) -> N
 def test_a_shell_lets_dead_letters_pass(name: str, tmp_path: Path) -> None:
     """Exit code 1 is in cron's mail, and Airflow leaves it to the task after; the summary is there as always."""
     gone = Behaviour(faults=(Fault("status-404", 1.0, 0),))
-    with running_sandbox(finished_world(30, scans_per_day=30.0), gone) as sandbox:
+    with quiet_sandbox(30, gone) as (sandbox, scans_there):
         done = start(name, tmp_path, sandbox.base_url)
 
     assert done.returncode == 0, done
     counts = summary(name, tmp_path, done.stdout)
-    assert counts["dead"] == counts["discovered"] >= 30
+    assert counts["dead"] == counts["discovered"] == scans_there
     assert name != CRONTAB or "exit code 1:" in done.stdout
 
 

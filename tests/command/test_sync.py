@@ -5,15 +5,13 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import Command
 from patience import PATIENCE_SECONDS
+from quiet_sandbox import is_over, latest, quiet_sandbox
 from sandbox_client import OPENED_AT, Time
 from sandbox_thread import RunningSandbox, finished_world, running_sandbox
 from sqlalchemy import insert, select, text, update
@@ -21,32 +19,8 @@ from tables_of import ask, change, count
 
 from etl.database.schema import dead_letters, fetch_queue, runs, scan_listings, scans, watermarks, workers
 from etl.sandbox import Behaviour, Deployment, Fault, Token, World
-from etl.sandbox.world import newest_id, scan
 
 DAY = timedelta(days=1)
-
-
-@contextmanager
-def quiet_sandbox(
-    scans: int, behaviour: Behaviour | None = None, **options: Any
-) -> Iterator[tuple[RunningSandbox, int]]:
-    """A sandbox whose time stands still at an instant at which no scan runs, and how many scans there are by then."""
-    world = finished_world(scans, scans_per_day=60.0, **options)
-    assert world.opened_at
-    now = world.opened_at
-    while not all(is_over(world, number, now) for number in latest(world, now)):
-        now += timedelta(minutes=10)
-    with running_sandbox(world, behaviour, Time(now)) as sandbox:
-        yield sandbox, newest_id(world, now)
-
-
-def is_over(world: World, scan_id: int, now: datetime) -> bool:
-    return (scan(world, scan_id).completed_at or now) <= now
-
-
-def latest(world: World, now: datetime) -> range:
-    newest = newest_id(world, now)
-    return range(max(1, newest - 50), newest + 1)
 
 
 def variables(sandbox: RunningSandbox, url: str, **additions: str) -> dict[str, str]:
