@@ -373,10 +373,13 @@ def _copy_rows(
                     if row[at] is not None:
                         wrapped = (*wrapped[:at], as_json(row[at]), *wrapped[at + 1 :])
                 copy.write_row(wrapped)
-    except psycopg.Error as error:  # what SQLAlchemy does for all that goes through it
+    except psycopg.Error as error:
+        if isinstance(error.__context__, UnicodeError):
+            # The driver has sent what it had made of that row, on which the server may choke in any way.
+            raise error.__context__ from None
         raise exc.DBAPIError.instance(
             sql, None, error, psycopg.Error, connection_invalidated=driver.closed, dialect=connection.dialect
-        ) from error
+        ) from error  # what SQLAlchemy does for all that goes through it
 
 
 _COPY_TYPES = {

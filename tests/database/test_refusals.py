@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select, update
 
 from etl.app.adapters import Patience, PatientDatabase
 from etl.database.connection import Database
+from etl.database.dialects import insert_rows
 from etl.database.engine import MOST_LOST, MOST_UNKNOWN
 from etl.database.schema import (
     fetch_queue,
@@ -55,6 +56,14 @@ def test_a_text_that_cannot_be_stored_is_refused(postgres_url: str, odd: str) ->
     row = row._replace(meta=row.meta | {"branch": odd})
     with closing(Database(postgres_url)) as database, pytest.raises(RefusedError, match="refuses a row"):
         database.run_here(partial(load_scans, batch=[row], run_id="run"))
+
+
+def test_the_driver_is_believed_before_a_server_that_got_half_a_row(postgres_url: str) -> None:
+    """Of what came until the driver gave up, the server may say anything, as here that a batch has 32 characters."""
+    columns = [fetch_queue.c[name] for name in ("deployment_id", "scan_id", "batch", "error")]
+    rows = [(120, 1, "x" * 33, "y" * 200_000), (120, 2, None, "\udce4")]
+    with closing(Database(postgres_url)) as database, pytest.raises(RefusedError, match="isn't Unicode"):
+        database.run_here(partial(insert_rows, table=fetch_queue, columns=columns, rows=rows))
 
 
 def test_a_lone_surrogate_is_refused(database: Database) -> None:
