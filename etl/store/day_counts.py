@@ -77,41 +77,48 @@ class Fact(NamedTuple):
 
 
 Row = dict[str, Any]
+Duration = tuple[bool, float]
+"""Whether a scan was a full one, and how many seconds it took."""
 
 
 class DayCounts(NamedTuple):
-    """The rows of one day by table, without their deployment and day, and since when a scan of it runs."""
+    """The rows of one day by table, without their deployment and day, the durations of its scans, and since when one of
+    them runs."""
 
     rows: dict[Table, list[Row]]
+    durations: list[Duration]
     running_since: datetime | None
 
 
 def count_day(facts: Iterable[Fact], day: date | None) -> DayCounts:
     """Count what there is of a day, one fact after the other; None: of no day that is believed."""
-    scans: dict[str, _Scans] = defaultdict(_Scans)
-    covered: dict[str, _Covered] = defaultdict(_Covered)
+    repositories: dict[str, _Repository] = defaultdict(_Repository)
     groups: dict[tuple[Any, ...], _Sums] = defaultdict(_Sums)
     authors: dict[str | None, Counter[str]] = defaultdict(Counter)
+    durations: list[Duration] = []
     running_since: datetime | None = None
     for fact in facts:
-        key = fact.repository_key()
-        covered[key].add(fact)
+        repository = repositories[fact.repository_key()]
+        repository.add_state(fact)
         if fact.outcome is None:
             continue
-        scans[key].add(fact)
+        repository.add_scan(fact)
         groups[_group(fact)].add(fact)
         authors[fact.commit_author_username][fact.outcome] += 1
+        if fact.duration_seconds is not None:
+            durations.append((bool(fact.is_full_scan), fact.duration_seconds))
         if fact.outcome == "running":
             running_since = min(filter(None, (running_since, _since(fact, day))), default=None)
-    of_each = [{"repository_key": key, "started_day": day, **of_key.row()} for key, of_key in covered.items()]
+    of_each = [{"repository_key": key, "started_day": day, **of.states_row()} for key, of in repositories.items()]
+    scanned = {key: of for key, of in repositories.items() if of.sums.scans}
     rows = {
-        scan_days: [{"repository_key": key, **of_key.row(day)} for key, of_key in scans.items()],
+        scan_days: [{"repository_key": key, **of.scans_row(day)} for key, of in scanned.items()],
         scan_groups: [{**dict(zip(_GROUP, key, strict=True)), **sums.row()} for key, sums in groups.items()],
         author_days: [{"commit_author_username": name, **_author(outcomes)} for name, outcomes in authors.items()],
         coverage_days: of_each,
         deployment_days: [{name: sum(row[name] for row in of_each) for name in STATES}] if of_each else [],
     }
-    return DayCounts(rows, running_since)
+    return DayCounts(rows, durations, running_since)
 
 
 def _since(fact: Fact, day: date | None) -> datetime | None:
@@ -140,28 +147,6 @@ def _believed(findings: int | None) -> int | None:
     return findings if findings is not None and abs(findings) <= LARGEST_BELIEVED else None
 
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-def _age(fact: Fact) -> tuple[datetime, int]:
-    return fact.started_at or _NEVER, fact.scan_id
-
-
-def _newer(one: Fact | None, other: Fact) -> Fact:
-    return other if one is None or _age(other) > _age(one) else one
-
-
-def _named(one: Fact | None, other: Fact) -> Fact:
-    """Which of two says how their repository is called: the newer one that has a name."""
-    if one is None or (one.repository is None) != (other.repository is None):
-        return other if one is None or one.repository is None else one
-    return _newer(one, other)
-
-
-def _names(named: Fact | None) -> Row:
-    return {"repository_id": named and named.repository_id, "repository": named and named.repository}
-
-
 @dataclass(slots=True)
 class _Sums:
     """What adds up."""
@@ -179,10 +164,20 @@ class _Sums:
         return {"scans": self.scans, "findings": self.findings, "duration_seconds_total": self.duration_seconds}
 
 
-@dataclass(slots=True)
-class _Scans:
-    """A repository's scans of a day: the counts, and those that say how it stands."""
+_Age = tuple[datetime, int]
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_NOBODY: tuple[_Age, None] = (_NEVER, -1), None
 
+
+@dataclass(slots=True)
+class _Repository:
+    """A repository's scans of a day: what became of them, the counts, and those that say how it stands, each of these
+    with its age."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    without_end: int = 0
+    gone: int = 0
+    repository_id: int | None = None
     sums: _Sums = field(default_factory=_Sums)
     outcomes: Counter[str | None] = field(default_factory=Counter)
     products: set[str | None] = field(default_factory=set)
@@ -190,36 +185,63 @@ class _Scans:
     timed: int = 0
     longest_seconds: float | None = None
     fetched_at: datetime | None = None
-    named: Fact | None = None
-    first: Fact | None = None
-    last: Fact | None = None
-    full: Fact | None = None
+    named: tuple[_Age, Fact | None] = _NOBODY
+    first: tuple[_Age, Fact] | None = None
+    last: tuple[_Age, Fact | None] = _NOBODY
+    full: tuple[_Age, Fact | None] = _NOBODY
 
-    def add(self, fact: Fact) -> None:
+    def add_state(self, fact: Fact) -> None:
+        state = fact.state()
+        self.states[state] += 1
+        self.repository_id = fact.repository_id
+        if state == "stored" and not fact.has_end:
+            self.without_end += 1
+        if fact.outcome is None and fact.is_gone:
+            self.gone += 1
+
+    def add_scan(self, fact: Fact) -> None:
         self.sums.add(fact)
         self.outcomes[fact.outcome] += 1
         self.products.add(fact.products)
-        self.named = _named(self.named, fact)
-        self.fetched_at = max(filter(None, (self.fetched_at, fact.fetched_at)), default=None)
         if fact.is_full_scan:
             self.full_scans += 1
-        if fact.duration_seconds is not None:
+        if (seconds := fact.duration_seconds) is not None:
             self.timed += 1
-            self.longest_seconds = max(self.longest_seconds or 0.0, fact.duration_seconds)
-        if fact.started_at:
-            self._place(fact)
+            self.longest_seconds = seconds if self.longest_seconds is None else max(self.longest_seconds, seconds)
+        if self.fetched_at is None or (fact.fetched_at and fact.fetched_at > self.fetched_at):
+            self.fetched_at = fact.fetched_at
+        self._place((fact.started_at or _NEVER, fact.scan_id), fact)
 
-    def _place(self, fact: Fact) -> None:
-        """Keep the first scan, the newest one, and the newest full one that ended well."""
-        self.first = fact if self.first is None or _age(fact) < _age(self.first) else self.first
-        self.last = _newer(self.last, fact)
-        if fact.is_full_scan and fact.outcome in ("passed", FINDINGS):
-            self.full = _newer(self.full, fact)
+    def _place(self, age: _Age, fact: Fact) -> None:
+        """Keep the first scan, the newest one, the newest that has a name, and the newest full one that ended well."""
+        if fact.repository is not None and age > self.named[0]:
+            self.named = age, fact
+        if fact.started_at is None:
+            return
+        if self.first is None or age < self.first[0]:
+            self.first = age, fact
+        if age > self.last[0]:
+            self.last = age, fact
+        if fact.is_full_scan and fact.outcome in ("passed", FINDINGS) and age > self.full[0]:
+            self.full = age, fact
 
-    def row(self, day: date | None) -> Row:
+    def _names(self) -> Row:
+        named = self.named[1]
+        return {"repository_id": self.repository_id, "repository": named and named.repository}
+
+    def states_row(self) -> Row:
+        return {
+            **self._names(),
+            **{name: self.states[name] for name in STATES},
+            "listed": self.states.total() - self.states["stored_unlisted"],
+            "stored_without_end": self.without_end,
+            "details_gone": self.gone,
+        }
+
+    def scans_row(self, day: date | None) -> Row:
         products = {product for of_scan in self.products if of_scan for product in of_scan.split(",")}
         return {
-            **_names(self.named),
+            **self._names(),
             **self.sums.row(),
             **{name: self.outcomes[FINDINGS if name == "with_findings" else name] for name in OUTCOMES},
             "full_scans": self.full_scans,
@@ -227,9 +249,9 @@ class _Scans:
             "timed": self.timed,
             "duration_seconds_longest": self.longest_seconds,
             "last_fetched_at": self.fetched_at,
-            "first_started_at": self.first.started_at if self.first and day else None,
-            **_last(self.last if day else None),
-            **_last_full(self.full if day else None),
+            "first_started_at": self.first[1].started_at if self.first and day else None,
+            **_last(self.last[1] if day else None),
+            **_last_full(self.full[1] if day else None),
             **{f"last_{product}_day": day if product in products else None for product in PRODUCTS},
         }
 
@@ -254,31 +276,3 @@ def _last_full(full: Fact | None) -> Row:
         "full_findings_supply_chain": full and _believed(full.findings_supply_chain),
         "full_findings_secrets": full and _believed(full.findings_secrets),
     }
-
-
-@dataclass(slots=True)
-class _Covered:
-    """What became of a repository's scans of a day that were listed."""
-
-    states: Counter[str] = field(default_factory=Counter)
-    without_end: int = 0
-    gone: int = 0
-    named: Fact | None = None
-
-    def add(self, fact: Fact) -> None:
-        state = fact.state()
-        self.states[state] += 1
-        self.named = _named(self.named, fact)
-        if state == "stored" and not fact.has_end:
-            self.without_end += 1
-        if fact.outcome is None and fact.is_gone:
-            self.gone += 1
-
-    def row(self) -> Row:
-        return {
-            **_names(self.named),
-            **{name: self.states[name] for name in STATES},
-            "listed": self.states.total() - self.states["stored_unlisted"],
-            "stored_without_end": self.without_end,
-            "details_gone": self.gone,
-        }

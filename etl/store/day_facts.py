@@ -111,4 +111,5 @@ def facts_of(connection: Connection, deployment_id: int, day: date) -> Iterator[
     if day != UNKNOWN_DAY:
         of_day, facts = {**of_day, "day": day}, _FACTS
     with connection.execute(facts, of_day, execution_options={"yield_per": ROWS_AT_ONCE}) as rows:
-        yield from map(Fact._make, rows)
+        for some in rows.partitions():
+            yield from map(Fact._make, some)

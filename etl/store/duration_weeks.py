@@ -1,6 +1,6 @@
 """How long the scans of a week took: percentiles, which can't be added up, of each deployment and of all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from itertools import chain, groupby
 from operator import itemgetter
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Date, Double, bindparam, column, delete, inse
 
 from etl.database.summaries import duration_weeks, scan_weeks, summary_marks
 from etl.database.types import utc_now
+from etl.store.day_counts import Duration
 from etl.store.marks import UNKNOWN_DAY, DeploymentDay, week_of
 
 ALL_DEPLOYMENTS = 0
@@ -35,17 +36,18 @@ _CLEAR_DURATIONS = delete(duration_weeks).where(
 )
 
 
-def rank_durations(connection: Connection, days: Collection[DeploymentDay]) -> None:
-    """Write the percentiles of these days' weeks, and those of all deployments where a week has no more marks."""
-    weeks = sorted({(week_of(day), deployment_id) for deployment_id, day in days if day != UNKNOWN_DAY})
+def rank_durations(connection: Connection, counted: Mapping[DeploymentDay, Sequence[Duration]]) -> None:
+    """Write the percentiles of the weeks of days whose durations are known from counting them, and those of all
+    deployments where a week has no more marks."""
+    weeks = sorted({(week_of(day), deployment_id) for deployment_id, day in counted if day != UNKNOWN_DAY})
     for monday, of_week in groupby(weeks, itemgetter(0)):
-        known = {deployment_id: _durations(connection, deployment_id, monday) for _, deployment_id in of_week}
+        known = {deployment_id: _durations(connection, deployment_id, monday, counted) for _, deployment_id in of_week}
         for deployment_id, durations in known.items():
             _write_durations(connection, deployment_id, monday, durations)
-        if not _is_marked(connection, monday, days):
+        if not _is_marked(connection, monday, counted):
             others = select(_w.deployment_id).where(_w.week == monday, _w.deployment_id.not_in(known)).distinct()
             for deployment_id in connection.execute(others).scalars().all():
-                known[deployment_id] = _durations(connection, deployment_id, monday)
+                known[deployment_id] = _durations(connection, deployment_id, monday, counted)
             _write_durations(connection, ALL_DEPLOYMENTS, monday, list(chain.from_iterable(known.values())))
 
 
@@ -56,14 +58,17 @@ def _is_marked(connection: Connection, monday: date, without: Collection[Deploym
     return any((row[0], row[1]) not in without for row in connection.execute(of_week.distinct()))
 
 
-def _durations(connection: Connection, deployment_id: int, monday: date) -> list[tuple[bool, float]]:
-    of_week = {"deployment": deployment_id, "days": [monday + timedelta(days=number) for number in range(7)]}
-    return [(bool(row[0]), row[1]) for row in connection.execute(_DURATIONS, of_week)]
+def _durations(
+    connection: Connection, deployment_id: int, monday: date, counted: Mapping[DeploymentDay, Sequence[Duration]]
+) -> list[Duration]:
+    days = [monday + timedelta(days=number) for number in range(7)]
+    known = [counted[deployment_id, day] for day in days if (deployment_id, day) in counted]
+    others = [day for day in days if (deployment_id, day) not in counted]
+    found = connection.execute(_DURATIONS, {"deployment": deployment_id, "days": others}).all() if others else ()
+    return [*chain.from_iterable(known), *((bool(is_full), seconds) for is_full, seconds in found)]
 
 
-def _write_durations(
-    connection: Connection, deployment_id: int, monday: date, durations: Sequence[tuple[bool, float]]
-) -> None:
+def _write_durations(connection: Connection, deployment_id: int, monday: date, durations: Sequence[Duration]) -> None:
     kinds = {
         "all": [seconds for _, seconds in durations],
         "full": [seconds for is_full, seconds in durations if is_full],

@@ -52,7 +52,7 @@ from etl.database.summaries import (
 )
 from etl.database.types import UtcDateTime, add_seconds, utc_now
 from etl.model import INT64_MAX
-from etl.store.day_counts import count_day
+from etl.store.day_counts import Duration, count_day
 from etl.store.day_facts import facts_of
 from etl.store.duration_weeks import rank_durations
 from etl.store.marks import UNKNOWN_DAY, DeploymentDay, mark_all, week_of
@@ -83,9 +83,9 @@ def refresh_piece(connection: Connection, newest: int = INT64_MAX) -> int:
     plan_by_index(connection)
     _lock(connection)
     marks = _read_marks(connection, newest)
-    _count(connection, list(marks))
+    durations = _count(connection, list(marks))
     _add_up(connection, marks)
-    rank_durations(connection, marks)
+    rank_durations(connection, durations)
     _remove_marks(connection, [number for numbers in marks.values() for number in numbers])
     connection.execute(update(summary_state).values(refreshed_at=utc_now()))
     return len(marks)
@@ -149,15 +149,17 @@ _MARK_AGAIN = insert(summary_marks).values(
 )
 
 
-def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
-    """Replace what is counted of these days."""
+def _count(connection: Connection, days: Sequence[DeploymentDay]) -> dict[DeploymentDay, list[Duration]]:
+    """Replace what is counted of these days. Returns how long the scans of each took."""
     rows: dict[Table, list[tuple[Any, ...]]] = {each: [] for each in _COUNTED}
+    durations: dict[DeploymentDay, list[Duration]] = {}
     again: list[dict[str, Any]] = []
     for deployment_id, day in days:
         of_day = {"deployment_id": deployment_id, "day": day}
         counts = count_day(facts_of(connection, deployment_id, day), day if day != UNKNOWN_DAY else None)
         for each, found in counts.rows.items():
             rows[each] += (_values(of_day | row, _COLUMNS[each]) for row in found)
+        durations[deployment_id, day] = counts.durations
         if counts.running_since is not None:
             again.append({"of": deployment_id, "on": day, "ends_at": counts.running_since + UNFINISHED_AFTER})
     for each in _COUNTED:
@@ -169,6 +171,7 @@ def _count(connection: Connection, days: Sequence[DeploymentDay]) -> None:
     _remove_marks(connection, connection.execute(later).scalars().all())
     if again:
         connection.execute(_MARK_AGAIN, again)
+    return durations
 
 
 def _values(row: Mapping[str, Any], columns: Sequence[Column[Any]]) -> tuple[Any, ...]:
