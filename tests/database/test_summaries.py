@@ -19,7 +19,7 @@ from sqlalchemy import Connection, delete, func, select, text
 
 from etl.database.connection import Database
 from etl.database.schema import scans
-from etl.database.summaries import summary_marks
+from etl.database.summaries import duration_weeks, summary_marks
 from etl.model import Complete, Discard, Outcome, Snooze
 from etl.store import dropping, listings, pruning, status
 from etl.store.forget import forget
@@ -232,6 +232,26 @@ def _by_hand_and_counted(connection: Connection) -> tuple[Any, ...]:
         )
     }
     return {"daily": dict(daily), "groups": dict(groups), "weeks": weeks}, shown_daily, shown_groups, shown_weeks
+
+
+def test_a_week_has_the_durations_of_all_its_days(database_url: str) -> None:
+    """Also of those that were counted before, of each deployment, when only one of its days is counted."""
+
+    def add(database: Database, deployment_id: int, number: int, day: int) -> None:
+        start = datetime(2026, 3, day, 12, tzinfo=UTC)
+        times = {"started_at": str(start), "completed_at": str(start + timedelta(seconds=number))}
+        rows = scan_rows(number, deployment_id=deployment_id, minutes=60 * 24 * 20, **times)
+        database.run_here(partial(load_scans, batch=[rows], run_id="run"))
+        database.run_here(count_all)
+
+    with closing(Database(database_url)) as database:
+        for deployment_id, number, day in [(120, 10, 2), (121, 70, 2), (120, 40, 8), (120, 20, 4)]:
+            add(database, deployment_id, number, day)
+        statement = select(duration_weeks).where(duration_weeks.c.scan_kind == "all")
+        found = database.run_here(lambda connection: connection.execute(statement).all())
+
+    weeks = {row.deployment_id: (row.scans, row.p50_seconds, row.longest_seconds) for row in found}
+    assert weeks == {120: (3, 20.0, 40.0), 121: (1, 70.0, 70.0), 0: (4, 30.0, 70.0)}
 
 
 def test_a_mark_that_comes_while_a_day_is_counted_is_kept(server_url: str) -> None:
