@@ -238,7 +238,7 @@ def mysql_schema(mysql_databases: MysqlDatabases) -> Iterator[str]:
 @pytest.fixture
 def mysql_url(empty_mysql_url: str, mysql_schema: str) -> str:
     """A new MariaDB or MySQL database with the schema at head."""
-    run_script(empty_mysql_url, mysql_schema)
+    run_script(empty_mysql_url, f"SET unique_checks = 0, foreign_key_checks = 0;\n{mysql_schema}")
     return empty_mysql_url
 
 

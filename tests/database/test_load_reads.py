@@ -25,7 +25,7 @@ from etl.store.scans import load_scans
 from etl.store.summaries import refresh_piece
 from etl.transform.search_page import Page
 
-ROWS, WORKED_ON, OF_A_DAY = 20_000, 40, 40
+ROWS, WORKED_ON, OF_A_DAY = 20_000, 40, 80
 KEY = {"deployment_id": 120}
 INSTANTS = dict.fromkeys(("first_fetched_at", "fetched_at", "changed_at"), BEGAN_AT)
 

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from command import Command
+from command import BARE_ENVIRONMENT, Command
+from fork_server import ForkServer
 from sandbox_thread import finished_world, running_sandbox
 from sqlalchemy import Connection, text
 from worker_processes import wait_until
@@ -65,9 +66,20 @@ def test_reading_waits_for_no_writer(cli: Command, path: Path, words: tuple[str,
         assert outcome.json()["queue"] == []
 
 
+@pytest.fixture(scope="module")
+def bound_fork_server() -> Iterator[ForkServer]:
+    """Its commands are bound by the permissions of files, as root isn't."""
+    powers = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--") if os.geteuid() == 0 else ()
+    with closing(ForkServer(BARE_ENVIRONMENT, powers)) as server:
+        yield server
+
+
 @pytest.mark.parametrize("is_open", [False, True])
-def test_reading_works_where_nothing_can_be_written(cli: Command, path: Path, is_open: bool) -> None:
+def test_reading_works_where_nothing_can_be_written(
+    bound_fork_server: ForkServer, tmp_path: Path, path: Path, is_open: bool
+) -> None:
     """In a folder and a file without the right to write, whether a writer has it open or not."""
+    bound = Command(tmp_path, bound_fork_server)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(QUEUED.text)
         if not is_open:
@@ -76,9 +88,9 @@ def test_reading_works_where_nothing_can_be_written(cli: Command, path: Path, is
             file.chmod(0o444)
         path.parent.chmod(0o555)
         try:
-            outcomes = [cli.bound_by_permissions(*words) for words in READING]
-            shown = cli.bound_by_permissions("failures", "show", "120/1")
-            enqueued = cli.bound_by_permissions("enqueue", "-", stdin="120 5")
+            outcomes = [bound(*words) for words in READING]
+            shown = bound("failures", "show", "120/1")
+            enqueued = bound("enqueue", "-", stdin="120 5")
         finally:
             path.parent.chmod(0o755)
 

@@ -98,14 +98,6 @@ class Command:
         shell = ["/bin/sh", "-c", f'{first} && exec "$@" {redirections}', "sh"]
         return self._outcome([*shell, *self._words(arguments)], "", environment)
 
-    def bound_by_permissions(
-        self, *arguments: str | Path, stdin: str = "", environment: Mapping[str, str] | None = None
-    ) -> CommandResult:
-        """Run to the end as somebody whom the permissions of files bind, as they don't bind root."""
-        is_root = os.geteuid() == 0
-        powers = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if is_root else []
-        return self._outcome([*powers, *self._words(arguments)], stdin, environment)
-
     def limited(self, most_bytes: int, *arguments: str, environment: Mapping[str, str] | None = None) -> CommandResult:
         """Run to the end, where no file can get larger: the next write fails, as on a full disk."""
         shell = ["/bin/sh", "-c", f'ulimit -f {most_bytes // 512}; exec "$@"', "sh"]

@@ -13,13 +13,16 @@ from forked_process import ForkedProcess, read_answer
 
 
 class ForkServer:
-    """The process of `forking_command.py`. A request holds the command's arguments, folder and environment."""
+    """The process of `forking_command.py`, which `starter`, the first words of its command line, may have start.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    A request holds the command's arguments, folder and environment.
+    """
+
+    def __init__(self, environment: Mapping[str, str], starter: Sequence[str] = ()) -> None:
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("forking_command.py"))],
+                [*starter, sys.executable, str(Path(__file__).with_name("forking_command.py"))],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=environment,
