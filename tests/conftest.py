@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ hypothesis.settings.load_profile("scan-etl")
 
 _SERVERS = pytest.StashKey[DatabaseServers]()
 _ADDRESS = pytest.StashKey[Address]()
+SLOW_AT_ONCE = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,8 +91,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n logical` two more than hardware threads: a worker waits for half of its time."""
-    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 2
+    """For `-n logical` three more than hardware threads: a worker waits for half of its time."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 3
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -111,8 +113,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    # The longest first: at the end they would leave all workers but one idle.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items[:] = _shared_out(items, getattr(config, "workerinput", {}).get("workercount", 1))
+
+
+def _shared_out(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests in the order in which each worker, at first, gets an equal share of them. The slow ones come first, for
+    at the end they would leave all workers but one idle, and go to two: each of them has many processes of its own."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = iter([item for item in items if not item.get_closest_marker("slow")])
+    with_slow = min(SLOW_AT_ONCE, workers)
+    shares, left = [], len(items)
+    for number in range(workers):
+        share = slow[number::with_slow] if number < with_slow else []
+        size = left // (workers - number)
+        shares += [*share, *islice(others, max(0, size - len(share)))]
+        left -= size
+    return [*shares, *others]
 
 
 def _parameters(item: pytest.Item) -> Mapping[str, Any]:
