@@ -5,14 +5,18 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from etl.app.adapters import PatientDatabase
 from etl.database.connection import Database
 from etl.pipeline.drain import BUDGET_EXIT
 from etl.pipeline.stop import Stop
 from etl.store.summaries import newest_mark, refresh_piece
+
+if TYPE_CHECKING:
+    # With it comes the client of the API, which takes a command like `status` a third of its time to import.
+    from etl.app.adapters import PatientDatabase
 
 AFTER_COMMAND_SECONDS = 10.0
 """For so long a command that changed a few rows counts at most: a backfill may have left it years of days."""
@@ -45,7 +49,7 @@ def refreshing(database: Database) -> Iterator[int]:
         yield count
 
 
-async def refresh_at_end(database: PatientDatabase, stop: Stop) -> None:
+async def refresh_at_end(database: "PatientDatabase", stop: Stop) -> None:
     """Count the days that were marked. After a budget's end that may take a moment, after a signal none: what is left,
     whoever comes next counts."""
     until, counted = math.inf, 1
@@ -59,7 +63,7 @@ async def refresh_at_end(database: PatientDatabase, stop: Stop) -> None:
         counted = await database.run(work)
 
 
-async def keep_refreshed(database: PatientDatabase, stop: Stop) -> None:
+async def keep_refreshed(database: "PatientDatabase", stop: Stop) -> None:
     """Do the same now and then, while a run goes on."""
     seconds = 0.0
     while True:

@@ -60,6 +60,12 @@ def test_the_help_imports_no_library_that_takes_its_time() -> None:
     assert imported("from etl.cli.main import cli\ncli(['--help'], standalone_mode=False)") == ""
 
 
+@pytest.mark.parametrize("module", ["queue", "db", "runs", "prune", "forget"])
+def test_who_asks_the_database_alone_imports_no_client_of_the_api(module: str) -> None:
+    """It would take `status` a third of its time."""
+    assert "aiohttp" not in imported(f"import etl.cli.{module}").split()
+
+
 def test_a_completion_imports_no_library_that_takes_its_time() -> None:
     """Somebody has pressed a key and waits."""
     assert imported("from etl.cli.main import cli\nimport click\ncli.shell_complete(click.Context(cli), 's')") == ""
