@@ -28,6 +28,11 @@ def mask_url(url: str) -> str:
     return scheme + slashes + rest
 
 
+def mask_database_url(url: str) -> str:
+    """Likewise. What has no colon is no URL, and may be the password alone."""
+    return mask_url(url) if ":" in url else MASK
+
+
 def _masked_parameter(match: re.Match[str]) -> str:
     if not SECRET_NAME.search(unquote(match[1])):
         return match[0]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from etl.config.duration import seconds_of
-from etl.config.masking import mask_command, mask_url, mask_webhook
+from etl.config.masking import mask_command, mask_database_url, mask_url, mask_webhook
 from etl.config.privacy_key import PRIVACY_KEY_VARIABLES, load_privacy_key
 from etl.config.service_links import is_service_link
 from etl.config.suggestion import nearest
@@ -189,7 +189,7 @@ class NotifySettings(_Section):
             yield name, _shown(f"notify.{name}", value)
 
 
-_MASKS = {"notify.url": mask_webhook, "notify.command": mask_command}
+_MASKS = {"database.url": mask_database_url, "notify.url": mask_webhook, "notify.command": mask_command}
 
 
 def _shown(key: str, value: Any) -> Any:

@@ -69,6 +69,7 @@ _WRONG_FORMS = {
     r"\w+\s*=": "leave out what stands before the URL",
     r"(?:psql|mysql|mariadb)\s": "that is a command, and no URL",
     r"(?:sqlite|postgres\w*|mysql|mariadb)\+(?!(?:psycopg|pymysql):)": "leave out the + and the driver behind it",
+    r"(?=[^:]*[A-Z])(?i:sqlite|postgres|mysql|mariadb)\w*[:+]": "the kind of database is written in small letters",
     r"(?!(?:sqlite|postgres|postgresql|mysql|mariadb)[:+])[^/]*:": "it begins with no kind of database that is known",
     r"sqlite:(?!///.)": "three slashes stand before the name of a file, and four before its whole path",
     rf"(?!sqlite)[\w+]+://{_USER}[^@]*@": "an @ in a user, a password or a parameter is written %40",
