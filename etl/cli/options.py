@@ -65,21 +65,25 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is not a duration such as 90s, 10m, 2h or 7d", param, ctx)
 
 
+def _with_unit(text: str) -> str:
+    """The text of an age. click.BadParameter for a number alone: 30 would be seconds, and nobody means those."""
+    if text.isdecimal():
+        raise click.BadParameter(f"{text!r} has no unit: say {text}d for days, or {text}h for hours")
+    return text
+
+
 class Age(Duration):
-    """A duration with its unit: 30 would be seconds, and nobody means those of what is to be removed."""
+    """A duration with its unit."""
 
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds; fails with an example of what is right."""
-        text = str(value).strip()
-        if text.isdecimal():
-            self.fail(f"{value!r} has no unit: say {text}d for days, or {text}h for hours", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(_with_unit(str(value).strip()), param, ctx)
 
 
 class Since(click.ParamType[float | datetime]):
-    """A duration, or an instant with its offset; a day is taken as its beginning in UTC."""
+    """A duration with its unit, or an instant with its offset; a day is taken as its beginning in UTC."""
 
     name = "since"
 
@@ -90,6 +94,7 @@ class Since(click.ParamType[float | datetime]):
             with suppress(ValueError):
                 instant = datetime.fromisoformat(text)
                 return instant.astimezone(UTC) if instant.tzinfo else instant.replace(tzinfo=UTC)
+            _with_unit(text)
             seconds = seconds_of(text)
             if seconds < (datetime.now(UTC) - datetime.min.replace(tzinfo=UTC)).total_seconds():
                 return seconds
