@@ -1,6 +1,7 @@
 """What the commands share: their options, the settings in force, the event loop."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -67,7 +68,7 @@ class Duration(click.ParamType[float]):
 
 def _with_unit(text: str) -> str:
     """The text of an age. click.BadParameter for a number alone: 30 would be seconds, and nobody means those."""
-    if text.isdecimal():
+    if re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
         raise click.BadParameter(f"{text!r} has no unit: say {text}d for days, or {text}h for hours")
     return text
 

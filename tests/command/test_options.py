@@ -6,7 +6,7 @@ import click
 import pytest
 from command import Command
 
-from etl.cli.options import Since
+from etl.cli.options import Age, Since
 from etl.cli.queue import failures_list
 from etl.model import INT64_MAX
 
@@ -30,13 +30,31 @@ def test_since_is_a_duration_or_an_instant_in_utc(text: str, expected: float | d
 
 @pytest.mark.parametrize(
     "text",
-    ["0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "9999999d", "9" * 400, "yesterday", "", "7", "20269999"],
+    [
+        "0001-01-01T00:00+14:00",
+        "9999-12-31T23:59-14:00",
+        "9999999d",
+        "9" * 400,
+        "yesterday",
+        "",
+        "7",
+        "7.5",
+        "20269999",
+    ],
 )
 def test_what_is_no_time_is_a_usage_error(text: str) -> None:
     """What is before the first year or behind the last is none either, and no number alone: seven days are meant, and
     seven seconds would find nothing."""
     with pytest.raises(click.BadParameter):
         Since().convert(text, None, None)
+
+
+@pytest.mark.parametrize("kind", [Age(), Since()])
+@pytest.mark.parametrize("text", ["400", "30.5"])
+def test_an_age_needs_its_unit(kind: click.ParamType[object], text: str) -> None:
+    """What is to be removed is never older than so many seconds by mistake."""
+    with pytest.raises(click.BadParameter, match=f"'{text}' has no unit: say {text}d for days, or {text}h for hours"):
+        kind.convert(text, None, None)
 
 
 @pytest.mark.parametrize("number", [0, -1, INT64_MAX + 1, 99_999_999_999_999_999_999])

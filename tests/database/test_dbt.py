@@ -15,7 +15,7 @@ from etl.database.migrate import dictionary
 from etl.database.schema import watermarks
 from etl.database.summaries import scan_groups
 
-(SOURCE,) = yaml.load((PACKAGE / "models" / "sources.yml").read_text(encoding="utf-8"), yaml.CSafeLoader)["sources"]
+(SOURCE,) = yaml.safe_load((PACKAGE / "models" / "sources.yml").read_text(encoding="utf-8"))["sources"]
 TABLES: dict[str, dict[str, Any]] = {table["name"]: table for table in SOURCE["tables"]}
 ENTRIES = {name: {**dictionary().tables, **dictionary().views}[name] for name in TABLES}
 

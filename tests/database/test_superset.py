@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "superset"
 
 def read(kind: str) -> dict[str, dict[str, Any]]:
     """All files of a kind, by the names that they have for each other."""
-    files = (yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader) for path in (FOLDER / kind).rglob("*.yaml"))
+    files = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (FOLDER / kind).rglob("*.yaml"))
     return {file["uuid"]: file for file in files}
 
 
